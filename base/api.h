@@ -1,0 +1,144 @@
+// The public request API as plain values: what a client can say and what it is told. comm/ carries them as protobuf
+// over ZeroMQ (proto/api.proto mirrors this file field by field; docs/api.md explains it to users).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/counters.h"
+#include "base/ids.h"
+#include "base/messages.h"
+#include "base/request.h"
+#include "base/result.h"
+#include "base/time.h"
+
+namespace tailor::api {
+
+struct ChatMessage {
+  std::string role;
+  std::string content;
+};
+
+// ---- client to coordinator ------------------------------------------------------------------------------------
+
+struct Submit {
+  std::string request_id;  ///< chosen by the client, 1..128 bytes, unique in the cluster (a UUID will do)
+  /// Exactly one of these: text, chat messages (rendered by the model's chat template), token ids.
+  std::variant<std::string, std::vector<ChatMessage>, std::vector<TokenId>> prompt;
+  bool add_special_tokens = true;  ///< for text: put the model's begin token in front where the model has one
+  SamplingParams sampling;
+  bool has_seed = false;           ///< without one the coordinator fixes a seed at acceptance
+  PriorityClass priority = PriorityClass::kStandard;
+  std::string tenant;
+  std::optional<Duration> deadline;  ///< after arrival
+  bool detach = false;               ///< keep the request when its client goes silent
+};
+
+struct Cancel {
+  std::string request_id;
+};
+
+/// How many more messages the client will take. Also its lease: any message renews it; silent for 10 s = gone.
+struct Credit {
+  uint32_t messages = 0;
+};
+
+/// Sends a request's stream (again, or to another connection) from these token indices on, one per sample.
+struct Resume {
+  std::string request_id;
+  std::vector<uint32_t> from_token;  ///< empty = from 0
+};
+
+struct StatusQuery {};
+
+using ClientMessage = std::variant<Submit, Cancel, Credit, Resume, StatusQuery>;
+
+// ---- coordinator to client ------------------------------------------------------------------------------------
+
+struct Accepted {
+  std::string request_id;
+  std::vector<TokenId> prompt_token_ids;
+  uint64_t seed = 0;
+  uint32_t max_tokens = 0;  ///< as granted: cut to what the context leaves
+};
+
+struct TokenChunk {
+  std::string request_id;
+  uint32_t sample = 0;
+  uint32_t first_index = 0;  ///< index of token_ids[0]: clients drop repeats by it
+  std::vector<TokenId> token_ids;
+  uint64_t text_offset = 0;  ///< in bytes
+  std::string text;
+  std::vector<LogprobEntry> logprobs;  ///< empty, or one per token
+};
+
+struct SampleResult {
+  FinishReason reason = FinishReason::kNone;
+  std::string stop_match;
+  uint32_t completion_tokens = 0;
+};
+
+/// All durations count from arrival at the coordinator, on its monotonic clock.
+struct Timings {
+  Duration tokenized{};
+  Duration dispatched{};   ///< end of the queue wait
+  Duration first_token{};
+  Duration finished{};
+  uint32_t preemptions = 0;
+  uint32_t attempts = 1;
+  uint32_t replica = 0;
+};
+
+/// Exactly once per accepted request.
+struct Finished {
+  std::string request_id;
+  std::vector<SampleResult> samples;
+  uint32_t prompt_tokens = 0;
+  Timings timings;
+  Error error;  ///< code kOk unless a sample's reason is kFailed or kCancelled
+};
+
+/// The request was not accepted (or a Resume / Cancel named one that is not known).
+struct Rejected {
+  std::string request_id;
+  Error error;
+  Duration retry_after{};  ///< 0 = sending it again cannot help
+};
+
+struct ReplicaStatus {
+  ReplicaId replica;
+  Epoch epoch;
+  bool ready = false;
+  bool draining = false;
+  ReplicaInfo info;
+  uint32_t running_sequences = 0;
+  uint32_t dispatched_requests = 0;
+  uint32_t free_blocks = 0;
+  uint64_t steps = 0;
+  uint64_t tokens = 0;
+  double step_ms = 0;       ///< moving mean
+  double forward_ms = 0;
+  double tokens_per_s = 0;  ///< moving mean while busy
+};
+
+struct StatusReport {
+  bool ready = false;  ///< every configured replica has said Hello
+  std::string version;
+  uint32_t protocol_version = kProtocolVersion;
+  std::string model;
+  std::string policy;
+  uint32_t waiting_requests = 0;
+  uint32_t active_requests = 0;
+  uint32_t queue_limit = 0;
+  uint32_t expected_replicas = 0;
+  double uptime_s = 0;
+  std::vector<ReplicaStatus> replicas;
+  CounterSnapshot counters;
+};
+
+using ServerEvent = std::variant<Accepted, TokenChunk, Finished, Rejected, StatusReport>;
+
+}  // namespace tailor::api

@@ -1,0 +1,14 @@
+// The one place where time is read.
+#pragma once
+
+#include "base/time.h"
+
+namespace tailor {
+
+/// Now, on the monotonic clock.
+Time now();
+
+/// Wall-clock time in milliseconds since 1970, for logs and file names only.
+int64_t wall_clock_ms();
+
+}  // namespace tailor

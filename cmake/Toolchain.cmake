@@ -1,0 +1,31 @@
+# Language standard, warnings, sanitizers: one interface target (tailor_options) that every module links.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+set(CMAKE_CXX_FLAGS_RELEASE "-O2")  # checks stay on: NDEBUG is never defined
+
+set(TAILOR_SANITIZE "" CACHE STRING "address,undefined or thread; empty for none")
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+
+add_library(tailor_options INTERFACE)
+target_include_directories(tailor_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(tailor_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers -Wno-psabi)
+find_program(MOLD_PROGRAM mold)
+if(MOLD_PROGRAM)
+  target_link_options(tailor_options INTERFACE -fuse-ld=mold)
+endif()
+if(TAILOR_SANITIZE)
+  target_compile_options(tailor_options INTERFACE -fsanitize=${TAILOR_SANITIZE} -fno-omit-frame-pointer -g1)
+  target_link_options(tailor_options INTERFACE -fsanitize=${TAILOR_SANITIZE})
+endif()

@@ -1,0 +1,40 @@
+// The C++ client of the request API: connect, submit, read events. Synchronous and single-threaded: the caller's
+// thread owns it (the commands of `tailor` and the load generator use it). Keeps credit and lease going by itself
+// whenever `poll` is called; call it at least every 3 s while requests are open.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/api.h"
+#include "base/result.h"
+#include "base/time.h"
+
+namespace tailor::comm {
+
+struct ClientOptions {
+  std::string endpoint = "tcp://127.0.0.1:5555";
+  uint32_t credit_window = 64;  ///< messages in flight towards us
+};
+
+class Client {
+ public:
+  /// Never waits: ZeroMQ connects in the background; use status() to see whether someone answers.
+  static Result<std::unique_ptr<Client>> connect(const ClientOptions& options);
+  virtual ~Client() = default;
+
+  virtual Result<void> submit(const api::Submit& submit) = 0;
+  virtual Result<void> cancel(const std::string& request_id) = 0;
+  virtual Result<void> resume(const api::Resume& resume) = 0;
+  /// Asks and waits for the answer; events of other requests that arrive meanwhile are kept for poll().
+  /// Errors: Timeout (names the endpoint).
+  virtual Result<api::StatusReport> status(Duration timeout) = 0;
+  /// What has arrived; waits at most `timeout` for the first event.
+  virtual Result<std::vector<api::ServerEvent>> poll(Duration timeout) = 0;
+};
+
+/// A new request id: 128 random bits in hex.
+std::string new_request_id();
+
+}  // namespace tailor::comm

@@ -1,0 +1,89 @@
+// The coordinator's io thread: owns both of its ROUTER sockets (the public request API and the control link), all
+// encoding and decoding, and nothing else. The main thread talks to it through two mailboxes of plain values.
+//
+//   main ── send() ──►  outbound mailbox ──► io thread ──► clients and leaders
+//   main ◄── inbox() ◄─ inbound mailbox  ◄── io thread ◄── clients and leaders
+//
+// When the inbox has no room the io thread stops reading the public socket (clients feel back-pressure through
+// ZeroMQ); the control link is always read, because reports are never dropped.
+// Malformed, oversized or unknown client messages are answered with Rejected{Protocol | LimitExceeded} where a
+// request id can be read, else dropped and counted; nothing a client sends can stop the thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/api.h"
+#include "base/counters.h"
+#include "base/mailbox.h"
+#include "base/messages.h"
+#include "base/result.h"
+
+namespace tailor::comm {
+
+/// A leader's (or follower's) connection, as the io thread numbers it.
+using LinkId = Id<struct LinkTag>;
+
+struct FromClient {
+  ClientId client;
+  api::ClientMessage message;
+};
+/// The transport says that this peer is unreachable (mandatory routing refused).
+struct ClientGone {
+  ClientId client;
+};
+struct FromWorker {
+  LinkId link;
+  WorkerReport report;
+};
+using CoordinatorInput = std::variant<FromClient, ClientGone, FromWorker>;
+
+/// One message to one client: all its events of a step.
+struct ToClient {
+  ClientId client;
+  std::vector<api::ServerEvent> events;
+};
+struct ToWorker {
+  LinkId link;
+  uint64_t sequence = 0;  ///< of this command, per replica epoch; echoed as StepReport::applied_seq
+  Epoch epoch;
+  WorkerCommand command;
+};
+/// Forget a client (its lease ran out).
+struct ForgetClient {
+  ClientId client;
+};
+using CoordinatorOutput = std::variant<ToClient, ToWorker, ForgetClient>;
+
+struct CoordinatorIoOptions {
+  std::string api_endpoint = "tcp://127.0.0.1:5555";
+  std::string control_endpoint;                ///< e.g. tcp://127.0.0.1:*; the bound one is control_endpoint()
+  size_t inbox_capacity = 4096;                ///< messages
+  size_t max_message_bytes = 64u << 20;        ///< larger ones close their connection
+  size_t max_prompt_bytes = 4u << 20;          ///< larger ones are answered LimitExceeded
+  size_t max_clients = 4096;
+};
+
+struct CoordinatorIoCounters {
+  Counter client_messages, client_bad_messages, client_bytes_in, client_bytes_out;
+  Counter worker_messages, worker_bad_messages, dropped_to_clients;
+};
+
+class CoordinatorIo {
+ public:
+  /// Binds both sockets and starts the thread. Errors: Unavailable (address in use, names it), InvalidArgument.
+  static Result<std::unique_ptr<CoordinatorIo>> start(const CoordinatorIoOptions& options);
+  virtual ~CoordinatorIo() = default;  ///< stops and joins the thread; pending output is flushed for at most 1 s
+
+  virtual Mailbox<CoordinatorInput>& inbox() = 0;
+  /// Any thread; never blocks, never refuses: output is bounded by clients' credit and by dispatched requests.
+  virtual void send(CoordinatorOutput output) = 0;
+  virtual const std::string& api_endpoint() const = 0;      ///< as bound (a wildcard port resolved)
+  virtual const std::string& control_endpoint() const = 0;  ///< as bound
+  virtual const CoordinatorIoCounters& counters() const = 0;
+};
+
+}  // namespace tailor::comm

@@ -1,0 +1,55 @@
+// StreamText: one sequence's text as it grows. Feeds token ids in, gives whole UTF-8 characters out, and finds stop
+// strings across token borders. A pure function of (options, ids): after a migration or a restart, feeding the same
+// ids again gives the same pieces.
+//
+// Text that could be the beginning of a stop string is held back until it is decided; an unfinished UTF-8 character
+// is held back until it is whole (or shown as U+FFFD when it can no longer become whole).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/request.h"
+#include "text/tokenizer.h"
+
+namespace tailor::text {
+
+struct StreamTextOptions {
+  std::vector<std::string> stop;
+  bool include_stop_in_output = false;
+  bool skip_special_tokens = true;
+  int32_t min_tokens = 0;  ///< stop strings that end inside the first min_tokens tokens do not count
+};
+
+class StreamText {
+ public:
+  StreamText(std::shared_ptr<const Tokenizer> tokenizer, StreamTextOptions options);
+
+  struct Piece {
+    uint64_t offset = 0;  ///< bytes of text given out before this piece
+    std::string text;
+    bool stopped = false;      ///< a stop string was completed by this token; nothing may follow
+    std::string stop_match;
+  };
+  /// Feeds one token. After `stopped` it must not be called again.
+  Piece push(TokenId id);
+  /// The sequence ended for another reason: what was held back comes out.
+  Piece finish();
+
+  uint64_t text_bytes() const { return emitted_; }
+
+ private:
+  std::string take_ready(bool at_end);
+
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  StreamTextOptions options_;
+  std::string bytes_;        // decoded, not yet whole characters
+  std::string pending_;      // whole characters, held back for stop strings
+  uint64_t emitted_ = 0;
+  int32_t tokens_ = 0;
+  bool at_start_ = true;
+};
+
+}  // namespace tailor::text
