@@ -1,0 +1,76 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/check.h"
+#include "base/ids.h"
+#include "base/request.h"
+#include "base/result.h"
+
+namespace tailor {
+namespace {
+
+Result<int> half(int x) {
+  if (x % 2) return fail(ErrorCode::kInvalidArgument, "odd");
+  return x / 2;
+}
+Result<int> quarter(int x) {
+  TAILOR_ASSIGN(int h, half(x));
+  TAILOR_ASSIGN(int q, half(h));
+  return q;
+}
+
+TEST(Result, ErrorsTravelUpWithTheirCode) {
+  EXPECT_EQ(*quarter(8), 2);
+  auto bad = quarter(6);
+  ASSERT_FALSE(bad);
+  EXPECT_EQ(to_string(bad.error()), "InvalidArgument: odd");
+  Result<int> wrapped = fail_with("reading x", bad.error());
+  EXPECT_EQ(wrapped.error().message, "reading x: odd");
+  EXPECT_EQ(wrapped.error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(Check, BrokenInvariantAborts) {
+  EXPECT_DEATH(TAILOR_CHECK(1 == 2, "one is two"), "broken invariant: one is two");
+}
+
+TEST(SamplingParams, DefaultsAreValid) { EXPECT_TRUE(validate(SamplingParams{}, 100)); }
+
+TEST(SamplingParams, EveryBadFieldIsNamedInOneSentence) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  auto expect_bad = [](const char* field, auto change) {
+    SamplingParams p;
+    change(p);
+    auto result = validate(p, 100);
+    ASSERT_FALSE(result) << field;
+    EXPECT_EQ(result.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_NE(result.error().message.find(field), std::string::npos) << result.error().message;
+  };
+  for (float bad : {nan, inf, -1.0f}) expect_bad("temperature", [&](auto& p) { p.temperature = bad; });
+  for (float bad : {nan, 0.0f, 1.5f, -0.1f}) expect_bad("top_p", [&](auto& p) { p.top_p = bad; });
+  for (float bad : {nan, 2.0f}) expect_bad("min_p", [&](auto& p) { p.min_p = bad; });
+  expect_bad("top_k", [](auto& p) { p.top_k = -1; });
+  expect_bad("repetition_penalty", [](auto& p) { p.repetition_penalty = 0; });
+  expect_bad("presence_penalty", [&](auto& p) { p.presence_penalty = nan; });
+  expect_bad("frequency_penalty", [&](auto& p) { p.frequency_penalty = inf; });
+  for (int bad : {0, -1, 65}) expect_bad("n must", [&](auto& p) { p.n = bad; });
+  expect_bad("max_tokens", [](auto& p) { p.max_tokens = 0; });
+  expect_bad("min_tokens", [](auto& p) { p.min_tokens = 257; });
+  expect_bad("logprobs", [](auto& p) { p.logprobs = 21; });
+  expect_bad("stop string", [](auto& p) { p.stop = {""}; });
+  expect_bad("stop string", [](auto& p) { p.stop = {std::string(257, 'x')}; });
+  expect_bad("stop strings", [](auto& p) { p.stop.assign(17, "x"); });
+  for (int bad : {-1, 100}) expect_bad("stop_token_ids", [&](auto& p) { p.stop_token_ids = {bad}; });
+  expect_bad("logit_bias", [](auto& p) { p.logit_bias = {{100, 1.0f}}; });
+  expect_bad("logit_bias", [&](auto& p) { p.logit_bias = {{1, nan}}; });
+}
+
+TEST(Ids, SequenceIdsOrderByRequestThenSample) {
+  EXPECT_LT((SequenceId{{1}, 5}), (SequenceId{{2}, 0}));
+  EXPECT_LT((SequenceId{{1}, 0}), (SequenceId{{1}, 1}));
+}
+
+}  // namespace
+}  // namespace tailor
