@@ -119,6 +119,9 @@ struct ReplicaStatus {
   uint32_t free_blocks = 0;
   uint64_t steps = 0;
   uint64_t tokens = 0;
+  double busy_s = 0;        ///< sum of step times since Hello,
+  double forward_s = 0;     ///< of which the engine's forward pass,
+  double sample_s = 0;      ///< and of which the sampler: the rest is the host's share
   double step_ms = 0;       ///< moving mean
   double forward_ms = 0;
   double tokens_per_s = 0;  ///< moving mean while busy
