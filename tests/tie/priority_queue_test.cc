@@ -1,0 +1,100 @@
+#include "tie/priority_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+#include <tuple>
+
+namespace tailor::tie {
+namespace {
+
+using Order = std::tuple<double, int64_t, uint64_t>;
+
+TEST(PriorityQueue, OrdersByKeyThenArrivalThenId) {
+  PriorityQueue queue;
+  queue.push({2.0, 5, 1});
+  queue.push({1.0, 9, 3});
+  queue.push({1.0, 9, 2});
+  queue.push({1.0, 7, 8});
+  EXPECT_EQ(queue.pop().id, 8u);
+  EXPECT_EQ(queue.pop().id, 2u);
+  EXPECT_EQ(queue.pop().id, 3u);
+  EXPECT_EQ(queue.pop().id, 1u);
+  EXPECT_TRUE(queue.empty());
+}
+
+TEST(PriorityQueue, HandlesSurviveTheMovesOfOthers) {
+  PriorityQueue queue;
+  const auto late = queue.push({100.0, 0, 1});
+  for (uint64_t i = 2; i < 60; ++i) queue.push({static_cast<double>(i), 0, i});
+  for (int i = 0; i < 30; ++i) queue.pop();
+  EXPECT_EQ(queue.at(late).id, 1u);
+  queue.rekey(late, -1.0);
+  EXPECT_EQ(queue.top().id, 1u);
+  EXPECT_EQ(queue.top_handle(), late);
+  queue.erase(late);
+  EXPECT_EQ(queue.top().id, 32u);
+}
+
+TEST(PriorityQueue, EqualsASortedSetUnderRandomOperations) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    std::mt19937_64 random(seed);
+    PriorityQueue queue;
+    std::set<Order> model;
+    std::map<PriorityQueue::Handle, Order> inside;
+    uint64_t next_id = 0;
+    for (int step = 0; step < 2000; ++step) {
+      const auto choice = random() % 10;
+      auto any = [&] {
+        auto it = inside.begin();
+        std::advance(it, random() % inside.size());
+        return it;
+      };
+      if (inside.empty() || choice < 4) {
+        // Few distinct keys and arrivals, so that ties happen all the time.
+        const Order order{static_cast<double>(random() % 5), static_cast<int64_t>(random() % 3), next_id++};
+        const auto handle = queue.push({std::get<0>(order), std::get<1>(order), std::get<2>(order)});
+        ASSERT_FALSE(inside.count(handle));
+        inside[handle] = order;
+        model.insert(order);
+      } else if (choice < 6) {
+        const auto it = any();
+        model.erase(it->second);
+        std::get<0>(it->second) = static_cast<double>(random() % 5);
+        model.insert(it->second);
+        queue.rekey(it->first, std::get<0>(it->second));
+      } else if (choice < 8) {
+        const auto it = any();
+        model.erase(it->second);
+        queue.erase(it->first);
+        inside.erase(it);
+      } else {
+        const auto handle = queue.top_handle();
+        const auto entry = queue.pop();
+        const Order order{entry.key, entry.arrival, entry.id};
+        ASSERT_EQ(order, *model.begin());
+        ASSERT_EQ(inside.at(handle), order);
+        model.erase(order);
+        inside.erase(handle);
+      }
+      queue.check_integrity();
+      ASSERT_EQ(queue.size(), model.size());
+      if (!model.empty()) {
+        ASSERT_EQ(queue.top().id, std::get<2>(*model.begin()));
+      }
+    }
+  }
+}
+
+TEST(PriorityQueueDeathTest, RefusesNanAndStaleHandles) {
+  PriorityQueue queue;
+  EXPECT_DEATH(queue.push({std::nan(""), 0, 0}), "must be a number");
+  const auto handle = queue.push({1.0, 0, 0});
+  queue.erase(handle);
+  EXPECT_DEATH(queue.erase(handle), "that is inside");
+}
+
+}  // namespace
+}  // namespace tailor::tie

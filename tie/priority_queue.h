@@ -1,0 +1,154 @@
+// PriorityQueue: an indexed 4-ary heap with stable handles. The smallest (key, arrival, id) is on top, so equal keys
+// come out by arrival and then by id: the order is total and the same on every machine. Keys may change while inside
+// (`rekey`), and any entry can leave (`erase`); both by the handle that `push` gave.
+//
+// Scheduling keys are time-invariant (a waiting decay that is the same factor for everybody cancels out of the
+// order), so nothing here ever ages: one rekey when a request's own law changes is all it takes.
+// Frugal: handles and places are reused; after the largest size has been reached once, nothing allocates.
+// Pure; owned by whoever holds it. Cost: push, rekey, erase, pop O(log n); top O(1).
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/check.h"
+
+namespace tailor::tie {
+
+class PriorityQueue {
+ public:
+  using Handle = uint32_t;
+  static constexpr Handle kNone = UINT32_MAX;
+
+  struct Entry {
+    double key = 0;       ///< smaller runs first; never NaN
+    int64_t arrival = 0;  ///< orders equal keys; any unit
+    uint64_t id = 0;      ///< orders equal arrivals
+    friend bool operator<(const Entry& a, const Entry& b) {
+      if (a.key != b.key) return a.key < b.key;
+      if (a.arrival != b.arrival) return a.arrival < b.arrival;
+      return a.id < b.id;
+    }
+  };
+
+  /// Room for `count` entries without another allocation.
+  void reserve(size_t count) {
+    heap_.reserve(count);
+    place_.reserve(count);
+    free_.reserve(count);
+  }
+
+  /// The handle stays valid until the entry leaves (erase or pop); it is reused afterwards.
+  Handle push(const Entry& entry) {
+    TAILOR_CHECK(!std::isnan(entry.key), "a scheduling key must be a number");
+    Handle handle;
+    if (free_.empty()) {
+      handle = static_cast<Handle>(place_.size());
+      place_.push_back(0);
+      free_.reserve(place_.capacity());
+    } else {
+      handle = free_.back();
+      free_.pop_back();
+    }
+    heap_.push_back({entry, handle});
+    place_[handle] = static_cast<uint32_t>(heap_.size() - 1);
+    sift_up(heap_.size() - 1);
+    return handle;
+  }
+
+  void rekey(Handle handle, double key) {
+    TAILOR_CHECK(!std::isnan(key), "a scheduling key must be a number");
+    const size_t at = place_of(handle);
+    heap_[at].entry.key = key;
+    if (!sift_up(at)) sift_down(at);
+  }
+
+  void erase(Handle handle) {
+    const size_t at = place_of(handle);
+    place_[handle] = kNone;
+    free_.push_back(handle);
+    const Node last = heap_.back();
+    heap_.pop_back();
+    if (at == heap_.size()) return;
+    put(at, last);
+    if (!sift_up(at)) sift_down(at);
+  }
+
+  bool empty() const { return heap_.empty(); }
+  size_t size() const { return heap_.size(); }
+  const Entry& top() const {
+    TAILOR_CHECK(!heap_.empty(), "top of an empty queue");
+    return heap_.front().entry;
+  }
+  Handle top_handle() const {
+    TAILOR_CHECK(!heap_.empty(), "top of an empty queue");
+    return heap_.front().handle;
+  }
+  Entry pop() {
+    const Entry entry = top();
+    erase(heap_.front().handle);
+    return entry;
+  }
+  const Entry& at(Handle handle) const { return heap_[place_of(handle)].entry; }
+
+  /// Aborts when the heap's order or a handle's place is broken. Cost: O(n).
+  void check_integrity() const {
+    TAILOR_CHECK(heap_.size() + free_.size() == place_.size(), "every handle is in use or free");
+    for (size_t i = 0; i < heap_.size(); ++i) {
+      TAILOR_CHECK(place_[heap_[i].handle] == i, "a handle knows its place");
+      TAILOR_CHECK(i == 0 || !(heap_[i].entry < heap_[(i - 1) / kArity].entry), "a parent is not after its child");
+    }
+    for (Handle handle : free_) TAILOR_CHECK(place_[handle] == kNone, "a free handle has no place");
+  }
+
+ private:
+  static constexpr size_t kArity = 4;
+  struct Node {
+    Entry entry;
+    Handle handle;
+  };
+
+  size_t place_of(Handle handle) const {
+    TAILOR_CHECK(handle < place_.size() && place_[handle] != kNone, "a handle of an entry that is inside");
+    return place_[handle];
+  }
+  void put(size_t at, const Node& node) {
+    heap_[at] = node;
+    place_[node.handle] = static_cast<uint32_t>(at);
+  }
+  bool sift_up(size_t at) {
+    const Node node = heap_[at];
+    const size_t start = at;
+    while (at > 0) {
+      const size_t parent = (at - 1) / kArity;
+      if (!(node.entry < heap_[parent].entry)) break;
+      put(at, heap_[parent]);
+      at = parent;
+    }
+    if (at == start) return false;
+    put(at, node);
+    return true;
+  }
+  void sift_down(size_t at) {
+    const Node node = heap_[at];
+    for (;;) {
+      const size_t first = at * kArity + 1;
+      if (first >= heap_.size()) break;
+      size_t best = first;
+      for (size_t child = first + 1; child < first + kArity && child < heap_.size(); ++child)
+        if (heap_[child].entry < heap_[best].entry) best = child;
+      if (!(heap_[best].entry < node.entry)) break;
+      put(at, heap_[best]);
+      at = best;
+    }
+    put(at, node);
+  }
+
+  std::vector<Node> heap_;
+  std::vector<uint32_t> place_;  // handle -> index in heap_, kNone when free
+  std::vector<Handle> free_;
+};
+
+}  // namespace tailor::tie
