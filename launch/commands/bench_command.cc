@@ -1,0 +1,160 @@
+// `tailor bench`: load runs against a cluster.
+//   burst   prompts at once (or --concurrency at a time) against a running cluster: what quickstart shows
+//   serve   Tailor against `transformers` generating one by one on the same machine and threads, and the host's
+//           share of a step
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+
+#include "bench/answer_viewer.h"
+#include "bench/load_run.h"
+#include "bench/serve_comparison.h"
+#include "bench/summary.h"
+#include "comm/client.h"
+#include "launch/commands/command.h"
+#include "launch/commands/prompt_json.h"
+
+namespace tailor::launch {
+namespace {
+
+struct BenchOptions {
+  std::string endpoint = kDefaultEndpoint;
+  std::string prompts;
+  std::string json;
+  int requests = 0;
+  int concurrency = 0;
+  int max_tokens = 64;
+  float temperature = 0;
+  bool ignore_eos = false;
+  int show = 0;
+  // serve
+  std::string model = "default";
+  std::string engine = "torch";
+  std::string reference_python;
+  std::vector<int> levels = {8, 32};
+  int threads = 1;
+  int rounds = 3;
+};
+
+/// The chat or text a person would recognise a request by.
+std::string title(const api::Submit& submit) {
+  if (const auto* text = std::get_if<std::string>(&submit.prompt)) return *text;
+  if (const auto* chat = std::get_if<std::vector<api::ChatMessage>>(&submit.prompt))
+    return chat->empty() ? "" : chat->back().content;
+  return "(token ids)";
+}
+
+/// Reads `count` requests (0 = all) from a JSON-lines file, starting over at its end. A line with "prompt" is asked
+/// as a chat message: these are questions to an instruct model.
+Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size_t count) {
+  std::ifstream file(options.prompts);
+  if (!file) return fail(ErrorCode::kNotFound, "cannot read the prompts file " + options.prompts);
+  api::Submit defaults;
+  defaults.sampling.max_tokens = options.max_tokens;
+  defaults.sampling.temperature = options.temperature;
+  defaults.sampling.ignore_eos = options.ignore_eos;
+  std::vector<api::Submit> read;
+  std::string line;
+  for (int number = 1; std::getline(file, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    auto parsed = read_prompt_line(line, defaults);
+    if (!parsed) return fail_with(options.prompts + " line " + std::to_string(number), parsed.error());
+    api::Submit submit = std::move(parsed->submit);
+    if (const auto* text = std::get_if<std::string>(&submit.prompt))
+      submit.prompt = std::vector<api::ChatMessage>{{"user", *text}};
+    read.push_back(std::move(submit));
+  }
+  if (read.empty()) return fail(ErrorCode::kInvalidArgument, options.prompts + " has no prompts");
+  std::vector<api::Submit> requests;
+  for (size_t i = 0; i < (count > 0 ? count : read.size()); ++i) {
+    requests.push_back(read[i % read.size()]);
+    requests.back().request_id = comm::new_request_id();
+  }
+  return requests;
+}
+
+Result<void> write_json(const std::string& path, const std::string& json) {
+  if (path.empty()) return {};
+  std::ofstream file(path);
+  file << json << "\n";
+  if (!file) return fail(ErrorCode::kInvalidArgument, "cannot write " + path);
+  return {};
+}
+
+Result<void> burst(const BenchOptions& options) {
+  TAILOR_ASSIGN(auto requests, read_requests(options, options.requests));
+  TAILOR_ASSIGN(auto client, comm::Client::connect({options.endpoint}));
+  TAILOR_ASSIGN(auto status, client->status(seconds(3)));
+  if (!status.ready) return fail(ErrorCode::kUnavailable, "the cluster at " + options.endpoint + " is not ready yet");
+  std::vector<std::string> titles;
+  for (int i = 0; i < std::min<int>(options.show, requests.size()); ++i) titles.push_back(title(requests[i]));
+  bench::AnswerViewer viewer(std::move(titles), stdout);
+  bench::LoadOptions load;
+  load.concurrency = options.concurrency;
+  load.on_event = [&](const api::ServerEvent& event, size_t index) { viewer.take(event, index); };
+  TAILOR_ASSIGN(const auto result, bench::run_load(*client, requests, load));
+  std::printf("\n%s", bench::summary_table(result).c_str());
+  return write_json(options.json, bench::summary_json(result));
+}
+
+Result<void> serve(const BenchOptions& options) {
+  bench::ServeComparison comparison;
+  comparison.program = "/proc/self/exe";
+  comparison.model = options.model;
+  comparison.engine = options.engine;
+  comparison.reference_python = options.reference_python;
+  comparison.levels = options.levels;
+  comparison.threads = options.threads;
+  comparison.rounds = options.rounds;
+  comparison.max_tokens = options.max_tokens;
+  BenchOptions fixed = options;
+  fixed.ignore_eos = true;
+  TAILOR_ASSIGN(comparison.requests, read_requests(fixed, *std::max_element(options.levels.begin(), options.levels.end()) * 2));
+  TAILOR_ASSIGN(const auto report, bench::compare_serving(comparison));
+  std::printf("%s", report.table.c_str());
+  return write_json(options.json, report.json);
+}
+
+void add_prompt_options(CLI::App& command, BenchOptions& options) {
+  command.add_option("--prompts", options.prompts, "JSON lines: objects with prompt, messages or token_ids")->required();
+  command.add_option("--max-tokens", options.max_tokens, "tokens per answer")->check(CLI::PositiveNumber);
+  command.add_option("--json", options.json, "also write every row to this file");
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& parent) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* bench = parent.add_subcommand("bench", "measure a cluster");
+  bench->require_subcommand(1);
+
+  CLI::App* burst_command = bench->add_subcommand("burst", "send prompts at once to a running cluster, print a table");
+  burst_command->add_option("--endpoint", options->endpoint, "of the running cluster");
+  add_prompt_options(*burst_command, *options);
+  burst_command->add_option("--requests", options->requests, "how many (0 = the whole file; starts over at its end)");
+  burst_command->add_option("--concurrency", options->concurrency, "in flight at once (0 = all)");
+  burst_command->add_option("--temperature", options->temperature, "0 = greedy");
+  burst_command->add_flag("--ignore-eos", options->ignore_eos, "generate to max-tokens whatever the model says");
+  burst_command->add_option("--show", options->show, "stream this many answers to the terminal");
+
+  CLI::App* serve_command = bench->add_subcommand(
+      "serve", "against `transformers` one by one on the same threads; the host's share of a step");
+  add_prompt_options(*serve_command, *options);
+  serve_command->add_option("--model", options->model, "default, a folder or a .gguf file");
+  serve_command->add_option("--engine", options->engine, "engine of the replica");
+  serve_command->add_option("--levels", options->levels, "concurrent requests")->delimiter(',');
+  serve_command->add_option("--threads", options->threads, "math threads of either side");
+  serve_command->add_option("--rounds", options->rounds, "alternations; medians are printed");
+  serve_command->add_option("--reference-python", options->reference_python,
+                            "a Python with torch, transformers, gguf (launch/setup --reference makes one)");
+
+  return {bench, [options, burst_command] {
+            auto done = burst_command->parsed() ? burst(*options) : serve(*options);
+            return done ? 0 : print_error(done.error());
+          }};
+}
+
+}  // namespace tailor::launch

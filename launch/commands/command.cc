@@ -1,0 +1,44 @@
+#include "launch/commands/command.h"
+
+#include <cstdio>
+#include <exception>
+#include <vector>
+
+namespace tailor::launch {
+
+int print_error(const Error& error) {
+  std::fprintf(stderr, "tailor: %s\n", error.message.c_str());
+  return 1;
+}
+
+int run_tailor(int argc, char** argv) {
+  CLI::App app{
+      "Tailor serves Llama-family models on a cluster of tensor-parallel replicas.\n"
+      "Start one with `tailor serve`, then ask it with `tailor generate --chat \"Hello\"`.",
+      "tailor"};
+  app.set_version_flag("--version", std::string("tailor ") + TAILOR_VERSION);
+  app.set_config("--config", "",
+                 "TOML file: keys are option names, one section per command, e.g. [serve]");
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.option_defaults()->always_capture_default();
+
+  std::vector<Command> commands = {add_serve(app), add_generate(app), add_chat(app),
+                                   add_status(app), add_doctor(app)};
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 1;
+  }
+  try {
+    for (const Command& command : commands) {
+      if (app.got_subcommand(command.app)) return command.run();
+    }
+  } catch (const std::exception& error) {
+    return print_error({ErrorCode::kInternal, error.what()});
+  }
+  return 1;
+}
+
+}  // namespace tailor::launch

@@ -1,0 +1,32 @@
+// The commands of the `tailor` program: each lives in its own source, adds itself to the parser and runs afterwards.
+// A command returns the process's exit code: 0 done, 1 failed (one sentence on stderr), 130 interrupted.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+#include "base/result.h"
+
+namespace tailor::launch {
+
+inline constexpr const char* kDefaultEndpoint = "tcp://127.0.0.1:5555";
+
+struct Command {
+  CLI::App* app = nullptr;
+  std::function<int()> run;
+};
+
+Command add_serve(CLI::App& parent);
+Command add_generate(CLI::App& parent);
+Command add_chat(CLI::App& parent);
+Command add_status(CLI::App& parent);
+Command add_doctor(CLI::App& parent);
+
+/// Prints "tailor: MESSAGE" on stderr; returns 1.
+int print_error(const Error& error);
+
+/// Builds the parser with every command and `--config FILE.toml`, parses, runs the chosen command.
+int run_tailor(int argc, char** argv);
+
+}  // namespace tailor::launch

@@ -1,0 +1,279 @@
+// `tailor generate`: one prompt streamed to the terminal, or a file of prompts, one JSON line each in its order.
+#include <unistd.h>
+
+#include <cstdio>
+#include <deque>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "base/clock.h"
+#include "launch/commands/command.h"
+#include "launch/commands/open_requests.h"
+#include "launch/commands/prompt_json.h"
+#include "launch/commands/sampling_options.h"
+#include "launch/commands/terminal.h"
+
+namespace tailor::launch {
+namespace {
+
+constexpr int kInterrupted = 130;
+constexpr Duration kCancelWait = seconds(1);
+
+struct Options {
+  SamplingOptions sampling;
+  std::string prompt;
+  std::string positional;
+  std::string chat;
+  std::string system;
+  std::string prompts_file;
+  CLI::Option* prompt_option = nullptr;
+  CLI::Option* positional_option = nullptr;
+  CLI::Option* chat_option = nullptr;
+  bool json = false;
+  double timeout_s = 0;
+  double connect_timeout_s = 3;
+  size_t parallel = 256;
+
+  std::optional<Duration> timeout() const {
+    if (timeout_s <= 0) return std::nullopt;
+    return from_seconds(timeout_s);
+  }
+};
+
+int server_gone(OpenRequests& requests, const Error& error) {
+  requests.cancel_all(Duration{});
+  return print_error(error);
+}
+
+// ---- one prompt -----------------------------------------------------------------------------------------------
+
+int finish_text(const Options& options, const EndedAnswer& ended) {
+  const Answer& answer = ended.answer;
+  if (options.json) {
+    if (!write_all(STDOUT_FILENO, dump_line(answer.to_json()))) return 1;
+  } else {
+    std::string rest;
+    for (size_t i = 1; i < answer.samples().size(); ++i) {
+      rest += "\n--- answer " + std::to_string(i + 1) + " ---\n" + answer.samples()[i].text;
+    }
+    if (answer.accepted()) rest += "\n";
+    if (!write_all(STDOUT_FILENO, rest)) return 1;
+  }
+  return answer.error().code == ErrorCode::kOk ? 0 : print_error(answer.error());
+}
+
+int generate_one(const Options& options, comm::Client& client, InterruptWatch& interrupts) {
+  api::Submit submit = options.sampling.submit();
+  if (options.chat_option->count() > 0) {
+    std::vector<api::ChatMessage> messages;
+    if (!options.system.empty()) messages.push_back({"system", options.system});
+    messages.push_back({"user", options.chat});
+    submit.prompt = std::move(messages);
+  } else {
+    submit.prompt =
+        options.positional_option->count() > 0 ? options.positional : options.prompt;
+  }
+
+  OpenRequests requests(client, options.sampling.endpoint, options.timeout());
+  bool reader_gone = false;
+  if (!options.json) {
+    requests.on_text = [&](size_t, uint32_t sample, std::string_view text) {
+      if (sample == 0 && !write_all(STDOUT_FILENO, text)) reader_gone = true;
+    };
+  }
+  if (auto sent = requests.submit(0, std::move(submit)); !sent) return print_error(sent.error());
+  while (true) {
+    Result<std::vector<EndedAnswer>> ended = requests.poll(milliseconds(50));
+    if (interrupts.interrupted() || reader_gone) {
+      requests.cancel_all(kCancelWait);
+      return reader_gone ? 1 : kInterrupted;
+    }
+    if (!ended) return server_gone(requests, ended.error());
+    if (!ended->empty()) return finish_text(options, ended->front());
+  }
+}
+
+// ---- a file of prompts ----------------------------------------------------------------------------------------
+
+/// Reads ahead at most `parallel` lines of what has been printed, keeps the output in the file's order.
+class PromptFile {
+ public:
+  PromptFile(const Options& options, std::istream& input, OpenRequests& requests)
+      : options_(options), input_(input), requests_(requests), defaults_(options.sampling.submit()) {}
+
+  bool done() const { return at_end_ && lines_.empty(); }
+  bool any_failed() const { return any_failed_; }
+
+  /// Reads and submits as much as fits. Errors: the client's.
+  Result<void> fill() {
+    const Time time = now();
+    while (!retries_.empty() && retries_.front().at <= time) {
+      const size_t tag = retries_.front().tag;
+      retries_.pop_front();
+      TAILOR_TRY(send(tag));
+    }
+    std::string text;
+    while (!at_end_ && lines_.size() < options_.parallel) {
+      if (!std::getline(input_, text)) {
+        at_end_ = true;
+        break;
+      }
+      ++line_number_;
+      if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+      TAILOR_TRY(add_line(text));
+    }
+    return {};
+  }
+
+  void take(EndedAnswer ended) {
+    Line& line = lines_[ended.tag - first_tag_];
+    if (ended.answer.error().code == ErrorCode::kQueueFull && ended.retry_after > Duration{}) {
+      retries_.push_back({now() + ended.retry_after, ended.tag});
+      return;
+    }
+    set_output(line, ended.answer.to_json());
+  }
+
+  /// False when the reader of stdout is gone.
+  bool print_ready() {
+    std::string out;
+    while (!lines_.empty() && !lines_.front().output.empty()) {
+      out += lines_.front().output;
+      lines_.pop_front();
+      ++first_tag_;
+    }
+    return out.empty() || write_all(STDOUT_FILENO, out);
+  }
+
+ private:
+  struct Line {
+    api::Submit submit;
+    nlohmann::json id;
+    std::string output;  // empty while open
+  };
+  struct Retry {
+    Time at;
+    size_t tag;
+  };
+
+  Result<void> add_line(const std::string& text) {
+    lines_.emplace_back();
+    Result<PromptLine> parsed = read_prompt_line(text, defaults_);
+    if (!parsed) {
+      Error error = parsed.error();
+      error.message = "line " + std::to_string(line_number_) + ": " + error.message;
+      set_output(lines_.back(), {{"error", error_to_json(error)}});
+      return {};
+    }
+    for (const std::string& field : parsed->unknown_fields) {
+      if (warned_.size() < 32 && warned_.insert(field).second) {
+        std::fprintf(stderr, "tailor: line %zu: field '%s' is not known and is ignored\n",
+                     line_number_, field.c_str());
+      }
+    }
+    lines_.back().submit = std::move(parsed->submit);
+    lines_.back().id = std::move(parsed->id);
+    return send(first_tag_ + lines_.size() - 1);
+  }
+
+  Result<void> send(size_t tag) {
+    Line& line = lines_[tag - first_tag_];
+    Result<void> sent = requests_.submit(tag, line.submit);
+    if (!sent && sent.error().code == ErrorCode::kInvalidArgument) {
+      set_output(line, {{"error", error_to_json(sent.error())}});
+      return {};
+    }
+    return sent;
+  }
+
+  void set_output(Line& line, nlohmann::json value) {
+    if (value.contains("error")) any_failed_ = true;
+    if (!line.id.is_null()) value["id"] = line.id;
+    line.output = dump_line(value);
+    line.submit = {};
+  }
+
+  const Options& options_;
+  std::istream& input_;
+  OpenRequests& requests_;
+  const api::Submit defaults_;
+  std::deque<Line> lines_;  // read, not yet printed; at most options_.parallel
+  size_t first_tag_ = 0;    // tag of lines_[0]
+  std::deque<Retry> retries_;
+  std::set<std::string> warned_;
+  size_t line_number_ = 0;
+  bool at_end_ = false;
+  bool any_failed_ = false;
+};
+
+int generate_file(const Options& options, comm::Client& client, InterruptWatch& interrupts) {
+  std::ifstream file;
+  if (options.prompts_file != "-") {
+    file.open(options.prompts_file);
+    if (!file) {
+      return print_error({ErrorCode::kNotFound, "cannot read " + options.prompts_file});
+    }
+  }
+  OpenRequests requests(client, options.sampling.endpoint, options.timeout());
+  PromptFile lines(options, options.prompts_file == "-" ? std::cin : file, requests);
+  while (true) {
+    if (auto filled = lines.fill(); !filled) return server_gone(requests, filled.error());
+    if (!lines.print_ready()) {
+      requests.cancel_all(kCancelWait);
+      return 1;
+    }
+    if (lines.done()) return lines.any_failed() ? 1 : 0;
+    Result<std::vector<EndedAnswer>> ended = requests.poll(milliseconds(50));
+    if (interrupts.interrupted()) {
+      requests.cancel_all(kCancelWait);
+      return kInterrupted;
+    }
+    if (!ended) return server_gone(requests, ended.error());
+    for (EndedAnswer& answer : *ended) lines.take(std::move(answer));
+  }
+}
+
+int run(const Options& options) {
+  const int prompts = (options.prompt_option->count() > 0) + (options.positional_option->count() > 0) +
+                      (options.chat_option->count() > 0) + !options.prompts_file.empty();
+  if (prompts != 1) {
+    return print_error({ErrorCode::kInvalidArgument,
+                        "give exactly one of PROMPT, --prompt, --chat and --prompts"});
+  }
+  InterruptWatch interrupts;
+  auto client =
+      connect_to_cluster(options.sampling.endpoint, from_seconds(options.connect_timeout_s));
+  if (!client) return print_error(client.error());
+  return options.prompts_file.empty() ? generate_one(options, **client, interrupts)
+                                      : generate_file(options, **client, interrupts);
+}
+
+}  // namespace
+
+Command add_generate(CLI::App& parent) {
+  auto options = std::make_shared<Options>();
+  CLI::App* app = parent.add_subcommand("generate", "Ask the cluster and stream the answer");
+  options->positional_option =
+      app->add_option("PROMPT", options->positional, "Text to continue")->configurable(false);
+  options->prompt_option = app->add_option("--prompt", options->prompt, "Text to continue");
+  options->chat_option = app->add_option("--chat", options->chat, "A user's message, answered through the model's chat template");
+  app->add_option("--system", options->system, "System message for --chat")->needs(options->chat_option);
+  app->add_option("--prompts", options->prompts_file,
+                  "A file of JSON objects, one a line (- = standard input): prompt | messages | "
+                  "token_ids, and any sampling field; one line out per line in, in its order");
+  options->sampling.add_to(*app);
+  app->add_option("--n", options->sampling.params.n, "Answers per prompt");
+  app->add_option("--logprobs", options->sampling.params.logprobs,
+                  "0 = the chosen token's, k = and the k best; -1 = none");
+  app->add_flag("--json", options->json, "Print one JSON object a line instead of text");
+  app->add_option("--timeout", options->timeout_s, "Seconds a request may take; 0 = no limit");
+  app->add_option("--connect-timeout", options->connect_timeout_s, "Seconds to wait for the cluster's first word");
+  app->add_option("--parallel", options->parallel, "Lines of --prompts in work at once")->check(CLI::Range(1, 65536));
+  return {app, [options] { return run(*options); }};
+}
+
+}  // namespace tailor::launch

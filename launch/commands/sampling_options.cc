@@ -1,0 +1,38 @@
+#include "launch/commands/sampling_options.h"
+
+namespace tailor::launch {
+
+void SamplingOptions::add_to(CLI::App& app) {
+  app.add_option("--endpoint", endpoint, "The cluster's address");
+  app.add_option("--max-tokens", params.max_tokens, "Longest answer, in tokens");
+  app.add_option("--min-tokens", params.min_tokens, "No end before that many tokens");
+  app.add_option("--temperature", params.temperature, "0 = greedy");
+  app.add_option("--top-k", params.top_k, "Draw from the k likeliest tokens; 0 = off");
+  app.add_option("--top-p", params.top_p, "Draw from the likeliest tokens of this mass; 1 = off");
+  app.add_option("--min-p", params.min_p, "Drop tokens below this share of the likeliest; 0 = off");
+  app.add_option("--repetition-penalty", params.repetition_penalty, "Over prompt and answer; 1 = off");
+  app.add_option("--presence-penalty", params.presence_penalty, "Over the answer; 0 = off");
+  app.add_option("--frequency-penalty", params.frequency_penalty, "Over the answer; 0 = off");
+  seed_option = app.add_option("--seed", seed, "Same seed, same answer; drawn by the server without it")
+                    ->always_capture_default(false)
+                    ->default_str("");
+  app.add_option("--stop", params.stop, "End before this text (may be given several times)")
+      ->allow_extra_args(false)
+      ->always_capture_default(false);
+  app.add_flag("--ignore-eos", params.ignore_eos, "Go on to --max-tokens");
+  app.add_option("--priority", priority, "interactive, standard or batch")
+      ->check(CLI::IsMember({"interactive", "standard", "batch"}));
+}
+
+api::Submit SamplingOptions::submit() const {
+  api::Submit submit;
+  submit.sampling = params;
+  submit.has_seed = seed_option->count() > 0;
+  submit.sampling.seed = submit.has_seed ? seed : 0;
+  submit.priority = priority == "interactive" ? PriorityClass::kInteractive
+                    : priority == "batch"     ? PriorityClass::kBatch
+                                              : PriorityClass::kStandard;
+  return submit;
+}
+
+}  // namespace tailor::launch
