@@ -28,6 +28,9 @@ struct ModelConfig {
   float rope_factor = 1.0f;       ///< linear and llama3
   float rope_low_freq_factor = 1.0f, rope_high_freq_factor = 4.0f;  ///< llama3
   int64_t rope_original_max_position = 8192;                       ///< llama3
+  /// GGUF's rope_freqs.weight [head_dim / 2], how such files store llama3 scaling: each inverse frequency is divided
+  /// by its factor. Empty = none.
+  std::vector<float> rope_frequency_factors;
   bool tie_embeddings = false;
   bool attention_bias = false, mlp_bias = false;
   TokenId bos_token = -1;         ///< -1 = none

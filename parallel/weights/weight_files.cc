@@ -1,0 +1,318 @@
+#include "parallel/weights/weight_files.h"
+
+#include <algorithm>
+#include <bit>
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "parallel/weights/config_json.h"
+#include "parallel/weights/gguf_file.h"
+#include "parallel/weights/mix.h"
+#include "parallel/weights/safetensors_file.h"
+#include "parallel/weights/tensor_map.h"
+
+namespace tailor::weights {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Where a tensor's values come from: a file, or (data null, random_key set) the counter-based generator.
+struct Source {
+  StoredTensor stored;
+  int64_t permuted_head_rows = 0;
+  uint64_t random_key = 0;
+  float random_center = 0.0f;
+};
+
+// Values [begin, end) of the random tensor `key`, each a pure function of (key, index). The sum of four uniform 16-bit
+// numbers is close enough to normal for speed runs, and has no far outliers.
+void random_values(uint64_t key, float center, int64_t begin, int64_t end, float* out) {
+  constexpr float kScale = 0.02f / 37837.2f;  // 37837.2 = standard deviation of the sum
+  for (int64_t i = begin; i < end; ++i) {
+    const uint64_t bits = mix64(key + static_cast<uint64_t>(i));
+    const int sum = static_cast<int>((bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48));
+    *out++ = center + kScale * static_cast<float>(sum - 131070);
+  }
+}
+
+class IndexedWeights : public WeightFiles {
+ public:
+  const ModelConfig& config() const override { return config_; }
+  const std::vector<TensorInfo>& tensors() const override { return infos_; }
+  uint64_t total_stored_bytes() const override { return total_stored_bytes_; }
+  const std::string& fingerprint() const override { return fingerprint_; }
+  const GgufVocabulary* vocabulary() const override { return vocabulary_ ? &*vocabulary_ : nullptr; }
+  const std::string& path() const override { return path_; }
+
+  const TensorInfo* find(const std::string& name) const override {
+    const bool tied_head = config_.tie_embeddings && name == "lm_head.weight";
+    const std::string& wanted = tied_head ? kEmbedding : name;
+    const auto it = std::lower_bound(infos_.begin(), infos_.end(), wanted,
+                                     [](const TensorInfo& info, const std::string& n) { return info.name < n; });
+    return it != infos_.end() && it->name == wanted ? &*it : nullptr;
+  }
+
+  Result<void> read(const std::string& name, int64_t row_begin, int64_t row_end, int64_t col_begin,
+                    int64_t col_end, std::span<float> out) const override {
+    const TensorInfo* info = find(name);
+    if (!info) return fail(ErrorCode::kNotFound, path_ + ": tensor " + printable(name) + " is not there");
+    const bool two = info->shape.size() == 2;
+    const int64_t rows = two ? info->shape[0] : 1, cols = two ? info->shape[1] : info->shape[0];
+    const bool inside = 0 <= row_begin && row_begin <= row_end && row_end <= rows && 0 <= col_begin &&
+                        col_begin <= col_end && col_end <= cols;
+    if (!inside || out.size() != static_cast<uint64_t>((row_end - row_begin) * (col_end - col_begin))) {
+      return fail(ErrorCode::kInvalidArgument,
+                  path_ + ": tensor " + name + " of shape " + shape_string(info->shape) + ": asked for rows " +
+                      std::to_string(row_begin) + " to " + std::to_string(row_end) + ", columns " +
+                      std::to_string(col_begin) + " to " + std::to_string(col_end) + " into " +
+                      std::to_string(out.size()) + " floats");
+    }
+    const Source& source = sources_[static_cast<size_t>(info - infos_.data())];
+    float* to = out.data();
+    for (int64_t row = row_begin; row < row_end; ++row, to += col_end - col_begin) {
+      read_row(source, two, row, cols, col_begin, col_end, to);
+    }
+    return {};
+  }
+
+ private:
+  friend class WeightsBuilder;
+  static const std::string kEmbedding;
+
+  static void read_row(const Source& source, bool two, int64_t row, int64_t cols, int64_t begin, int64_t end,
+                       float* to) {
+    if (!source.stored.data) {
+      return random_values(source.random_key, source.random_center, row * cols + begin, row * cols + end, to);
+    }
+    const StoredTensor& stored = source.stored;
+    if (source.permuted_head_rows && !two) {  // a bias: its values are what the weight's rows are
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t at = gguf_row(i, source.permuted_head_rows);
+        dequantize_row(stored.type, stored.data, at, at + 1, to++);
+      }
+      return;
+    }
+    if (source.permuted_head_rows) row = gguf_row(row, source.permuted_head_rows);
+    const auto stride = static_cast<int64_t>(row_bytes(stored.type, static_cast<uint64_t>(cols)));
+    dequantize_row(stored.type, stored.data + row * stride, begin, end, to);
+  }
+
+  // All constant after construction.
+  std::string path_;
+  ModelConfig config_;
+  std::vector<TensorInfo> infos_;  // sorted by name
+  std::vector<Source> sources_;    // same order
+  uint64_t total_stored_bytes_ = 0;
+  std::string fingerprint_;
+  std::optional<GgufVocabulary> vocabulary_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;  // what the sources point into
+};
+const std::string IndexedWeights::kEmbedding = "model.embed_tokens.weight";
+
+void hash_config(const ModelConfig& c, Hasher& hash) {
+  for (int64_t v : {c.hidden_size, c.intermediate_size, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim,
+                    c.vocab_size, c.max_position, c.rope_original_max_position,
+                    static_cast<int64_t>(c.rope_scaling), static_cast<int64_t>(c.tie_embeddings),
+                    static_cast<int64_t>(c.attention_bias), static_cast<int64_t>(c.mlp_bias)}) {
+    hash.add(static_cast<uint64_t>(v));
+  }
+  for (float v : {c.rms_norm_eps, c.rope_theta, c.rope_factor, c.rope_low_freq_factor, c.rope_high_freq_factor}) {
+    hash.add(std::bit_cast<uint32_t>(v));
+  }
+  for (float v : c.rope_frequency_factors) hash.add(std::bit_cast<uint32_t>(v));
+}
+
+std::optional<GgufVocabulary> read_vocabulary(const GgufFile& file) {
+  const auto text = [&](const char* key) {
+    const auto* value = file.find<std::string>(key);
+    return value ? *value : std::string();
+  };
+  const auto token = [&](const char* key) {
+    const auto* value = file.find<int64_t>(key);
+    return value && *value >= 0 && *value <= INT32_MAX ? static_cast<TokenId>(*value) : TokenId{-1};
+  };
+  const auto* tokens = file.find<std::vector<std::string>>("tokenizer.ggml.tokens");
+  if (!tokens) return std::nullopt;
+  GgufVocabulary out;
+  out.model = text("tokenizer.ggml.model");
+  out.pre = text("tokenizer.ggml.pre");
+  out.tokens = *tokens;
+  if (const auto* scores = file.find<std::vector<double>>("tokenizer.ggml.scores")) {
+    out.scores.assign(scores->begin(), scores->end());
+  }
+  if (const auto* types = file.find<std::vector<int64_t>>("tokenizer.ggml.token_type")) {
+    out.types.assign(types->begin(), types->end());
+  }
+  if (const auto* merges = file.find<std::vector<std::string>>("tokenizer.ggml.merges")) out.merges = *merges;
+  out.bos = token("tokenizer.ggml.bos_token_id");
+  out.eos = token("tokenizer.ggml.eos_token_id");
+  out.unknown = token("tokenizer.ggml.unknown_token_id");
+  // Where a file is silent, what llama.cpp takes for that kind of vocabulary.
+  const bool pieces = out.model == "llama";
+  const auto flag = [&](const char* key, bool otherwise) {
+    const auto* value = file.find<bool>(key);
+    return value ? *value : otherwise;
+  };
+  out.add_bos = flag("tokenizer.ggml.add_bos_token", pieces || out.pre == "llama-bpe" || out.pre == "llama3");
+  out.add_eos = flag("tokenizer.ggml.add_eos_token", false);
+  out.add_space_prefix = flag("tokenizer.ggml.add_space_prefix", pieces);
+  out.chat_template = text("tokenizer.chat_template");
+  return out;
+}
+
+// Fills an IndexedWeights from one of the three kinds of source.
+class WeightsBuilder {
+ public:
+  using Opened = Result<std::unique_ptr<WeightFiles>>;
+
+  explicit WeightsBuilder(const std::string& path) { out_->path_ = path; }
+
+  Opened from_gguf() {
+    TAILOR_ASSIGN(GgufFile file, GgufFile::open(out_->path_));
+    TAILOR_ASSIGN(out_->config_, config_from_gguf(file));
+    std::map<std::string, const StoredTensor*> by_name;
+    for (const StoredTensor& tensor : file.tensors()) by_name.emplace(tensor.name, &tensor);
+    for (const NeededTensor& needed : needed_tensors(out_->config_)) {
+      const auto it = by_name.find(needed.gguf_name);
+      TAILOR_TRY(add(needed, needed.gguf_name, it == by_name.end() ? nullptr : it->second,
+                     needed.permuted_head_rows));
+    }
+    out_->vocabulary_ = read_vocabulary(file);
+    out_->files_.push_back(file.file());
+    return finish();
+  }
+
+  Opened from_folder(const std::string& folder) {
+    TAILOR_ASSIGN(out_->config_, config_from_json(folder + "/config.json"));
+    TAILOR_ASSIGN(const auto files, open_safetensors_folder(folder));
+    std::map<std::string, const StoredTensor*> by_name;
+    std::map<std::string, std::string> unreadable;
+    for (const SafetensorsFile& file : files) {
+      for (const StoredTensor& tensor : file.tensors()) by_name.emplace(tensor.name, &tensor);
+      for (const auto& tensor : file.unreadable()) unreadable.emplace(tensor.name, tensor.dtype);
+      out_->files_.push_back(file.file());
+    }
+    for (const NeededTensor& needed : needed_tensors(out_->config_)) {
+      if (const auto it = unreadable.find(needed.name); it != unreadable.end()) {
+        return fail(ErrorCode::kInvalidArgument, out_->path_ + ": tensor " + needed.name +
+                                                     ": expected type F32, F16 or BF16, found " + it->second);
+      }
+      const auto it = by_name.find(needed.name);
+      TAILOR_TRY(add(needed, needed.name, it == by_name.end() ? nullptr : it->second, 0));
+    }
+    return finish();
+  }
+
+  Opened random(ModelConfig config, std::optional<GgufVocabulary> vocabulary, uint64_t seed) {
+    out_->config_ = std::move(config);
+    out_->vocabulary_ = std::move(vocabulary);
+    hash_.add(seed);
+    for (const NeededTensor& needed : needed_tensors(out_->config_)) {
+      Hasher key;
+      key.add(seed);
+      key.add(needed.name);
+      const bool norm = needed.name.ends_with("norm.weight");
+      out_->sources_.push_back({{}, 0, key.value(), norm ? 1.0f : 0.0f});
+      out_->infos_.push_back({needed.name, needed.shape, "random", 0});
+    }
+    return finish();
+  }
+
+ private:
+  Result<void> add(const NeededTensor& needed, const std::string& stored_name, const StoredTensor* stored,
+                   int64_t permuted_head_rows) {
+    const std::string what = out_->path_ + ": tensor " + stored_name;
+    if (!stored) {
+      return fail(ErrorCode::kInvalidArgument, what + " is missing: expected shape " + shape_string(needed.shape));
+    }
+    if (stored->shape != needed.shape) {
+      return fail(ErrorCode::kInvalidArgument, what + ": expected shape " + shape_string(needed.shape) +
+                                                   " from the config, found " + shape_string(stored->shape));
+    }
+    out_->total_stored_bytes_ += stored->bytes;
+    out_->infos_.push_back({needed.name, needed.shape, std::string(to_string(stored->type)), stored->bytes});
+    out_->sources_.push_back({*stored, permuted_head_rows});
+    return {};
+  }
+
+  // The fingerprint reads at most four windows of 64 bytes of each tensor.
+  Opened finish() {
+    hash_config(out_->config_, hash_);
+    for (size_t i = 0; i < out_->infos_.size(); ++i) {
+      const TensorInfo& info = out_->infos_[i];
+      hash_.add(info.name);
+      hash_.add(info.type);
+      hash_.add(info.stored_bytes);
+      const StoredTensor& stored = out_->sources_[i].stored;
+      if (!stored.data) continue;
+      const auto* bytes = reinterpret_cast<const char*>(stored.data);
+      for (uint64_t window = 0; window < 4; ++window) {
+        const uint64_t at = stored.bytes / 4 * window;
+        hash_.add(std::string_view(bytes + at, std::min<uint64_t>(64, stored.bytes - at)));
+      }
+    }
+    out_->fingerprint_ = hash_.hex();
+    return std::unique_ptr<WeightFiles>(std::move(out_));
+  }
+
+  std::unique_ptr<IndexedWeights> out_ = std::make_unique<IndexedWeights>();
+  Hasher hash_;
+};
+
+Result<std::unique_ptr<WeightFiles>> open_path(const std::string& path) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return fail(ErrorCode::kNotFound, "no model at " + path);
+  if (!fs::is_directory(path, ignored)) {
+    const fs::path file(path);
+    if (file.extension() == ".safetensors" || file.extension() == ".json") {
+      return fail(ErrorCode::kInvalidArgument,
+                  path + ": expected the folder that holds config.json and the weights, found one file of it");
+    }
+    return WeightsBuilder(path).from_gguf();
+  }
+  if (fs::exists(path + "/config.json", ignored)) return WeightsBuilder(path).from_folder(path);
+  std::vector<std::string> gguf_files;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    if (entry.path().extension() == ".gguf") gguf_files.push_back(entry.path().string());
+  }
+  if (gguf_files.size() == 1) return WeightsBuilder(gguf_files.front()).from_gguf();
+  return fail(ErrorCode::kNotFound, path + ": expected config.json or one .gguf file, found neither config.json nor " +
+                                        (gguf_files.empty() ? "a .gguf file"
+                                                            : "a single .gguf file (name one of the " +
+                                                                  std::to_string(gguf_files.size()) + ")"));
+}
+
+Result<std::unique_ptr<WeightFiles>> dummy_path(const std::string& path, uint64_t seed) {
+  if (path.ends_with(".gguf")) {
+    TAILOR_ASSIGN(const GgufFile file, GgufFile::open(path));
+    TAILOR_ASSIGN(ModelConfig config, config_from_gguf(file));
+    return WeightsBuilder(path).random(std::move(config), read_vocabulary(file), seed);
+  }
+  std::error_code ignored;
+  const bool folder = fs::is_directory(path, ignored);
+  TAILOR_ASSIGN(ModelConfig config, config_from_json(folder ? path + "/config.json" : path));
+  return WeightsBuilder(path).random(std::move(config), std::nullopt, seed);
+}
+
+// The door: what std throws (out of memory, file system) becomes an error that names the path.
+template <class Open>
+Result<std::unique_ptr<WeightFiles>> guarded(const std::string& path, Open open) {
+  try {
+    return open();
+  } catch (const std::exception& e) {
+    return fail(ErrorCode::kInternal, "opening " + path + " failed: " + e.what());
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<WeightFiles>> WeightFiles::open(const std::string& path) {
+  return guarded(path, [&] { return open_path(path); });
+}
+
+Result<std::unique_ptr<WeightFiles>> WeightFiles::dummy(const std::string& path, uint64_t seed) {
+  return guarded(path, [&] { return dummy_path(path, seed); });
+}
+
+}  // namespace tailor::weights
