@@ -1,0 +1,497 @@
+#include "coordinator/scheduler_core.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace tailor::coordinator {
+namespace {
+
+constexpr uint32_t kNoReplica = UINT32_MAX;
+constexpr uint32_t kMaxReplicas = 4096;
+constexpr auto kNoHandle = tie::PriorityQueue::kNone;
+
+int64_t ns(Time time) { return time.time_since_epoch().count(); }
+
+}  // namespace
+
+SchedulerCore::SchedulerCore(const CoreOptions& options) : options_(options) {}
+
+void SchedulerCore::handle(Time now, const CoreEvent& event, std::vector<CoreCommand>& out) {
+  TAILOR_CHECK(now >= now_, "time given to the scheduler core runs forward");
+  now_ = now;
+  out_ = &out;
+  std::visit([this](const auto& e) { on(e); }, event);
+  expire_deadlines();
+  dispatch_waiting();
+  out_ = nullptr;
+}
+
+Time SchedulerCore::next_deadline() const {
+  return deadlines_.empty() ? Time::max() : Time(Duration(deadlines_.top().arrival));
+}
+
+// ---- events ---------------------------------------------------------------------------------------------------
+
+void SchedulerCore::on(const Arrived& event) {
+  TAILOR_CHECK(event.id > last_id_, "request ids grow with acceptance");
+  TAILOR_CHECK(event.samples >= 1, "a request has at least one sample");
+  last_id_ = event.id;
+  const auto refuse = [&](ErrorCode code, std::string message, Duration retry) {
+    ++counters_.rejected;
+    say(RejectCommand{event.id, Error{code, std::move(message)}, retry});
+  };
+  if (stopping_) return refuse(ErrorCode::kUnavailable, "the coordinator is stopping", Duration{});
+  if (waiting() >= options_.queue_limit)
+    return refuse(ErrorCode::kQueueFull, "the queue holds its limit of " + std::to_string(options_.queue_limit) + " requests",
+                  retry_after());
+  if (const uint32_t most = largest_known_slots(); most > 0 && event.samples > most)
+    return refuse(ErrorCode::kLimitExceeded,
+                  "n is " + std::to_string(event.samples) + ", but the largest replica runs " + std::to_string(most) +
+                      " sequences at once",
+                  Duration{});
+
+  uint32_t slot;
+  if (free_entries_.empty()) {
+    slot = static_cast<uint32_t>(entries_.size());
+    entries_.emplace_back();
+    free_entries_.reserve(entries_.capacity());
+    parked_.reserve(entries_.capacity());
+  } else {
+    slot = free_entries_.back();
+    free_entries_.pop_back();
+  }
+  Entry& entry = entries_[slot];
+  entry.id = event.id;
+  entry.priority = std::min<uint8_t>(static_cast<uint8_t>(event.priority), kNumPriorityClasses - 1);
+  entry.attempt = {};
+  entry.losses = 0;
+  entry.ended_before = 0;
+  entry.open_samples = event.samples;
+  entry.samples.assign(event.samples, Sample{});
+  entry.input = {event.prompt_tokens, event.max_tokens, event.samples};
+  entry.arrival = event.arrival;
+  entry.deadline_handle = kNoHandle;
+  if (event.deadline < Time::max() - event.arrival)
+    entry.deadline_handle = deadlines_.push({0.0, ns(event.arrival + event.deadline), slot});
+  by_id_.insert(event.id, slot);
+  enqueue(slot);
+  ++counters_.accepted;
+  say(AcceptCommand{event.id});
+}
+
+void SchedulerCore::on(const Abandoned& event) {
+  const uint32_t slot = by_id_.find(event.id);
+  if (slot == IdTable::kNone) return;
+  if (entries_[slot].state == State::kBound) cancel_on_replica(entries_[slot]);
+  finish(slot, event.reason, Error{event.code, {}});
+}
+
+void SchedulerCore::on(const ReplicaJoined& event) {
+  TAILOR_CHECK(event.replica.value < kMaxReplicas && event.slots > 0, "the driver admits only sensible replicas");
+  if (event.replica.value >= replicas_.size()) replicas_.resize(event.replica.value + 1);
+  Replica& replica = replicas_[event.replica.value];
+  if (replica.joined) leave(event.replica.value, true);
+  replica.known = replica.joined = true;
+  replica.draining = false;
+  ++replica.epoch.value;
+  replica.slots = event.slots;
+  replica.num_blocks = replica.free_blocks = event.num_blocks;
+  replica.running = 0;
+  replica.ahead.reserve(options_.ahead_requests + 1);
+  say(WelcomeCommand{event.replica, replica.epoch});
+  if (stopping_) {
+    say(ShutdownCommand{event.replica, replica.epoch});
+    replica.draining = true;
+  }
+  for (uint32_t slot : parked_) enqueue(slot);
+  parked_.clear();
+  if (known_replicas() >= options_.expected_replicas) refuse_oversized();
+}
+
+void SchedulerCore::on(const ReplicaLost& event) {
+  if (current(event.replica, event.epoch)) leave(event.replica.value, true);
+}
+
+void SchedulerCore::on(const ReplicaDrained& event) {
+  if (current(event.replica, event.epoch)) leave(event.replica.value, false);
+}
+
+void SchedulerCore::on(const DrainReplica& event) {
+  if (event.replica.value >= replicas_.size()) return;
+  Replica& replica = replicas_[event.replica.value];
+  if (!replica.usable()) return;
+  replica.draining = true;
+  say(DrainCommand{event.replica, replica.epoch});
+  // What it has not begun is taken back; should it have begun after all, its reports carry an old attempt.
+  while (!replica.ahead.empty()) {
+    const uint32_t slot = replica.ahead.back();
+    cancel_on_replica(entries_[slot]);
+    unbind(slot);
+    requeue(slot, false);
+  }
+}
+
+void SchedulerCore::on(const Stop&) {
+  stopping_ = true;
+  for (uint32_t slot = 0; slot < entries_.size(); ++slot)
+    if (entries_[slot].state != State::kFree)
+      finish(slot, FinishReason::kFailed, Error{ErrorCode::kShutdown, "the coordinator is stopping"});
+  for (uint32_t r = 0; r < replicas_.size(); ++r)
+    if (replicas_[r].joined) {
+      replicas_[r].draining = true;
+      say(ShutdownCommand{ReplicaId{r}, replicas_[r].epoch});
+    }
+}
+
+void SchedulerCore::on(const Reported& event) {
+  Replica* replica = current(event.replica, event.epoch);
+  if (!replica) {
+    counters_.stale_entries += event.progress.size();
+    return;
+  }
+  replica->running = event.running_sequences;
+  replica->free_blocks = std::min(event.free_blocks, replica->num_blocks);
+  for (uint32_t i = 0; i < event.progress.size(); ++i) on_progress(event, i);
+}
+
+void SchedulerCore::on_progress(const Reported& report, uint32_t index) {
+  const ProgressEntry& progress = report.progress[index];
+  const uint32_t slot = by_id_.find(progress.sequence.request);
+  if (slot == IdTable::kNone) {
+    ++counters_.stale_entries;
+    return;
+  }
+  Entry& entry = entries_[slot];
+  if (entry.state != State::kBound || entry.replica != report.replica || entry.attempt != progress.attempt) {
+    ++counters_.stale_entries;
+    return;
+  }
+  Replica& replica = replicas_[report.replica.value];
+  if (progress.sequence.sample >= entry.samples.size() ||
+      progress.first_index > entry.samples[progress.sequence.sample].tokens) {
+    ++counters_.gap_failures;
+    cancel_on_replica(entry);
+    finish(slot, FinishReason::kFailed,
+           Error{ErrorCode::kProtocol, "replica " + std::to_string(report.replica.value) +
+                                           " reported tokens that do not join those seen"});
+    return;
+  }
+  Sample& sample = entry.samples[progress.sequence.sample];
+  if (sample.finish != FinishReason::kNone) {  // had ended in an earlier attempt and is run again
+    ++counters_.stale_entries;
+    return;
+  }
+  if (entry.ahead) {  // it runs, so it has its slots
+    std::erase(replica.ahead, slot);
+    place(replica, slot);
+  }
+  const uint32_t skip = std::min(sample.tokens - progress.first_index, progress.num_tokens);
+  sample.tokens += progress.num_tokens - skip;
+  counters_.tokens += progress.num_tokens - skip;
+  say(EmitCommand{index, skip});
+  if (progress.finish == FinishReason::kNone) return;
+
+  sample.finish = progress.finish;
+  --entry.open_samples;
+  --replica.in_use;
+  if (entry.open_samples == 0) {
+    if (entry.ended_before > 0) cancel_on_replica(entry);
+    note_completion();
+    finish(slot, FinishReason::kNone, Error{ErrorCode::kOk, {}});
+  }
+  promote_ahead(replica);
+}
+
+void SchedulerCore::expire_deadlines() {
+  while (!deadlines_.empty() && deadlines_.top().arrival <= ns(now_)) {
+    const auto slot = static_cast<uint32_t>(deadlines_.top().id);
+    if (entries_[slot].state == State::kBound) cancel_on_replica(entries_[slot]);
+    finish(slot, FinishReason::kFailed,
+           Error{ErrorCode::kDeadlineExceeded,
+                 "the deadline passed after " + std::to_string(to_us(now_ - entries_[slot].arrival) / 1000) + " ms"});
+  }
+}
+
+// ---- waiting and binding --------------------------------------------------------------------------------------
+
+void SchedulerCore::enqueue(uint32_t slot) {
+  Entry& entry = entries_[slot];
+  entry.state = State::kWaiting;
+  entry.queue_handle = waiting_[entry.priority].push({options_.policy.key(entry.input), ns(entry.arrival), entry.id.value});
+}
+
+void SchedulerCore::dispatch_waiting() {
+  if (stopping_) return;
+  for (auto& queue : waiting_) {
+    while (!queue.empty()) {
+      const uint32_t slot = by_id_.find(RequestId{queue.top().id});
+      const uint32_t samples = entries_[slot].input.samples;
+      const uint32_t replica = choose_replica(samples);
+      if (replica != kNoReplica) {
+        queue.pop();
+        entries_[slot].queue_handle = kNoHandle;
+        dispatch(slot, replica);
+        continue;
+      }
+      if (joined_replicas() == 0 || someone_could_hold(samples)) return;  // classes are strict: nobody overtakes
+      queue.pop();
+      entries_[slot].queue_handle = kNoHandle;
+      entries_[slot].state = State::kParked;
+      parked_.push_back(slot);
+    }
+  }
+}
+
+bool SchedulerCore::someone_could_hold(uint32_t samples) const {
+  return std::any_of(replicas_.begin(), replicas_.end(),
+                     [&](const Replica& r) { return r.usable() && samples <= r.slots; });
+}
+
+uint32_t SchedulerCore::choose_replica(uint32_t samples) const {
+  uint32_t best = kNoReplica;
+  int64_t best_free = 0;
+  const auto count = static_cast<uint32_t>(replicas_.size());
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t r = (turn_ + i) % count;
+    const Replica& replica = replicas_[r];
+    if (!replica.usable() || samples > replica.slots) continue;
+    const bool starts_now = replica.ahead.empty() && replica.in_use + samples <= replica.slots;
+    if (!starts_now && replica.ahead.size() >= options_.ahead_requests) continue;
+    int64_t free = static_cast<int64_t>(replica.slots) - replica.in_use;
+    for (uint32_t slot : replica.ahead) free -= entries_[slot].open_samples;
+    if (best == kNoReplica || free > best_free ||
+        (free == best_free && replica.kv_use() < replicas_[best].kv_use())) {
+      best = r;
+      best_free = free;
+    }
+  }
+  return best;
+}
+
+void SchedulerCore::dispatch(uint32_t slot, uint32_t r) {
+  Entry& entry = entries_[slot];
+  Replica& replica = replicas_[r];
+  ++entry.attempt.value;
+  entry.state = State::kBound;
+  entry.replica = ReplicaId{r};
+  entry.ended_before = entry.input.samples - entry.open_samples;
+  ++replica.requests;
+  if (replica.ahead.empty() && replica.in_use + entry.open_samples <= replica.slots) {
+    place(replica, slot);
+  } else {
+    entry.ahead = true;
+    replica.ahead.push_back(slot);
+  }
+  turn_ = (r + 1) % static_cast<uint32_t>(replicas_.size());
+  ++counters_.dispatches;
+  say(DispatchCommand{entry.replica, replica.epoch, entry.attempt, entry.id});
+}
+
+void SchedulerCore::place(Replica& replica, uint32_t slot) {
+  entries_[slot].ahead = false;
+  replica.in_use += entries_[slot].open_samples;
+}
+
+void SchedulerCore::promote_ahead(Replica& replica) {
+  while (!replica.ahead.empty()) {
+    const uint32_t slot = replica.ahead.front();
+    if (replica.in_use + entries_[slot].open_samples > replica.slots) return;
+    replica.ahead.erase(replica.ahead.begin());
+    place(replica, slot);
+  }
+}
+
+/// Takes a bound entry off its replica's books.
+void SchedulerCore::unbind(uint32_t slot) {
+  Entry& entry = entries_[slot];
+  Replica& replica = replicas_[entry.replica.value];
+  --replica.requests;
+  if (entry.ahead) {
+    std::erase(replica.ahead, slot);
+    entry.ahead = false;
+  } else {
+    replica.in_use -= entry.open_samples;
+  }
+  promote_ahead(replica);
+}
+
+void SchedulerCore::leave(uint32_t r, bool lost) {
+  Replica& replica = replicas_[r];
+  replica.joined = false;
+  replica.draining = false;
+  replica.running = 0;
+  for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
+    if (entries_[slot].state != State::kBound || entries_[slot].replica.value != r) continue;
+    unbind(slot);
+    requeue(slot, lost);
+  }
+}
+
+void SchedulerCore::requeue(uint32_t slot, bool lost) {
+  Entry& entry = entries_[slot];
+  enqueue(slot);
+  ++counters_.requeues;
+  if (lost && ++entry.losses >= options_.max_losses)
+    finish(slot, FinishReason::kFailed,
+           Error{ErrorCode::kReplicaLost, std::to_string(entry.losses) + " replicas were lost while they ran this request"});
+}
+
+void SchedulerCore::cancel_on_replica(const Entry& entry) {
+  say(CancelCommand{entry.replica, replicas_[entry.replica.value].epoch, entry.attempt, entry.id});
+}
+
+// ---- the end of a request -------------------------------------------------------------------------------------
+
+void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
+  Entry& entry = entries_[slot];
+  switch (entry.state) {
+    case State::kWaiting: waiting_[entry.priority].erase(entry.queue_handle); break;
+    case State::kParked: std::erase(parked_, slot); break;
+    case State::kBound: unbind(slot); break;
+    case State::kFree: TAILOR_CHECK(false, "a request finishes once");
+  }
+  if (entry.deadline_handle != kNoHandle) deadlines_.erase(entry.deadline_handle);
+  entry.queue_handle = entry.deadline_handle = kNoHandle;
+  entry.state = State::kFree;
+  by_id_.erase(entry.id);
+  free_entries_.push_back(slot);
+  switch (reason) {
+    case FinishReason::kCancelled: ++counters_.cancelled; break;
+    case FinishReason::kFailed: ++counters_.failed; break;
+    default: ++counters_.finished;
+  }
+  say(FinishCommand{entry.id, reason, std::move(error)});
+}
+
+void SchedulerCore::refuse_oversized() {
+  const uint32_t most = largest_known_slots();
+  for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
+    const Entry& entry = entries_[slot];
+    if (entry.state == State::kFree || entry.state == State::kBound || entry.input.samples <= most) continue;
+    finish(slot, FinishReason::kFailed,
+           Error{ErrorCode::kLimitExceeded, "n is " + std::to_string(entry.input.samples) +
+                                                ", but the largest replica runs " + std::to_string(most) +
+                                                " sequences at once"});
+  }
+}
+
+// ---- numbers --------------------------------------------------------------------------------------------------
+
+void SchedulerCore::note_completion() {
+  // Only while others wait does the time between completions say how fast the cluster can be.
+  if (completion_seen_ && waiting() > 0) {
+    const Duration interval = now_ - last_completion_;
+    completion_interval_ = completion_interval_ == Duration{} ? interval : (completion_interval_ * 7 + interval) / 8;
+  }
+  completion_seen_ = true;
+  last_completion_ = now_;
+}
+
+/// About the time in which a quarter of the queue is worked off.
+Duration SchedulerCore::retry_after() const {
+  if (completion_interval_ == Duration{}) return std::clamp<Duration>(seconds(1), options_.retry_after_min, options_.retry_after_max);
+  const auto steps = std::max<int64_t>(1, waiting() / 4);
+  const Duration longest = options_.retry_after_max / steps;
+  return std::max(options_.retry_after_min, std::min(completion_interval_, longest) * steps);
+}
+
+uint32_t SchedulerCore::waiting() const {
+  size_t count = parked_.size();
+  for (const auto& queue : waiting_) count += queue.size();
+  return static_cast<uint32_t>(count);
+}
+
+uint32_t SchedulerCore::joined_replicas() const {
+  return static_cast<uint32_t>(std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.joined; }));
+}
+uint32_t SchedulerCore::known_replicas() const {
+  return static_cast<uint32_t>(std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.known; }));
+}
+uint32_t SchedulerCore::largest_known_slots() const {
+  uint32_t most = 0;
+  if (known_replicas() < options_.expected_replicas) return 0;  // a larger one may still come
+  for (const Replica& replica : replicas_)
+    if (replica.known) most = std::max(most, replica.slots);
+  return most;
+}
+
+SchedulerCore::Replica* SchedulerCore::current(ReplicaId id, Epoch epoch) {
+  if (id.value >= replicas_.size()) return nullptr;
+  Replica& replica = replicas_[id.value];
+  return replica.joined && replica.epoch == epoch ? &replica : nullptr;
+}
+
+SchedulerCore::ReplicaView SchedulerCore::replica(ReplicaId id) const {
+  ReplicaView view;
+  if (id.value >= replicas_.size()) return view;
+  const Replica& r = replicas_[id.value];
+  view.joined = r.joined;
+  view.draining = r.draining;
+  view.epoch = r.epoch;
+  view.slots = r.slots;
+  view.slots_in_use = r.in_use;
+  view.requests = r.requests;
+  view.ahead = static_cast<uint32_t>(r.ahead.size());
+  view.free_blocks = r.free_blocks;
+  view.num_blocks = r.num_blocks;
+  view.running_sequences = r.running;
+  return view;
+}
+
+void SchedulerCore::check_integrity() const {
+  for (const auto& queue : waiting_) queue.check_integrity();
+  deadlines_.check_integrity();
+  std::vector<uint32_t> in_use(replicas_.size()), requests(replicas_.size()), ahead(replicas_.size());
+  size_t live = 0, waiting_entries = 0, parked_entries = 0, with_deadline = 0;
+  for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
+    const Entry& entry = entries_[slot];
+    if (entry.state == State::kFree) continue;
+    ++live;
+    TAILOR_CHECK(by_id_.find(entry.id) == slot, "a live request is found by its id");
+    const auto open = std::count_if(entry.samples.begin(), entry.samples.end(),
+                                    [](const Sample& s) { return s.finish == FinishReason::kNone; });
+    TAILOR_CHECK(open == entry.open_samples && open > 0, "a live request has open samples, and they are counted");
+    with_deadline += entry.deadline_handle != kNoHandle;
+    if (entry.deadline_handle != kNoHandle)
+      TAILOR_CHECK(deadlines_.at(entry.deadline_handle).id == slot, "a deadline belongs to its request");
+    if (entry.state == State::kWaiting) {
+      ++waiting_entries;
+      TAILOR_CHECK(waiting_[entry.priority].at(entry.queue_handle).id == entry.id.value, "a waiting request is in its queue");
+    } else if (entry.state == State::kParked) {
+      ++parked_entries;
+      TAILOR_CHECK(std::count(parked_.begin(), parked_.end(), slot) == 1, "a parked request is on the list");
+    } else {
+      const uint32_t r = entry.replica.value;
+      TAILOR_CHECK(r < replicas_.size() && replicas_[r].joined, "a bound request's replica is there");
+      ++requests[r];
+      if (entry.ahead) {
+        ++ahead[r];
+        TAILOR_CHECK(std::count(replicas_[r].ahead.begin(), replicas_[r].ahead.end(), slot) == 1, "ahead is listed once");
+      } else {
+        in_use[r] += entry.open_samples;
+      }
+    }
+  }
+  TAILOR_CHECK(live == by_id_.size() && live + free_entries_.size() == entries_.size(), "every entry is live or free");
+  TAILOR_CHECK(waiting_entries + parked_entries == waiting(), "the queues hold the waiting requests and no others");
+  TAILOR_CHECK(parked_entries == parked_.size(), "the parked list holds the parked requests");
+  TAILOR_CHECK(with_deadline == deadlines_.size(), "every deadline belongs to a live request");
+  TAILOR_CHECK(counters_.accepted == live + counters_.finished + counters_.cancelled + counters_.failed,
+               "every accepted request is live or has ended once");
+  for (size_t r = 0; r < replicas_.size(); ++r) {
+    TAILOR_CHECK(replicas_[r].in_use == in_use[r] && replicas_[r].requests == requests[r], "slots in use are counted");
+    TAILOR_CHECK(replicas_[r].ahead.size() == ahead[r] && ahead[r] <= options_.ahead_requests, "at most so many ahead");
+    if (!stopping_ && replicas_[r].usable() && waiting_entries > 0) {
+      // Work conserving: the head of the strict order waits only because nobody has room for it.
+      for (const auto& queue : waiting_) {
+        if (queue.empty()) continue;
+        const Entry& head = entries_[by_id_.find(RequestId{queue.top().id})];
+        TAILOR_CHECK(choose_replica(head.input.samples) == kNoReplica, "no request waits while a replica has room");
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace tailor::coordinator

@@ -1,0 +1,301 @@
+// A random world around a SchedulerCore, and a naive model that checks every command: clients that come, cancel and
+// set deadlines; replicas that join, report (sometimes late, twice, or of an old attempt), drain and are lost.
+// Every sample has a target length, so "no token lost or doubled" is a sum at the end.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <random>
+#include <set>
+#include <tuple>
+#include <vector>
+
+#include "coordinator/scheduler_core.h"
+
+namespace tailor::coordinator {
+
+class RandomWorld {
+ public:
+  struct Options {
+    uint64_t seed = 1;
+    CoreOptions core;
+    uint32_t replicas = 3;
+    int events = 1500;
+    bool check = true;
+  };
+
+  explicit RandomWorld(const Options& options)
+      : options_(options), random_(options.seed), core_(options.core), replicas_(options.replicas) {}
+
+  /// Called with every event before the core handles it and with the commands after.
+  std::function<void(Time, const CoreEvent&, const std::vector<CoreCommand>&)> on_handled;
+
+  void run() {
+    for (int i = 0; i < options_.events && !testing::Test::HasFatalFailure(); ++i) random_event();
+    finish_everything();
+  }
+
+  SchedulerCore& core() { return core_; }
+
+ private:
+  struct ModelRequest {
+    Arrived arrived;
+    Attempt attempt;
+    bool bound = false;
+    uint32_t replica = 0;
+    bool ended = false;
+    std::vector<uint32_t> target, emitted;
+    std::vector<bool> sample_ended;
+  };
+  struct Run {  // on a replica
+    Attempt attempt;
+    std::vector<uint32_t> next;  // per sample: index of the next token to report
+    std::vector<bool> done;
+  };
+  struct ModelReplica {
+    bool joined = false, draining = false;
+    Epoch epoch;
+    uint32_t slots = 0;
+    std::map<uint64_t, Run> runs;
+  };
+
+  uint64_t below(uint64_t n) { return random_() % n; }
+  bool chance(int percent) { return below(100) < static_cast<uint64_t>(percent); }
+
+  void random_event() {
+    now_ += Duration(below(20'000'000));
+    const auto choice = below(100);
+    if (choice < 25) return arrive();
+    if (choice < 30) return abandon();
+    if (choice < 36) return join(static_cast<uint32_t>(below(replicas_.size())));
+    if (choice < 38) return lose(static_cast<uint32_t>(below(replicas_.size())));
+    if (choice < 39) return handle(DrainReplica{ReplicaId{static_cast<uint32_t>(below(replicas_.size()))}});
+    if (choice < 40) return drained(static_cast<uint32_t>(below(replicas_.size())));
+    if (choice < 43) return handle(Tick{});
+    report(static_cast<uint32_t>(below(replicas_.size())));
+  }
+
+  void arrive() {
+    Arrived a;
+    a.id = RequestId{++last_id_};
+    a.priority = static_cast<PriorityClass>(below(3));
+    a.samples = chance(80) ? 1 : 1 + static_cast<uint32_t>(below(6));
+    a.prompt_tokens = 1 + static_cast<uint32_t>(below(50));
+    a.max_tokens = 64;
+    a.arrival = now_ - Duration(below(5'000'000));  // tokenizing took a while
+    if (chance(15)) a.deadline = Duration(below(400'000'000));
+    ModelRequest r;
+    r.arrived = a;
+    for (uint32_t s = 0; s < a.samples; ++s) r.target.push_back(1 + static_cast<uint32_t>(below(20)));
+    r.emitted.assign(a.samples, 0);
+    r.sample_ended.assign(a.samples, false);
+    arriving_ = r;
+    handle(a);
+  }
+
+  void abandon() {
+    if (requests_.empty()) return;
+    auto it = requests_.begin();
+    std::advance(it, below(requests_.size()));
+    handle(Abandoned{RequestId{it->first}});  // often one that has ended: must be harmless
+  }
+
+  void join(uint32_t r) {
+    if (!replicas_[r].joined || chance(5)) handle(ReplicaJoined{ReplicaId{r}, 1 + static_cast<uint32_t>(below(6)), 100});
+  }
+  void lose(uint32_t r) {
+    Epoch epoch = replicas_[r].epoch;
+    if (chance(20) && epoch.value > 0) --epoch.value;  // old news
+    handle(ReplicaLost{ReplicaId{r}, epoch});
+  }
+  void drained(uint32_t r) {
+    if (replicas_[r].draining) handle(ReplicaDrained{ReplicaId{r}, replicas_[r].epoch});
+  }
+
+  void report(uint32_t r, bool orderly = false) {
+    ModelReplica& replica = replicas_[r];
+    if (!replica.joined) return;
+    entries_.clear();
+    for (auto& [id, run] : replica.runs) {
+      const ModelRequest& request = requests_.at(id);
+      for (uint32_t s = 0; s < run.next.size(); ++s) {
+        if (run.done[s] || (!orderly && chance(30))) continue;
+        ProgressEntry entry{{RequestId{id}, s}, run.attempt, run.next[s], 0, FinishReason::kNone};
+        entry.num_tokens = std::min<uint32_t>(static_cast<uint32_t>(below(4)), request.target[s] - run.next[s]);
+        if (orderly) entry.num_tokens = request.target[s] - run.next[s];
+        if (!orderly && chance(5) && entry.first_index > 0) {  // says the last token again
+          --entry.first_index;
+          ++entry.num_tokens;
+        }
+        run.next[s] = entry.first_index + entry.num_tokens;
+        if (run.next[s] == request.target[s] && (orderly || chance(70))) {
+          entry.finish = FinishReason::kStop;
+          run.done[s] = true;
+        }
+        entries_.push_back(entry);
+        if (!orderly && chance(3)) entries_.push_back(entry);  // the same entry twice
+      }
+    }
+    if (!orderly && chance(10) && last_id_ > 0)  // of an attempt that never was, or of a request long gone
+      entries_.push_back({{RequestId{1 + below(last_id_)}, 0}, Attempt{77}, 0, 3, FinishReason::kStop});
+    Epoch epoch = replica.epoch;
+    if (!orderly && chance(3)) {
+      ++epoch.value;  // nothing of it may count; the runs above are then behind, so lose the replica for real
+      handle(Reported{ReplicaId{r}, epoch, 0, 50, entries_});
+      return lose_for_sure(r);
+    }
+    handle(Reported{ReplicaId{r}, epoch, static_cast<uint32_t>(replica.runs.size()), static_cast<uint32_t>(below(101)),
+                    entries_});
+  }
+  void lose_for_sure(uint32_t r) { handle(ReplicaLost{ReplicaId{r}, replicas_[r].epoch}); }
+
+  void finish_everything() {
+    for (uint32_t r = 0; r < replicas_.size(); ++r) handle(ReplicaJoined{ReplicaId{r}, 6, 100});
+    for (int round = 0; round < 10000 && core_.live() > 0; ++round)
+      for (uint32_t r = 0; r < replicas_.size(); ++r) report(r, true);
+    ASSERT_EQ(core_.live(), 0u);
+    for (const auto& [id, request] : requests_) ASSERT_TRUE(request.ended) << "request " << id;
+  }
+
+  void handle(const CoreEvent& event) {
+    commands_.clear();
+    core_.handle(now_, event, commands_);
+    if (on_handled) on_handled(now_, event, commands_);
+    if (!options_.check) {
+      follow(event);
+      return;
+    }
+    const bool was_full = model_waiting() >= options_.core.queue_limit;
+    follow(event);
+    core_.check_integrity();
+    size_t live = 0;
+    for (const auto& [id, request] : requests_) live += !request.ended;
+    ASSERT_EQ(core_.live(), live);
+    for (const auto& command : commands_)
+      if (const auto* reject = std::get_if<RejectCommand>(&command); reject && reject->error.code == ErrorCode::kQueueFull) {
+        ASSERT_TRUE(was_full);
+      }
+    for (const auto& [id, request] : requests_)
+      if (!request.ended && request.arrived.deadline != Duration::max()) {
+        ASSERT_GT(request.arrived.arrival + request.arrived.deadline, now_) << "deadline passed unnoticed";
+      }
+  }
+
+  uint32_t model_waiting() const {
+    uint32_t count = 0;
+    for (const auto& [id, request] : requests_) count += !request.ended && !request.bound;
+    return count;
+  }
+
+  /// What the world does on the event itself, then command by command in order.
+  void follow(const CoreEvent& event) {
+    const auto forget = [&](uint32_t r) {
+      replicas_[r].joined = replicas_[r].draining = false;
+      replicas_[r].runs.clear();
+      for (auto& [id, request] : requests_)
+        if (request.bound && request.replica == r) request.bound = false;
+    };
+    if (const auto* e = std::get_if<ReplicaJoined>(&event)) {
+      forget(e->replica.value);
+      replicas_[e->replica.value].joined = true;
+      replicas_[e->replica.value].slots = e->slots;
+    } else if (const auto* l = std::get_if<ReplicaLost>(&event)) {
+      if (replicas_[l->replica.value].joined && replicas_[l->replica.value].epoch == l->epoch) forget(l->replica.value);
+    } else if (const auto* d = std::get_if<ReplicaDrained>(&event)) {
+      if (replicas_[d->replica.value].joined && replicas_[d->replica.value].epoch == d->epoch) forget(d->replica.value);
+    }
+    const auto* report = std::get_if<Reported>(&event);
+    for (const auto& command : commands_) {
+      std::visit([&](const auto& c) { apply(c, report); }, command);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+
+  void apply(const AcceptCommand& c, const Reported*) {
+    ASSERT_EQ(c.id, arriving_.arrived.id);
+    ASSERT_TRUE(requests_.emplace(c.id.value, arriving_).second);
+  }
+  void apply(const RejectCommand& c, const Reported*) {
+    ASSERT_EQ(c.id, arriving_.arrived.id);
+    ASSERT_FALSE(requests_.count(c.id.value));
+  }
+  void apply(const WelcomeCommand& c, const Reported*) {
+    ASSERT_GT(c.epoch, replicas_[c.replica.value].epoch);
+    replicas_[c.replica.value].epoch = c.epoch;
+  }
+  void apply(const DispatchCommand& c, const Reported*) {
+    auto& request = requests_.at(c.id.value);
+    auto& replica = replicas_[c.replica.value];
+    ASSERT_FALSE(request.ended);
+    ASSERT_FALSE(request.bound);
+    ASSERT_TRUE(replica.joined && !replica.draining);
+    ASSERT_EQ(c.epoch, replica.epoch);
+    ASSERT_EQ(c.attempt.value, request.attempt.value + 1);
+    ASSERT_LE(request.arrived.samples, replica.slots);
+    // Strict classes, first come first served inside: nobody that some present replica could hold comes before it.
+    const auto order = [](const ModelRequest& r) {
+      return std::tuple(r.arrived.priority, r.arrived.arrival, r.arrived.id);
+    };
+    for (const auto& [id, other] : requests_) {
+      if (other.ended || other.bound || id == c.id.value) continue;
+      const bool holdable = std::any_of(replicas_.begin(), replicas_.end(), [&](const ModelReplica& r) {
+        return r.joined && !r.draining && other.arrived.samples <= r.slots;
+      });
+      if (holdable) {
+        ASSERT_LT(order(request), order(other)) << "overtaken";
+      }
+    }
+    request.attempt = c.attempt;
+    request.bound = true;
+    request.replica = c.replica.value;
+    replica.runs[c.id.value] = Run{c.attempt, request.emitted, std::vector<bool>(request.target.size(), false)};
+  }
+  void apply(const CancelCommand& c, const Reported*) {
+    auto& replica = replicas_[c.replica.value];
+    const auto run = replica.runs.find(c.id.value);
+    if (run != replica.runs.end() && run->second.attempt == c.attempt) replica.runs.erase(run);
+    requests_.at(c.id.value).bound = false;
+  }
+  void apply(const DrainCommand& c, const Reported*) { replicas_[c.replica.value].draining = true; }
+  void apply(const ShutdownCommand&, const Reported*) {}
+  void apply(const EmitCommand& c, const Reported* report) {
+    ASSERT_TRUE(report && c.index < report->progress.size());
+    const ProgressEntry& entry = report->progress[c.index];
+    auto& request = requests_.at(entry.sequence.request.value);
+    const uint32_t s = entry.sequence.sample;
+    ASSERT_FALSE(request.ended);
+    ASSERT_FALSE(request.sample_ended[s]);
+    ASSERT_EQ(entry.attempt, request.attempt);
+    ASSERT_EQ(entry.first_index + c.skip, request.emitted[s]) << "a token lost or doubled";
+    request.emitted[s] += entry.num_tokens - c.skip;
+    if (entry.finish != FinishReason::kNone) request.sample_ended[s] = true;
+  }
+  void apply(const FinishCommand& c, const Reported*) {
+    auto& request = requests_.at(c.id.value);
+    ASSERT_FALSE(request.ended) << "ended twice";
+    request.ended = true;
+    if (request.bound) replicas_[request.replica].runs.erase(c.id.value);
+    request.bound = false;
+    if (c.reason == FinishReason::kNone)
+      for (uint32_t s = 0; s < request.target.size(); ++s) {
+        ASSERT_TRUE(request.sample_ended[s]);
+        ASSERT_EQ(request.emitted[s], request.target[s]);
+      }
+  }
+
+  const Options options_;
+  std::mt19937_64 random_;
+  SchedulerCore core_;
+  Time now_{seconds(1000)};
+  uint64_t last_id_ = 0;
+  ModelRequest arriving_;
+  std::map<uint64_t, ModelRequest> requests_;
+  std::vector<ModelReplica> replicas_;
+  std::vector<ProgressEntry> entries_;
+  std::vector<CoreCommand> commands_;
+};
+
+}  // namespace tailor::coordinator

@@ -1,0 +1,105 @@
+// Frugal: this binary counts every allocation. Once the tables have grown, requests come, run and end without one.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "coordinator/scheduler_core.h"
+
+namespace {
+std::atomic<uint64_t> allocations{0};
+void* counted(size_t bytes) {
+  ++allocations;
+  if (void* p = std::malloc(bytes ? bytes : 1)) return p;
+  throw std::bad_alloc();
+}
+}  // namespace
+
+void* operator new(size_t bytes) { return counted(bytes); }
+void* operator new[](size_t bytes) { return counted(bytes); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
+
+namespace tailor::coordinator {
+namespace {
+
+/// Keeps 64 requests in a cluster of 2 replicas with 16 slots: every step reports one token of each running
+/// sequence; every eighth token ends a request and another one arrives.
+class SteadyLoad {
+ public:
+  SteadyLoad() : core_(options()) {
+    commands_.reserve(512);
+    progress_.reserve(256);
+    running_.resize(2);
+    for (auto& running : running_) running.reserve(64);
+    for (uint32_t r = 0; r < 2; ++r) tell(ReplicaJoined{ReplicaId{r}, 16, 1000});
+    for (int i = 0; i < 64; ++i) arrive();
+  }
+
+  void step() {
+    for (uint32_t r = 0; r < 2; ++r) {
+      progress_.clear();
+      size_t ends = 0;
+      for (size_t i = 0; i < running_[r].size() && i < 16; ++i) {
+        auto& run = running_[r][i];
+        const bool last = run.tokens + 1 == 8;
+        ends += last;
+        progress_.push_back({{run.id, 0}, run.attempt, run.tokens++, 1, last ? FinishReason::kStop : FinishReason::kNone});
+      }
+      std::erase_if(running_[r], [](const Run& run) { return run.tokens == 8; });
+      tell(Reported{ReplicaId{r}, Epoch{1}, 16, 500, progress_});
+      for (; ends > 0; --ends) arrive();
+    }
+    now_ += milliseconds(20);
+    tell(Tick{});
+  }
+
+  const SchedulerCore& core() const { return core_; }
+
+ private:
+  struct Run {
+    RequestId id;
+    Attempt attempt;
+    uint32_t tokens;
+  };
+  static CoreOptions options() {
+    CoreOptions o;
+    o.expected_replicas = 2;
+    return o;
+  }
+  void arrive() {
+    tell(Arrived{RequestId{++last_}, static_cast<PriorityClass>(last_ % 3), 1, 10, 64, now_, seconds(100)});
+  }
+  void tell(const CoreEvent& event) {
+    commands_.clear();
+    core_.handle(now_, event, commands_);
+    for (const auto& command : commands_)
+      if (const auto* d = std::get_if<DispatchCommand>(&command)) running_[d->replica.value].push_back({d->id, d->attempt, 0});
+  }
+
+  SchedulerCore core_;
+  Time now_{seconds(10)};
+  uint64_t last_ = 0;
+  std::vector<std::vector<Run>> running_;
+  std::vector<ProgressEntry> progress_;
+  std::vector<CoreCommand> commands_;
+};
+
+TEST(SchedulerCore, FrugalNoAllocationPerSequenceAndStepInSteadyState) {
+  SteadyLoad load;
+  for (int i = 0; i < 100; ++i) load.step();
+  const uint64_t before = allocations;
+  const uint64_t tokens = load.core().counters().tokens;
+  for (int i = 0; i < 1000; ++i) load.step();
+  EXPECT_EQ(allocations - before, 0u);
+  EXPECT_GT(load.core().counters().tokens - tokens, 30'000u);
+  EXPECT_GT(load.core().counters().finished, 3'000u);
+  auto counted_at_all = std::make_unique<int>(1);
+  EXPECT_GT(allocations, before);  // the counter counts
+}
+
+}  // namespace
+}  // namespace tailor::coordinator

@@ -1,0 +1,280 @@
+#include "coordinator/scheduler_core.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "tests/coordinator/random_world.h"
+
+namespace tailor::coordinator {
+namespace {
+
+class Core {
+ public:
+  explicit Core(CoreOptions options = {}) : core(options) {}
+
+  std::vector<std::string> tell(const CoreEvent& event) {
+    commands.clear();
+    core.handle(now, event, commands);
+    core.check_integrity();
+    std::vector<std::string> lines;
+    for (const auto& command : commands) lines.push_back(describe(command));
+    return lines;
+  }
+  std::vector<std::string> arrive(uint64_t id, uint32_t samples = 1, PriorityClass priority = PriorityClass::kStandard,
+                                  Duration deadline = Duration::max()) {
+    return tell(Arrived{RequestId{id}, priority, samples, 8, 64, now, deadline});
+  }
+  std::vector<std::string> join(uint32_t replica, uint32_t slots) {
+    return tell(ReplicaJoined{ReplicaId{replica}, slots, 100});
+  }
+  std::vector<std::string> report(uint32_t replica, uint32_t epoch, std::vector<ProgressEntry> progress,
+                                  uint32_t free_blocks = 100) {
+    return tell(Reported{ReplicaId{replica}, Epoch{epoch}, 1, free_blocks, progress});
+  }
+
+  Time now{seconds(100)};
+  SchedulerCore core;
+  std::vector<CoreCommand> commands;
+};
+
+ProgressEntry entry(uint64_t id, uint32_t attempt, uint32_t first, uint32_t count, bool ends = false, uint32_t sample = 0) {
+  return {{RequestId{id}, sample}, Attempt{attempt}, first, count, ends ? FinishReason::kStop : FinishReason::kNone};
+}
+using Lines = std::vector<std::string>;
+
+TEST(SchedulerCore, AcceptsDispatchesEmitsAndFinishes) {
+  Core c;
+  EXPECT_EQ(c.arrive(1), Lines({"accept request=1"}));
+  EXPECT_EQ(c.join(0, 2), Lines({"welcome replica=0 epoch=1", "dispatch replica=0 epoch=1 request=1 attempt=1"}));
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 3)}), Lines({"emit index=0 skip=0"}));
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 3, 1, true)}), Lines({"emit index=0 skip=0", "finish request=1 reason=none"}));
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 4, 1)}), Lines());
+  EXPECT_EQ(c.core.counters().stale_entries, 1u);
+}
+
+TEST(SchedulerCore, KeepsEachReplicaTwoRequestsAheadAndTheRestUnbound) {
+  Core c;
+  c.join(0, 2);
+  for (uint64_t id = 1; id <= 6; ++id) c.arrive(id);
+  EXPECT_EQ(c.core.waiting(), 2u);
+  EXPECT_EQ(c.core.replica(ReplicaId{0}).slots_in_use, 2u);
+  EXPECT_EQ(c.core.replica(ReplicaId{0}).ahead, 2u);
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(), "dispatch replica=0 epoch=1 request=5 attempt=1");
+}
+
+TEST(SchedulerCore, BindsLateToTheReplicaWithMostFreeSlotsThenLeastKvThenInTurn) {
+  Core c;
+  c.join(0, 2);
+  c.join(1, 4);
+  EXPECT_EQ(c.arrive(1).back(), "dispatch replica=1 epoch=1 request=1 attempt=1");
+  EXPECT_EQ(c.arrive(2).back(), "dispatch replica=1 epoch=1 request=2 attempt=1");
+  c.report(1, 1, {}, 40);  // both have 2 free slots now, replica 1 uses more of its blocks
+  EXPECT_EQ(c.arrive(3).back(), "dispatch replica=0 epoch=1 request=3 attempt=1");
+  Core even;
+  even.join(0, 4);
+  even.join(1, 4);
+  EXPECT_EQ(even.arrive(1).back(), "dispatch replica=0 epoch=1 request=1 attempt=1");
+  EXPECT_EQ(even.arrive(2).back(), "dispatch replica=1 epoch=1 request=2 attempt=1");
+  even.report(0, 1, {entry(1, 1, 0, 1, true)});
+  even.report(1, 1, {entry(2, 1, 0, 1, true)});
+  EXPECT_EQ(even.arrive(3).back(), "dispatch replica=0 epoch=1 request=3 attempt=1");
+  EXPECT_EQ(even.arrive(4).back(), "dispatch replica=1 epoch=1 request=4 attempt=1");
+}
+
+TEST(SchedulerCore, ClassesAreStrictAndArrivalOrdersInside) {
+  Core c;
+  c.arrive(1, 1, PriorityClass::kBatch);
+  c.arrive(2, 1, PriorityClass::kStandard);
+  c.arrive(3, 1, PriorityClass::kInteractive);
+  c.tell(Arrived{RequestId{4}, PriorityClass::kStandard, 1, 8, 64, c.now - seconds(1), Duration::max()});
+  const auto lines = c.join(0, 4);
+  EXPECT_EQ(lines, Lines({"welcome replica=0 epoch=1", "dispatch replica=0 epoch=1 request=3 attempt=1",
+                          "dispatch replica=0 epoch=1 request=4 attempt=1",
+                          "dispatch replica=0 epoch=1 request=2 attempt=1",
+                          "dispatch replica=0 epoch=1 request=1 attempt=1"}));
+}
+
+TEST(SchedulerCore, FullQueueAnswersAtOnceWithTheTimeToComeBack) {
+  CoreOptions options;
+  options.queue_limit = 4;
+  Core c(options);
+  c.join(0, 1);
+  for (uint64_t id = 1; id <= 7; ++id) c.arrive(id);  // 1 runs, 2 ahead, 4 wait
+  c.arrive(8);
+  const auto first = std::get<RejectCommand>(c.commands.at(0));
+  EXPECT_EQ(first.error.code, ErrorCode::kQueueFull);
+  EXPECT_EQ(first.retry_after, seconds(1));  // nothing known yet
+  for (uint64_t id = 1; id <= 3; ++id) {
+    c.now += milliseconds(400);
+    c.report(0, 1, {entry(id, 1, 0, 1, true)});
+    c.arrive(10 + id);
+  }
+  c.arrive(20);
+  EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).retry_after, milliseconds(400));
+}
+
+TEST(SchedulerCore, DeadlineEndsWaitingAndRunningRequests) {
+  Core c;
+  c.join(0, 1);
+  c.arrive(1, 1, PriorityClass::kStandard, milliseconds(50));
+  EXPECT_EQ(c.core.next_deadline(), c.now + milliseconds(50));
+  c.now += milliseconds(49);
+  EXPECT_EQ(c.tell(Tick{}), Lines());
+  c.now += milliseconds(1);
+  EXPECT_EQ(c.tell(Tick{}),
+            Lines({"cancel replica=0 epoch=1 request=1 attempt=1",
+                   "finish request=1 reason=failed DeadlineExceeded: the deadline passed after 50 ms"}));
+  EXPECT_EQ(c.core.next_deadline(), Time::max());
+  // One that has already passed on arrival is accepted and ends in the same breath.
+  EXPECT_EQ(c.arrive(2, 1, PriorityClass::kStandard, Duration{0}).back(),
+            "finish request=2 reason=failed DeadlineExceeded: the deadline passed after 0 ms");
+}
+
+TEST(SchedulerCore, CancelEndsWaitingAndRunningRequestsOnce) {
+  Core c;
+  c.arrive(1);
+  EXPECT_EQ(c.tell(Abandoned{RequestId{1}}), Lines({"finish request=1 reason=cancelled Cancelled: "}));
+  EXPECT_EQ(c.tell(Abandoned{RequestId{1}}), Lines());
+  c.join(0, 1);
+  c.arrive(2);
+  EXPECT_EQ(c.tell(Abandoned{RequestId{2}}), Lines({"cancel replica=0 epoch=1 request=2 attempt=1",
+                                                    "finish request=2 reason=cancelled Cancelled: "}));
+  EXPECT_EQ(c.core.replica(ReplicaId{0}).slots_in_use, 0u);
+}
+
+TEST(SchedulerCore, LostReplicaHandsItsRequestsBackInFrontAndTheyContinue) {
+  CoreOptions options;
+  options.ahead_requests = 0;
+  Core c(options);
+  c.join(0, 1);
+  c.arrive(1);
+  c.now += milliseconds(1);
+  c.arrive(2);
+  c.report(0, 1, {entry(1, 1, 0, 5)});
+  EXPECT_EQ(c.tell(ReplicaLost{ReplicaId{0}, Epoch{1}}), Lines());
+  EXPECT_EQ(c.join(0, 1), Lines({"welcome replica=0 epoch=2", "dispatch replica=0 epoch=2 request=1 attempt=2"}));
+  // Late words of the first attempt and epoch do not count.
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 5, 2)}), Lines());
+  EXPECT_EQ(c.report(0, 2, {entry(1, 1, 5, 2)}), Lines());
+  EXPECT_EQ(c.report(0, 2, {entry(1, 2, 5, 2)}), Lines({"emit index=0 skip=0"}));
+}
+
+TEST(SchedulerCore, HelloOfALivingReplicaLosesItsOldEpoch) {
+  Core c;
+  c.join(0, 1);
+  c.arrive(1);
+  EXPECT_EQ(c.join(0, 1), Lines({"welcome replica=0 epoch=2", "dispatch replica=0 epoch=2 request=1 attempt=2"}));
+}
+
+TEST(SchedulerCore, ARequestThatOutlivesTooManyReplicasFails) {
+  CoreOptions options;
+  options.max_losses = 2;
+  Core c(options);
+  c.join(0, 1);
+  c.arrive(1);
+  c.join(0, 1);
+  EXPECT_EQ(c.join(0, 1),
+            Lines({"finish request=1 reason=failed ReplicaLost: 2 replicas were lost while they ran this request",
+                   "welcome replica=0 epoch=3"}));
+}
+
+TEST(SchedulerCore, RepeatedTokensAreSkippedAndAGapFailsTheRequest) {
+  Core c;
+  c.join(0, 1);
+  c.arrive(1);
+  c.report(0, 1, {entry(1, 1, 0, 4)});
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 2, 4)}), Lines({"emit index=0 skip=2"}));
+  const auto lines = c.report(0, 1, {entry(1, 1, 7, 1)});
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0], "cancel replica=0 epoch=1 request=1 attempt=1");
+  EXPECT_EQ(lines[1].substr(0, 41), "finish request=1 reason=failed Protocol: ");
+}
+
+TEST(SchedulerCore, SamplesAreOneUnitOfNSlots) {
+  CoreOptions options;
+  options.ahead_requests = 0;
+  Core c(options);
+  c.join(0, 4);
+  c.arrive(1, 3);
+  EXPECT_EQ(c.core.replica(ReplicaId{0}).slots_in_use, 3u);
+  EXPECT_EQ(c.arrive(2, 2), Lines({"accept request=2"}));
+  EXPECT_EQ(c.arrive(3, 1), Lines({"accept request=3"}));  // would fit, but may not overtake
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true, 2)}),
+            Lines({"emit index=0 skip=0", "dispatch replica=0 epoch=1 request=2 attempt=1"}));
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true, 0)}).back(), "dispatch replica=0 epoch=1 request=3 attempt=1");
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true, 1)}).back(), "finish request=1 reason=none");
+  c.arrive(9, 5);
+  EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).error.code, ErrorCode::kLimitExceeded);
+}
+
+TEST(SchedulerCore, SampleThatEndedBeforeTheLossIsNotRunToItsEndAgain) {
+  Core c;
+  c.join(0, 2);
+  c.arrive(1, 2);
+  c.report(0, 1, {entry(1, 1, 0, 2, true, 0), entry(1, 1, 0, 1, false, 1)});
+  EXPECT_EQ(c.join(0, 2).back(), "dispatch replica=0 epoch=2 request=1 attempt=2");
+  EXPECT_EQ(c.report(0, 2, {entry(1, 2, 2, 1, false, 0), entry(1, 2, 1, 1, true, 1)}),
+            Lines({"emit index=1 skip=0", "cancel replica=0 epoch=2 request=1 attempt=2", "finish request=1 reason=none"}));
+}
+
+TEST(SchedulerCore, RequestTooWideForThePresentReplicasStepsAside) {
+  CoreOptions options;
+  options.expected_replicas = 2;
+  Core c(options);
+  c.arrive(1, 4);
+  c.arrive(2, 1);
+  EXPECT_EQ(c.join(0, 2).back(), "dispatch replica=0 epoch=1 request=2 attempt=1");
+  EXPECT_EQ(c.core.waiting(), 1u);
+  EXPECT_EQ(c.join(1, 4).back(), "dispatch replica=1 epoch=1 request=1 attempt=1");
+  Core d(options);
+  d.arrive(1, 4);
+  d.join(0, 2);
+  EXPECT_EQ(d.join(1, 3).back(),
+            "finish request=1 reason=failed LimitExceeded: n is 4, but the largest replica runs 3 sequences at once");
+}
+
+TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
+  Core c;
+  c.join(0, 1);
+  c.arrive(1);
+  c.arrive(2);
+  EXPECT_EQ(c.tell(DrainReplica{ReplicaId{0}}),
+            Lines({"drain replica=0 epoch=1", "cancel replica=0 epoch=1 request=2 attempt=1"}));
+  EXPECT_EQ(c.arrive(3), Lines({"accept request=3"}));
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(), "finish request=1 reason=none");
+  c.tell(ReplicaDrained{ReplicaId{0}, Epoch{1}});
+  EXPECT_EQ(c.join(1, 4), Lines({"welcome replica=1 epoch=1", "dispatch replica=1 epoch=1 request=2 attempt=2",
+                                 "dispatch replica=1 epoch=1 request=3 attempt=1"}));
+}
+
+TEST(SchedulerCore, StopEndsEverythingAndRefusesWhatComes) {
+  Core c;
+  c.join(0, 1);
+  c.arrive(1);
+  c.arrive(2);
+  const auto lines = c.tell(Stop{});
+  EXPECT_EQ(lines.back(), "shutdown replica=0 epoch=1");
+  EXPECT_EQ(c.core.live(), 0u);
+  c.arrive(3);
+  EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).error.code, ErrorCode::kUnavailable);
+}
+
+TEST(SchedulerCore, ExactlyOnceUnderRandomEvents) {
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    RandomWorld::Options options;
+    options.seed = seed;
+    options.replicas = 1 + seed % 4;
+    options.core.expected_replicas = options.replicas;
+    options.core.queue_limit = seed % 3 == 0 ? 8 : 200;
+    options.core.ahead_requests = static_cast<uint32_t>(seed % 3);
+    RandomWorld world(options);
+    world.run();
+    ASSERT_FALSE(HasFatalFailure()) << "seed " << seed;
+    ASSERT_GT(world.core().counters().finished, 20u) << "the world did something, seed " << seed;
+    ASSERT_GT(world.core().counters().requeues, 0u);
+  }
+}
+
+}  // namespace
+}  // namespace tailor::coordinator
