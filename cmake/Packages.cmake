@@ -5,6 +5,8 @@ find_package(PkgConfig REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(MPI REQUIRED COMPONENTS C)
+set_property(TARGET MPI::MPI_C APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS
+  OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)  # the C interface only, also from C++
 find_package(CLI11 REQUIRED)
 find_package(nlohmann_json REQUIRED)
 pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq)
@@ -37,6 +39,35 @@ if(WITH_TORCH)
     target_link_options(ext_torch INTERFACE -Wl,-rpath,${dir} -Wl,-rpath-link,${dir})
   endforeach()
   target_link_options(ext_torch INTERFACE -Wl,--disable-new-dtags)
+endif()
+
+# NCCL and the CUDA runtime: from a system CUDA Toolkit, else from the wheels of the Python environment. Found or not, the
+# headers decide alone: no GPU is needed to build. WITH_CUDA makes them required.
+file(GLOB cuda_wheel ${CMAKE_SOURCE_DIR}/.deps/lib/python3*/site-packages/nvidia/cu13)
+file(GLOB nccl_wheel ${CMAKE_SOURCE_DIR}/.deps/lib/python3*/site-packages/nvidia/nccl)
+if(TAILOR_TORCH_DIR)
+  list(APPEND cuda_wheel ${TAILOR_TORCH_DIR}/../nvidia/cu13)
+  list(APPEND nccl_wheel ${TAILOR_TORCH_DIR}/../nvidia/nccl)
+endif()
+find_path(CUDART_INCLUDE cuda_runtime_api.h PATHS /usr/local/cuda/include HINTS ${cuda_wheel} PATH_SUFFIXES include)
+find_path(CUDA_CRT_INCLUDE crt/host_defines.h  # a wheel of its own: nvidia-cuda-crt
+  PATHS /usr/local/cuda/include HINTS ${CUDART_INCLUDE} ${cuda_wheel} PATH_SUFFIXES include)
+find_library(CUDART_LIBRARY NAMES cudart libcudart.so.13 PATHS /usr/local/cuda/lib64 HINTS ${cuda_wheel} PATH_SUFFIXES lib)
+find_path(NCCL_INCLUDE nccl.h HINTS ${nccl_wheel} PATH_SUFFIXES include)
+find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${nccl_wheel} PATH_SUFFIXES lib)
+mark_as_advanced(CUDART_INCLUDE CUDA_CRT_INCLUDE CUDART_LIBRARY NCCL_INCLUDE NCCL_LIBRARY)
+if(CUDART_INCLUDE AND CUDA_CRT_INCLUDE AND CUDART_LIBRARY AND NCCL_INCLUDE AND NCCL_LIBRARY)
+  add_library(ext_nccl INTERFACE)
+  target_include_directories(ext_nccl SYSTEM INTERFACE ${NCCL_INCLUDE} ${CUDART_INCLUDE} ${CUDA_CRT_INCLUDE})
+  target_link_libraries(ext_nccl INTERFACE ${NCCL_LIBRARY} ${CUDART_LIBRARY})
+  foreach(library ${NCCL_LIBRARY} ${CUDART_LIBRARY})
+    get_filename_component(dir ${library} DIRECTORY)
+    target_link_options(ext_nccl INTERFACE -Wl,-rpath,${dir})
+  endforeach()
+elseif(WITH_CUDA)
+  message(FATAL_ERROR "WITH_CUDA needs cuda_runtime_api.h, crt/host_defines.h, libcudart, nccl.h and libnccl, and found: "
+                      "${CUDART_INCLUDE}, ${CUDA_CRT_INCLUDE}, ${CUDART_LIBRARY}, ${NCCL_INCLUDE}, ${NCCL_LIBRARY}. Run launch/setup on the "
+                      "machine with the GPU, or install the CUDA Toolkit and NCCL.")
 endif()
 
 if(BUILD_TESTS)
