@@ -1,0 +1,402 @@
+#include "worker/batch_planner.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <new>
+#include <random>
+#include <set>
+#include <vector>
+
+namespace {
+std::atomic<long> allocations{0};
+}
+// Counts what this program asks the heap for.
+[[gnu::noinline]] void* operator new(size_t size) {
+  ++allocations;
+  if (void* p = std::malloc(size)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
+
+namespace tailor::worker {
+namespace {
+
+PlannerOptions options(int32_t blocks, int32_t slots, int32_t budget) {
+  return {.num_blocks = blocks, .slots = slots, .token_budget = budget};
+}
+
+SequenceIndex add_one(BatchPlanner& p, uint64_t id, int32_t prompt, int32_t generated = 0) {
+  std::vector<SequenceIndex> out;
+  const int32_t counts[] = {generated};
+  p.add(RequestId{id}, prompt, counts, out);
+  return out[0];
+}
+
+void draw_all(BatchPlanner& p, const BatchPlan& plan) {
+  for (const auto& c : plan.chunks)
+    if (c.wants_logits) p.token_drawn(c.index);
+}
+
+TEST(BatchPlanner, CutsALongPromptIntoChunksOfTheBudget) {
+  BatchPlanner p(options(100, 4, 32));
+  SequenceIndex a = add_one(p, 1, 70);
+  std::vector<std::pair<int, int>> chunks;
+  for (int i = 0; i < 4; ++i) {
+    const BatchPlan& plan = p.plan();
+    ASSERT_EQ(plan.chunks.size(), 1u);
+    EXPECT_EQ(plan.chunks[0].index, a);
+    chunks.emplace_back(plan.chunks[0].first_position, plan.chunks[0].num_tokens);
+    EXPECT_EQ(plan.chunks[0].wants_logits, i >= 2);
+    EXPECT_EQ(plan.chunks[0].decode, i == 3);
+    draw_all(p, plan);
+  }
+  EXPECT_EQ(chunks, (std::vector<std::pair<int, int>>{{0, 32}, {32, 32}, {64, 6}, {70, 1}}));
+}
+
+TEST(BatchPlanner, DecodesBesideAPromptAndCountsThemInTheBudget) {
+  BatchPlanner p(options(100, 4, 32));
+  SequenceIndex a = add_one(p, 1, 5);
+  draw_all(p, p.plan());
+  SequenceIndex b = add_one(p, 2, 100);
+  const BatchPlan& plan = p.plan();
+  ASSERT_EQ(plan.chunks.size(), 2u);
+  EXPECT_EQ(plan.chunks[0].index, a);
+  EXPECT_TRUE(plan.chunks[0].decode);
+  EXPECT_EQ(plan.chunks[1].index, b);
+  EXPECT_EQ(plan.chunks[1].num_tokens, 31);
+  EXPECT_EQ(plan.decode_tokens, 1);
+  EXPECT_EQ(plan.prefill_tokens, 31);
+}
+
+TEST(BatchPlanner, AdmitsInDispatchOrderUpToTheSlots) {
+  BatchPlanner p(options(100, 2, 64));
+  SequenceIndex a = add_one(p, 1, 3), b = add_one(p, 2, 3), c = add_one(p, 3, 3);
+  draw_all(p, p.plan());
+  EXPECT_EQ(p.running_sequences(), 2);
+  EXPECT_EQ(p.waiting_sequences(), 1);
+  EXPECT_TRUE(p.block_table(c).empty());
+  p.finish(a);
+  const BatchPlan& plan = p.plan();
+  ASSERT_EQ(plan.chunks.size(), 2u);
+  EXPECT_EQ(plan.chunks[0].index, b);
+  EXPECT_EQ(plan.chunks[1].index, c);
+}
+
+TEST(BatchPlanner, OutOfBlocksTakesTheLatestDispatchedAndPrefillsItAgain) {
+  BatchPlanner p(options(4, 4, 64));
+  SequenceIndex a = add_one(p, 1, 16), b = add_one(p, 2, 14);
+  draw_all(p, p.plan());   // a: 17 known, 1 block; b needs the watermark of 2 beside its block
+  ASSERT_EQ(p.running_sequences(), 2);
+  bool preempted = false;
+  for (int i = 0; i < 40 && !preempted; ++i) {
+    const BatchPlan& plan = p.plan();
+    for (const auto& v : plan.preempted) {
+      EXPECT_EQ(v.index, b);
+      EXPECT_GT(v.tokens_lost, 14);
+      preempted = true;
+    }
+    draw_all(p, plan);
+  }
+  ASSERT_TRUE(preempted);
+  EXPECT_EQ(p.running_sequences(), 1);
+  p.finish(a);
+  const BatchPlan& plan = p.plan();
+  ASSERT_EQ(plan.chunks.size(), 1u);
+  EXPECT_EQ(plan.chunks[0].index, b);
+  EXPECT_EQ(plan.chunks[0].first_position, 0);
+  EXPECT_GT(plan.chunks[0].num_tokens, 15) << "its drawn tokens are prefilled with the prompt";
+}
+
+TEST(BatchPlanner, ASequenceThatCannotFitAloneFailsAndTheNextRuns) {
+  BatchPlanner p(options(4, 4, 64));
+  SequenceIndex a = add_one(p, 1, 65), b = add_one(p, 2, 10);
+  const BatchPlan& plan = p.plan();
+  ASSERT_EQ(plan.unfit.size(), 1u);
+  EXPECT_EQ(plan.unfit[0].index, a);
+  EXPECT_EQ(plan.unfit[0].blocks_needed, 5);
+  ASSERT_EQ(plan.chunks.size(), 1u);
+  EXPECT_EQ(plan.chunks[0].index, b);
+}
+
+TEST(BatchPlanner, ASequenceThatGrowsBeyondThePoolFails) {
+  BatchPlanner p(options(2, 4, 64));
+  SequenceIndex a = add_one(p, 1, 31);
+  draw_all(p, p.plan());
+  draw_all(p, p.plan());  // position 31 fills the second block
+  const BatchPlan& plan = p.plan();
+  ASSERT_EQ(plan.unfit.size(), 1u);
+  EXPECT_EQ(plan.unfit[0].index, a);
+  EXPECT_FALSE(p.has_work());
+  EXPECT_EQ(p.blocks().free_blocks(), 2);
+}
+
+TEST(BatchPlanner, SamplesShareThePromptsFullBlocksAndPrefillTheRest) {
+  BatchPlanner p(options(100, 8, 24));
+  std::vector<SequenceIndex> s;
+  const int32_t none[] = {0, 0, 0};
+  p.add(RequestId{1}, 40, none, s);
+  const BatchPlan* plan = &p.plan();
+  ASSERT_EQ(plan->chunks.size(), 1u) << "the others wait for the prompt";
+  draw_all(p, *plan);
+  plan = &p.plan();  // 24..40
+  ASSERT_EQ(plan->chunks.size(), 1u);
+  EXPECT_TRUE(plan->chunks[0].wants_logits);
+  draw_all(p, *plan);
+  plan = &p.plan();
+  ASSERT_EQ(plan->chunks.size(), 3u);
+  for (int i : {1, 2}) {
+    EXPECT_EQ(plan->chunks[i].index, s[i]);
+    EXPECT_EQ(plan->chunks[i].first_position, 32);
+    EXPECT_EQ(plan->chunks[i].num_tokens, 8);
+    EXPECT_TRUE(plan->chunks[i].wants_logits);
+    EXPECT_EQ(p.block_table(s[i])[0], p.block_table(s[0])[0]);
+    EXPECT_EQ(p.block_table(s[i])[1], p.block_table(s[0])[1]);
+    EXPECT_NE(p.block_table(s[i])[2], p.block_table(s[0])[2]);
+  }
+  EXPECT_EQ(p.blocks().used_blocks(), 5);
+}
+
+TEST(BatchPlanner, NeverSharesTheLastBlockOfAPromptThatEndsOnABlock) {
+  BatchPlanner p(options(100, 8, 64));
+  std::vector<SequenceIndex> s;
+  const int32_t none[] = {0, 0};
+  p.add(RequestId{1}, 32, none, s);
+  draw_all(p, p.plan());
+  const BatchPlan& plan = p.plan();
+  ASSERT_EQ(plan.chunks.size(), 2u);
+  EXPECT_EQ(plan.chunks[1].first_position, 16);
+  EXPECT_EQ(plan.chunks[1].num_tokens, 16);
+}
+
+TEST(BatchPlanner, FinishWorksForWaitingAndRunning) {
+  BatchPlanner p(options(10, 1, 64));
+  SequenceIndex a = add_one(p, 1, 5), b = add_one(p, 2, 5);
+  draw_all(p, p.plan());
+  std::vector<SequenceIndex> found;
+  p.find(RequestId{2}, found);
+  EXPECT_EQ(found, std::vector<SequenceIndex>{b});
+  p.finish(b);
+  p.finish(a);
+  EXPECT_FALSE(p.has_work());
+  EXPECT_EQ(p.blocks().free_blocks(), 10);
+}
+
+TEST(BatchPlanner, SteadyStateAllocatesNothing) {
+  BatchPlanner p(options(400, 32, 64));
+  std::vector<SequenceIndex> s;
+  s.reserve(64);
+  for (int i = 0; i < 24; ++i) add_one(p, i, 20 + i);
+  auto run = [&](int steps) {
+    for (int i = 0; i < steps; ++i) draw_all(p, p.plan());
+  };
+  run(60);
+  long before = allocations;
+  run(200);
+  EXPECT_EQ(allocations - before, 0);
+
+  // A long churn of arrivals, ends and preemptions in a small pool settles to none either.
+  BatchPlanner q(options(24, 8, 32));
+  std::mt19937 rng(1);
+  std::vector<SequenceIndex> live;
+  live.reserve(256);
+  uint64_t id = 0;
+  long preemptions = 0;
+  const int32_t none[] = {0};
+  auto churn = [&](int steps) {
+    for (int i = 0; i < steps; ++i) {
+      while (live.size() < 12) q.add(RequestId{id++}, 1 + static_cast<int32_t>(rng() % 60), none, live);
+      const BatchPlan& plan = q.plan();
+      preemptions += static_cast<long>(plan.preempted.size());
+      for (const auto& c : plan.chunks) {
+        if (!c.wants_logits) continue;
+        q.token_drawn(c.index);
+        if (rng() % 40 == 0) {
+          q.finish(c.index);
+          std::erase(live, c.index);
+        }
+      }
+    }
+  };
+  churn(3000);
+  before = allocations;
+  preemptions = 0;
+  churn(3000);
+  EXPECT_EQ(allocations - before, 0);
+  EXPECT_GT(preemptions, 10);
+}
+
+// Random workloads. The model knows for each sequence its tokens, and that its KV is there or not.
+class BatchPlannerProperty : public testing::TestWithParam<int> {};
+
+TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
+  std::mt19937 rng(1000 + GetParam());
+  auto between = [&](int a, int b) { return a + static_cast<int>(rng() % (b - a + 1)); };
+  const int blocks = between(3, 60), slots = between(1, 12), budget = between(1, 80);
+  BatchPlanner p(options(blocks, slots, budget));
+  struct Model {
+    SequenceId id;
+    int prompt, known, goal;
+    int computed = 0;
+    bool running = false;
+    uint64_t order;
+  };
+  std::map<SequenceIndex, Model> live;
+  // What stands in each slot of each block: (request, position, sample or -1 for the prompt). Wrong tables show here.
+  using Content = std::tuple<uint64_t, int, int>;
+  std::map<std::pair<int, int>, Content> pool;
+  auto content = [](const Model& m, int position) {
+    return Content{m.id.request.value, position, position < m.prompt ? -1 : static_cast<int>(m.id.sample)};
+  };
+  uint64_t next = 1, order = 0;
+  int arrivals = 60, ended = 0, total = 0;
+  int steps = 0;
+
+  while (arrivals > 0 || p.has_work()) {
+    if (arrivals > 0 && between(0, 3) == 0) {
+      --arrivals;
+      int prompt = between(1, between(0, 5) == 0 ? blocks * 16 + 5 : 40), n = between(0, 3) == 0 ? between(2, 4) : 1;
+      std::vector<int32_t> generated;
+      for (int s = 0; s < n; ++s) generated.push_back(between(0, 4) == 0 ? between(1, 20) : 0);
+      std::vector<SequenceIndex> out;
+      p.add(RequestId{next}, prompt, generated, out);
+      ASSERT_EQ(out.size(), generated.size());
+      for (int s = 0; s < n; ++s) {
+        Model m{.id = {RequestId{next}, static_cast<uint32_t>(s)}, .prompt = prompt,
+                .known = prompt + generated[s], .goal = prompt + generated[s] + between(1, 50), .order = order};
+        ASSERT_TRUE(live.emplace(out[s], m).second) << "an index is given out twice";
+        ++total;
+      }
+      ++next, ++order;
+    }
+    if (!live.empty() && between(0, 60) == 0) {  // cancel
+      auto it = std::next(live.begin(), between(0, static_cast<int>(live.size()) - 1));
+      p.finish(it->first);
+      live.erase(it), ++ended;
+    }
+    if (!p.has_work()) continue;
+    const BatchPlan& plan = p.plan();
+    ++steps;
+    ASSERT_LT(steps, 40000) << "no progress";
+    for (const auto& u : plan.unfit) {
+      ASSERT_GT(u.blocks_needed, blocks);
+      ASSERT_EQ(live.count(u.index), 1u);
+      live.erase(u.index), ++ended;
+    }
+    for (const auto& v : plan.preempted) {
+      Model& m = live.at(v.index);
+      ASSERT_TRUE(m.running);
+      ASSERT_EQ(v.tokens_lost, m.computed);
+      m.running = false, m.computed = 0;
+    }
+    ASSERT_FALSE(plan.chunks.empty() && plan.unfit.empty()) << "a step without content";
+
+    int rows = 0, prefill = 0, decode = 0;
+    std::set<SequenceIndex> in_plan;
+    for (const auto& c : plan.chunks) {
+      ASSERT_TRUE(in_plan.insert(c.index).second) << "twice in one step";
+      Model& m = live.at(c.index);
+      rows += c.num_tokens;
+      (c.decode ? decode : prefill) += c.num_tokens;
+      auto table = p.block_table(c.index);
+      if (!m.running) {  // admitted: it may start behind shared blocks
+        m.running = true;
+        ASSERT_EQ(c.first_position % 16, 0);
+        ASSERT_LT(c.first_position, m.prompt);
+        m.computed = c.first_position;
+      }
+      ASSERT_EQ(c.first_position, m.computed) << "a token is skipped or computed twice";
+      ASSERT_GE(c.num_tokens, 1);
+      ASSERT_LE(c.first_position + c.num_tokens, m.known);
+      ASSERT_EQ(c.wants_logits, c.first_position + c.num_tokens == m.known);
+      ASSERT_GE(static_cast<int>(table.size()) * 16, c.first_position + c.num_tokens);
+      // What lies before it must be its own tokens, written in an earlier step.
+      for (int pos = 0; pos < c.first_position; ++pos) {
+        auto slot = pool.find({table[pos / 16], pos % 16});
+        ASSERT_TRUE(slot != pool.end());
+        ASSERT_EQ(slot->second, content(m, pos)) << "a block holds another's tokens";
+      }
+    }
+    for (const auto& c : plan.chunks) {
+      Model& m = live.at(c.index);
+      auto table = p.block_table(c.index);
+      for (int pos = c.first_position; pos < c.first_position + c.num_tokens; ++pos) {
+        ASSERT_EQ(p.blocks().ref_count(table[pos / 16]), 1) << "a shared block is written";
+        pool[{table[pos / 16], pos % 16}] = content(m, pos);
+      }
+      m.computed += c.num_tokens;
+    }
+    ASSERT_LE(rows, p.max_rows());
+    ASSERT_EQ(prefill, plan.prefill_tokens);
+    ASSERT_EQ(decode, plan.decode_tokens);
+    ASSERT_LE(prefill, std::max(budget, 16));
+    // Everybody who runs and decodes is in the plan.
+    for (auto& [index, m] : live)
+      ASSERT_FALSE(m.running && m.known - m.computed == 1 && !in_plan.count(index)) << "left out";
+
+    for (const auto& c : std::vector<PlannedChunk>(plan.chunks)) {
+      if (!c.wants_logits) continue;
+      Model& m = live.at(c.index);
+      if (++m.known >= m.goal) {
+        p.finish(c.index);
+        live.erase(c.index), ++ended;
+      } else {
+        p.token_drawn(c.index);
+      }
+    }
+    // First come, first served: nobody runs who came after somebody who waits.
+    uint64_t last_running = 0, first_waiting = UINT64_MAX;
+    int running = 0;
+    for (auto& [index, m] : live) {
+      if (m.running) last_running = std::max(last_running, m.order), ++running;
+      else first_waiting = std::min(first_waiting, m.order);
+    }
+    ASSERT_LE(last_running, first_waiting);
+    ASSERT_LE(running, slots);
+    ASSERT_EQ(running, p.running_sequences());
+    ASSERT_EQ(p.blocks().free_blocks() + p.blocks().used_blocks() + p.blocks().cached_blocks(), blocks);
+    auto integrity = p.check_integrity();
+    ASSERT_TRUE(integrity) << to_string(integrity.error());
+  }
+  EXPECT_EQ(ended, total);
+  EXPECT_TRUE(live.empty());
+  EXPECT_EQ(p.blocks().free_blocks(), blocks);
+}
+INSTANTIATE_TEST_SUITE_P(Seeds, BatchPlannerProperty, testing::Range(0, 60));
+
+// An admitted sequence is not pushed out within the next block of tokens of everybody: the watermark.
+TEST(BatchPlanner, AnAdmissionPushesNobodyOutAtOnce) {
+  for (int seed = 0; seed < 20; ++seed) {
+    std::mt19937 rng(seed);
+    BatchPlanner p(options(30, 16, 64));
+    std::map<SequenceIndex, int> admitted_at;
+    int step = 0;
+    for (int i = 0; i < 40; ++i) add_one(p, i, 1 + static_cast<int>(rng() % 60));
+    for (; p.has_work() && step < 5000; ++step) {
+      const BatchPlan& plan = p.plan();
+      for (const auto& v : plan.preempted) {
+        EXPECT_GE(step - admitted_at[v.index], 8) << "seed " << seed;
+        admitted_at.erase(v.index);
+      }
+      for (const auto& c : std::vector<PlannedChunk>(plan.chunks)) {
+        admitted_at.emplace(c.index, step);
+        if (!c.wants_logits) continue;
+        if (c.first_position > 100) {
+          p.finish(c.index);
+          admitted_at.erase(c.index);
+        } else {
+          p.token_drawn(c.index);
+        }
+      }
+    }
+    EXPECT_FALSE(p.has_work());
+  }
+}
+
+}  // namespace
+}  // namespace tailor::worker

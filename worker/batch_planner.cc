@@ -1,0 +1,226 @@
+#include "worker/batch_planner.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+
+namespace tailor::worker {
+
+BatchPlanner::BatchPlanner(const PlannerOptions& options)
+    : options_(options),
+      blocks_({.num_blocks = options.num_blocks,
+               .block_tokens = options.block_tokens,
+               .max_tables = options.slots}) {
+  TAILOR_CHECK(options.token_budget > 0, "the planner needs a token budget");
+  running_.reserve(options.slots);
+  waiting_.reserve(options.slots);
+  plan_.chunks.reserve(options.slots);
+  plan_.preempted.reserve(options.slots);
+}
+
+int32_t BatchPlanner::max_rows() const {
+  return std::max(options_.token_budget, options_.slots + options_.block_tokens);
+}
+
+bool BatchPlanner::before(SequenceIndex a, SequenceIndex b) const {
+  const Sequence& x = sequences_[a];
+  const Sequence& y = sequences_[b];
+  return x.order != y.order ? x.order < y.order : x.id.sample < y.id.sample;
+}
+
+void BatchPlanner::add(RequestId request, int32_t prompt_tokens, std::span<const int32_t> generated,
+                       std::vector<SequenceIndex>& out) {
+  TAILOR_CHECK(prompt_tokens >= 1, "a request without a prompt reached the planner");
+  for (uint32_t sample = 0; sample < generated.size(); ++sample) {
+    SequenceIndex index;
+    if (free_indexes_.empty()) {
+      index = static_cast<SequenceIndex>(sequences_.size());
+      sequences_.emplace_back();
+    } else {
+      index = free_indexes_.back();
+      free_indexes_.pop_back();
+    }
+    sequences_[index] = Sequence{.id = {request, sample},
+                                 .order = next_order_,
+                                 .prompt_tokens = prompt_tokens,
+                                 .known = prompt_tokens + generated[sample],
+                                 .live = true};
+    waiting_.push_back(index);
+    out.push_back(index);
+  }
+  ++next_order_;
+}
+
+const BatchPlan& BatchPlanner::plan() {
+  plan_.chunks.clear();
+  plan_.preempted.clear();
+  plan_.unfit.clear();
+  plan_.prefill_tokens = plan_.decode_tokens = 0;
+
+  int32_t decoding = 0;
+  for (SequenceIndex i : running_) decoding += sequences_[i].known - sequences_[i].computed == 1;
+  int32_t budget = std::max(options_.token_budget - decoding, options_.block_tokens);
+
+  for (size_t place = 0; place < running_.size(); ++place) {
+    SequenceIndex index = running_[place];
+    const Sequence& s = sequences_[index];
+    int32_t remaining = s.known - s.computed;
+    bool decode = remaining == 1;
+    int32_t take = decode ? 1 : std::min(remaining, budget);
+    if (take == 0) continue;
+    if (!make_room(place, s.computed + take)) break;  // it was the last, and has left
+    emit(index, take, decode);
+    if (!decode) budget -= take;
+  }
+  if (plan_.preempted.empty()) admit(budget);
+
+  // Only now: a sample that shares blocks may read them in the step after the one that writes them.
+  for (const PlannedChunk& c : plan_.chunks) sequences_[c.index].computed += c.num_tokens;
+  return plan_;
+}
+
+void BatchPlanner::emit(SequenceIndex index, int32_t num_tokens, bool decode) {
+  const Sequence& s = sequences_[index];
+  plan_.chunks.push_back({.index = index,
+                          .first_position = s.computed,
+                          .num_tokens = num_tokens,
+                          .wants_logits = s.computed + num_tokens == s.known,
+                          .decode = decode});
+  (decode ? plan_.decode_tokens : plan_.prefill_tokens) += num_tokens;
+}
+
+/// Blocks for `num_tokens` tokens of running_[place], taken from later sequences where none is free. Chunks are
+/// planned in order, so a later sequence is not in the plan yet. False: the sequence itself had to go.
+bool BatchPlanner::make_room(size_t place, int32_t num_tokens) {
+  SequenceIndex index = running_[place];
+  while (blocks_.blocks_missing(sequences_[index].table, num_tokens) > blocks_.free_blocks()) {
+    if (place + 1 == running_.size()) {
+      if (place == 0) {
+        drop_unfit(index, num_tokens);
+      } else {
+        preempt_last();
+      }
+      return false;
+    }
+    preempt_last();
+  }
+  auto reserved = blocks_.reserve(sequences_[index].table, num_tokens);
+  TAILOR_CHECK(reserved.has_value(), "blocks vanished while planning");
+  return true;
+}
+
+void BatchPlanner::preempt_last() {
+  SequenceIndex index = running_.back();
+  Sequence& s = sequences_[index];
+  plan_.preempted.push_back({index, s.computed});
+  blocks_.close_table(s.table);
+  s.table = -1;
+  s.computed = 0;
+  running_.pop_back();
+  waiting_.insert(waiting_.begin(), index);
+}
+
+void BatchPlanner::drop_unfit(SequenceIndex index, int32_t num_tokens) {
+  plan_.unfit.push_back({index, blocks_.blocks_for(num_tokens)});
+  finish(index);
+}
+
+void BatchPlanner::admit(int32_t budget) {
+  const size_t slots = static_cast<size_t>(options_.slots);
+  while (!waiting_.empty() && running_.size() < slots && budget > 0) {
+    SequenceIndex index = waiting_.front();
+    Sequence& s = sequences_[index];
+
+    // Samples of one request stand side by side in the order, so running ones are at the end of running_.
+    const int32_t shareable = (s.prompt_tokens - 1) / options_.block_tokens * options_.block_tokens;
+    SequenceIndex source = -1;
+    bool prefilling = false;
+    for (size_t i = running_.size(); i-- > 0 && sequences_[running_[i]].order == s.order;) {
+      if (sequences_[running_[i]].computed >= shareable) source = running_[i];
+      else prefilling = true;
+    }
+    if (source < 0 && prefilling) return;
+    const int32_t shared = source < 0 ? 0 : shareable;
+
+    const int32_t needed = blocks_.blocks_for(s.known) - shared / options_.block_tokens;
+    const int32_t running_after = static_cast<int32_t>(running_.size()) + 1;
+    const int32_t watermark = running_.empty() ? 0 : std::max(options_.watermark_blocks, running_after);
+    if (needed + watermark > blocks_.free_blocks()) {
+      if (!running_.empty()) return;
+      drop_unfit(index, s.known);
+      continue;
+    }
+
+    s.table = blocks_.open_table();
+    if (source >= 0) s.computed = blocks_.fork(sequences_[source].table, s.table, shareable);
+    auto reserved = blocks_.reserve(s.table, s.known);
+    TAILOR_CHECK(reserved.has_value(), "blocks vanished while admitting");
+    waiting_.erase(waiting_.begin());
+    running_.push_back(index);
+    int32_t take = std::min(s.known - s.computed, budget);
+    emit(index, take, false);
+    budget -= take;
+  }
+}
+
+void BatchPlanner::token_drawn(SequenceIndex index) {
+  Sequence& s = sequences_[index];
+  TAILOR_CHECK(s.live && s.table >= 0 && s.computed == s.known, "a token was drawn from a sequence that was not due");
+  ++s.known;
+}
+
+void BatchPlanner::finish(SequenceIndex index) {
+  Sequence& s = sequences_[index];
+  TAILOR_CHECK(s.live, "a sequence ends twice");
+  auto& list = s.table >= 0 ? running_ : waiting_;
+  auto place = std::lower_bound(list.begin(), list.end(), index,
+                                [this](SequenceIndex a, SequenceIndex b) { return before(a, b); });
+  TAILOR_CHECK(place != list.end() && *place == index, "a sequence is not in its list");
+  list.erase(place);
+  release(index);
+}
+
+void BatchPlanner::release(SequenceIndex index) {
+  Sequence& s = sequences_[index];
+  if (s.table >= 0) blocks_.close_table(s.table);
+  s.table = -1;
+  s.live = false;
+  free_indexes_.push_back(index);
+}
+
+void BatchPlanner::find(RequestId request, std::vector<SequenceIndex>& out) const {
+  for (SequenceIndex i : running_)
+    if (sequences_[i].id.request == request) out.push_back(i);
+  for (SequenceIndex i : waiting_)
+    if (sequences_[i].id.request == request) out.push_back(i);
+}
+
+std::span<const kv::BlockId> BatchPlanner::block_table(SequenceIndex index) const {
+  kv::TableId table = sequences_[index].table;
+  return table < 0 ? std::span<const kv::BlockId>() : blocks_.table(table);
+}
+
+Result<void> BatchPlanner::check_integrity() const {
+  auto wrong = [](const std::string& what) { return fail(ErrorCode::kInternal, what); };
+  TAILOR_TRY(blocks_.check_integrity());
+  auto later = [this](SequenceIndex a, SequenceIndex b) { return before(a, b); };
+  if (!std::is_sorted(running_.begin(), running_.end(), later)) return wrong("running is out of order");
+  if (!std::is_sorted(waiting_.begin(), waiting_.end(), later)) return wrong("waiting is out of order");
+  if (!running_.empty() && !waiting_.empty() && !before(running_.back(), waiting_.front()))
+    return wrong("a running sequence follows a waiting one");
+  size_t live = 0;
+  for (const Sequence& s : sequences_) live += s.live;
+  if (live != running_.size() + waiting_.size()) return wrong("a sequence is in no list");
+  if (blocks_.open_tables() != running_sequences()) return wrong("a table without a running sequence");
+  for (SequenceIndex i : running_) {
+    const Sequence& s = sequences_[i];
+    if (s.computed > s.known) return wrong("more computed than known");
+    if (blocks_.blocks_missing(s.table, s.computed) > 0) return wrong("computed tokens without a block");
+  }
+  for (SequenceIndex i : waiting_)
+    if (sequences_[i].table >= 0 || sequences_[i].computed != 0) return wrong("a waiting sequence holds blocks");
+  return {};
+}
+
+}  // namespace tailor::worker

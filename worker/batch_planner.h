@@ -1,0 +1,133 @@
+// BatchPlanner: which sequences and tokens are in the next step, and who has to give its blocks back. A pure state
+// machine over kv::BlockManager: no clock, no thread, no tensor, no token ids (it counts tokens; the loop knows
+// them). Owner: the leader's main thread; the simulator drives the same object. Followers never run it.
+//
+// Continuous batching:
+//   - every sequence that decodes gets its row; what the token budget leaves goes to prompts, in chunks, in order;
+//   - admission is first come, first served in dispatch order, by slots and by blocks: a sequence gets the blocks of
+//     all its known tokens at once, and one block for each running sequence stays free (the watermark), so that an
+//     admitted sequence does not push another out at once;
+//   - out of blocks: the latest dispatched running sequence gives back everything (recompute): all tokens it knows
+//     are prefilled again when it is admitted again, in its old place in the order.
+// From this follow: every running sequence precedes every waiting one, the first of all always advances, and so all
+// end. A sequence that does not fit alone into the whole pool fails with OutOfBlocks.
+//
+// The n samples of a request are n sequences. The first that runs prefills the prompt; the others wait for it, share
+// the prompt's full blocks (never the last: a shared block is never written) and prefill the rest themselves.
+//
+// Steady state: no allocation, hash or virtual call per sequence and step.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "kv/block_manager.h"
+
+namespace tailor::worker {
+
+/// A sequence's place in the planner, dense from 0; reused once it has ended.
+using SequenceIndex = int32_t;
+
+struct PlannerOptions {
+  int32_t num_blocks = 0;
+  int32_t block_tokens = kv::kBlockTokens;
+  int32_t slots = 32;            ///< sequences that run at once
+  int32_t token_budget = 256;    ///< rows of a step; prompts always get at least one block of rows
+  int32_t watermark_blocks = 0;  ///< least free blocks after an admission; raised to the number of running sequences
+};
+
+/// Tokens [first_position, first_position + num_tokens) of a sequence.
+struct PlannedChunk {
+  SequenceIndex index = 0;
+  int32_t first_position = 0;
+  int32_t num_tokens = 0;
+  bool wants_logits = false;  ///< the chunk ends with the last known token: the next one is to be drawn
+  bool decode = false;        ///< one token that was drawn in the step before
+};
+
+struct PreemptedSequence {
+  SequenceIndex index = 0;
+  int32_t tokens_lost = 0;  ///< whose keys and values must be computed again
+};
+
+/// Does not fit alone; it has left the planner already, its index is free.
+struct UnfitSequence {
+  SequenceIndex index = 0;
+  int32_t blocks_needed = 0;
+};
+
+/// Owned and reused by the planner; valid until the next call.
+struct BatchPlan {
+  std::vector<PlannedChunk> chunks;
+  std::vector<PreemptedSequence> preempted;
+  std::vector<UnfitSequence> unfit;
+  int32_t prefill_tokens = 0;
+  int32_t decode_tokens = 0;
+};
+
+class BatchPlanner {
+ public:
+  explicit BatchPlanner(const PlannerOptions& options);
+
+  /// A dispatched request: `generated[s]` = tokens sample s has already; its size is the number of samples.
+  /// Appends the new sequences' indexes to `out`. `prompt_tokens` >= 1.
+  void add(RequestId request, int32_t prompt_tokens, std::span<const int32_t> generated, std::vector<SequenceIndex>& out);
+
+  /// The next step's content. The caller computes every chunk, then calls token_drawn() or finish() for each that
+  /// wants logits. Sequences whose last token is not drawn yet are left out. Cost: O(running + admitted).
+  const BatchPlan& plan();
+
+  /// The chunk's next token is known. No effect on others.
+  void token_drawn(SequenceIndex index);
+  /// The sequence has ended, in whatever state it is (last token, stop found late, cancel): frees all it holds.
+  void finish(SequenceIndex index);
+
+  /// Indexes of a request's sequences that have not ended, appended to `out`. Cost: O(running + waiting).
+  void find(RequestId request, std::vector<SequenceIndex>& out) const;
+
+  bool has_work() const { return !running_.empty() || !waiting_.empty(); }
+  int32_t running_sequences() const { return static_cast<int32_t>(running_.size()); }
+  int32_t waiting_sequences() const { return static_cast<int32_t>(waiting_.size()); }
+  /// The most rows a plan can have.
+  int32_t max_rows() const;
+
+  /// The blocks of a running sequence; empty for a waiting one.
+  std::span<const kv::BlockId> block_table(SequenceIndex index) const;
+  const kv::BlockManager& blocks() const { return blocks_; }
+  SequenceId id(SequenceIndex index) const { return sequences_[index].id; }
+
+  /// Errors: Internal (what does not add up). For tests; cost O(everything).
+  Result<void> check_integrity() const;
+
+ private:
+  struct Sequence {
+    SequenceId id;
+    uint64_t order = 0;         // of dispatch; samples of one request share it
+    int32_t prompt_tokens = 0;
+    int32_t known = 0;          // prompt and answer so far
+    int32_t computed = 0;       // of which in the KV pool
+    kv::TableId table = -1;     // -1 = waiting
+    bool live = false;
+  };
+  bool before(SequenceIndex a, SequenceIndex b) const;
+  void emit(SequenceIndex index, int32_t num_tokens, bool decode);
+  bool make_room(size_t place, int32_t num_tokens);
+  void preempt_last();
+  void drop_unfit(SequenceIndex index, int32_t num_tokens);
+  void admit(int32_t budget);
+  void release(SequenceIndex index);
+
+  const PlannerOptions options_;
+  kv::BlockManager blocks_;
+  std::vector<Sequence> sequences_;
+  std::vector<SequenceIndex> free_indexes_;
+  std::vector<SequenceIndex> running_;  // by (order, sample)
+  std::vector<SequenceIndex> waiting_;  // by (order, sample); all of them after all of running_
+  uint64_t next_order_ = 0;
+  BatchPlan plan_;
+};
+
+}  // namespace tailor::worker
