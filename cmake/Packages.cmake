@@ -52,21 +52,24 @@ endif()
 find_path(CUDART_INCLUDE cuda_runtime_api.h PATHS /usr/local/cuda/include HINTS ${cuda_wheel} PATH_SUFFIXES include)
 find_path(CUDA_CRT_INCLUDE crt/host_defines.h  # a wheel of its own: nvidia-cuda-crt
   PATHS /usr/local/cuda/include HINTS ${CUDART_INCLUDE} ${cuda_wheel} PATH_SUFFIXES include)
+find_path(CUDA_CCCL_INCLUDE nv/target        # and nvidia-cuda-cccl
+  PATHS /usr/local/cuda/include HINTS ${CUDART_INCLUDE} ${cuda_wheel} PATH_SUFFIXES include include/cccl cccl)
 find_library(CUDART_LIBRARY NAMES cudart libcudart.so.13 PATHS /usr/local/cuda/lib64 HINTS ${cuda_wheel} PATH_SUFFIXES lib)
 find_path(NCCL_INCLUDE nccl.h HINTS ${nccl_wheel} PATH_SUFFIXES include)
 find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${nccl_wheel} PATH_SUFFIXES lib)
-mark_as_advanced(CUDART_INCLUDE CUDA_CRT_INCLUDE CUDART_LIBRARY NCCL_INCLUDE NCCL_LIBRARY)
-if(CUDART_INCLUDE AND CUDA_CRT_INCLUDE AND CUDART_LIBRARY AND NCCL_INCLUDE AND NCCL_LIBRARY)
+mark_as_advanced(CUDART_INCLUDE CUDA_CRT_INCLUDE CUDA_CCCL_INCLUDE CUDART_LIBRARY NCCL_INCLUDE NCCL_LIBRARY)
+if(CUDART_INCLUDE AND CUDA_CRT_INCLUDE AND CUDA_CCCL_INCLUDE AND CUDART_LIBRARY AND NCCL_INCLUDE AND NCCL_LIBRARY)
   add_library(ext_nccl INTERFACE)
-  target_include_directories(ext_nccl SYSTEM INTERFACE ${NCCL_INCLUDE} ${CUDART_INCLUDE} ${CUDA_CRT_INCLUDE})
+  target_include_directories(ext_nccl SYSTEM INTERFACE
+    ${NCCL_INCLUDE} ${CUDART_INCLUDE} ${CUDA_CRT_INCLUDE} ${CUDA_CCCL_INCLUDE})
   target_link_libraries(ext_nccl INTERFACE ${NCCL_LIBRARY} ${CUDART_LIBRARY})
   foreach(library ${NCCL_LIBRARY} ${CUDART_LIBRARY})
     get_filename_component(dir ${library} DIRECTORY)
     target_link_options(ext_nccl INTERFACE -Wl,-rpath,${dir})
   endforeach()
 elseif(WITH_CUDA)
-  message(FATAL_ERROR "WITH_CUDA needs cuda_runtime_api.h, crt/host_defines.h, libcudart, nccl.h and libnccl, and found: "
-                      "${CUDART_INCLUDE}, ${CUDA_CRT_INCLUDE}, ${CUDART_LIBRARY}, ${NCCL_INCLUDE}, ${NCCL_LIBRARY}. Run launch/setup on the "
+  message(FATAL_ERROR "WITH_CUDA needs cuda_runtime_api.h, crt/host_defines.h, nv/target, libcudart, nccl.h, libnccl; "
+                      "found: ${CUDART_INCLUDE}, ${CUDA_CRT_INCLUDE}, ${CUDA_CCCL_INCLUDE}, ${CUDART_LIBRARY}, ${NCCL_INCLUDE}, ${NCCL_LIBRARY}. Run launch/setup on the "
                       "machine with the GPU, or install the CUDA Toolkit and NCCL.")
 endif()
 
