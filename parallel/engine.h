@@ -32,6 +32,7 @@ struct EngineOptions {
   uint64_t kv_bytes = 0;             ///< KV pool of this rank; 0 = chosen from free memory and printed
   int32_t max_context = 0;           ///< 0 = the model's
   int32_t max_rows = 2048;           ///< rows of one step
+  int32_t ranks_on_host = 0;         ///< processes that share this host's memory; 0 = all ranks of the replica
   std::function<void(double)> on_load_progress;  ///< 0..1
 };
 
@@ -42,7 +43,11 @@ struct EngineInfo {
   int32_t max_context = 0;
   int32_t num_blocks = 0;          ///< of this rank's pool; the replica's is the minimum over ranks
   uint64_t weight_bytes = 0, kv_bytes = 0;
+  std::string summary;             ///< device, type, sizes and why they were chosen, for people
 };
+
+/// Logs `info.summary`. (Here because torch's headers carry another fmt than the log's.)
+void log_ready(const EngineInfo& info);
 
 class Engine {
  public:
