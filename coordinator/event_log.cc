@@ -1,0 +1,282 @@
+#include "coordinator/event_log.h"
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <type_traits>
+
+namespace tailor::coordinator {
+namespace {
+
+constexpr char kMagic[8] = {'T', 'A', 'I', 'L', 'O', 'R', 'L', 'G'};
+constexpr uint32_t kMaxRecordBytes = 64u << 20;
+
+/// FNV-1a.
+uint64_t hash_bytes(const void* data, size_t size, uint64_t hash = 0xCBF29CE484222325ull) {
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  for (size_t i = 0; i < size; ++i) hash = (hash ^ bytes[i]) * 0x100000001B3ull;
+  return hash;
+}
+uint32_t checksum(const std::vector<uint8_t>& bytes) {
+  const uint64_t hash = hash_bytes(bytes.data(), bytes.size());
+  return static_cast<uint32_t>(hash ^ (hash >> 32));
+}
+
+// One function per record lists its fields; Put and Take walk the same list, so that they cannot disagree.
+class Put {
+ public:
+  static constexpr bool kReading = false;
+  explicit Put(std::vector<uint8_t>& out) : out_(out) {}
+  template <class T>
+  void field(const T& value) {
+    if constexpr (std::is_enum_v<T>) {
+      number(static_cast<uint64_t>(value), 1);
+    } else if constexpr (std::is_same_v<T, Duration>) {
+      number(static_cast<uint64_t>(value.count()), 8);
+    } else if constexpr (std::is_same_v<T, Time>) {
+      number(static_cast<uint64_t>(value.time_since_epoch().count()), 8);
+    } else if constexpr (std::is_integral_v<T>) {
+      number(static_cast<uint64_t>(value), sizeof value);
+    } else {
+      number(value.value, sizeof value.value);  // an Id
+    }
+  }
+  bool good() const { return true; }
+
+ private:
+  void number(uint64_t value, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) out_.push_back(static_cast<uint8_t>(value >> (8 * i)));
+  }
+  std::vector<uint8_t>& out_;
+};
+
+class Take {
+ public:
+  static constexpr bool kReading = true;
+  explicit Take(const std::vector<uint8_t>& in) : in_(in) {}
+  template <class T>
+  void field(T& value) {
+    if constexpr (std::is_enum_v<T>) {
+      value = static_cast<T>(number(1));
+    } else if constexpr (std::is_same_v<T, Duration>) {
+      value = Duration(static_cast<int64_t>(number(8)));
+    } else if constexpr (std::is_same_v<T, Time>) {
+      value = Time(Duration(static_cast<int64_t>(number(8))));
+    } else if constexpr (std::is_integral_v<T>) {
+      value = static_cast<T>(number(sizeof value));
+    } else {
+      value.value = static_cast<typename T::rep>(number(sizeof value.value));
+    }
+  }
+  bool good() const { return good_ && at_ <= in_.size(); }
+  bool at_end() const { return good() && at_ == in_.size(); }
+  size_t left() const { return in_.size() - at_; }
+
+ private:
+  uint64_t number(size_t bytes) {
+    if (at_ + bytes > in_.size()) {
+      good_ = false;
+      return 0;
+    }
+    uint64_t value = 0;
+    for (size_t i = 0; i < bytes; ++i) value |= static_cast<uint64_t>(in_[at_ + i]) << (8 * i);
+    at_ += bytes;
+    return value;
+  }
+  const std::vector<uint8_t>& in_;
+  size_t at_ = 0;
+  bool good_ = true;
+};
+
+template <class S, class E>
+void fields(S& s, E& e) {
+  using T = std::remove_const_t<E>;
+  if constexpr (std::is_same_v<T, CoreOptions>) {
+    s.field(e.policy.kind), s.field(e.queue_limit), s.field(e.ahead_requests), s.field(e.max_losses);
+    s.field(e.expected_replicas), s.field(e.retry_after_min), s.field(e.retry_after_max);
+  } else if constexpr (std::is_same_v<T, Arrived>) {
+    s.field(e.id), s.field(e.priority), s.field(e.samples), s.field(e.prompt_tokens), s.field(e.max_tokens);
+    s.field(e.arrival), s.field(e.deadline);
+  } else if constexpr (std::is_same_v<T, Abandoned>) {
+    s.field(e.id), s.field(e.reason), s.field(e.code);
+  } else if constexpr (std::is_same_v<T, ReplicaJoined>) {
+    s.field(e.replica), s.field(e.slots), s.field(e.num_blocks);
+  } else if constexpr (std::is_same_v<T, ReplicaLost> || std::is_same_v<T, ReplicaDrained>) {
+    s.field(e.replica), s.field(e.epoch);
+  } else if constexpr (std::is_same_v<T, DrainReplica>) {
+    s.field(e.replica);
+  } else if constexpr (std::is_same_v<T, Reported>) {
+    s.field(e.replica), s.field(e.epoch), s.field(e.running_sequences), s.field(e.free_blocks);  // entries follow
+  } else if constexpr (std::is_same_v<T, ProgressEntry>) {
+    s.field(e.sequence.request), s.field(e.sequence.sample), s.field(e.attempt), s.field(e.first_index);
+    s.field(e.num_tokens), s.field(e.finish);
+  } else {
+    static_assert(std::is_same_v<T, Tick> || std::is_same_v<T, Stop>);
+  }
+}
+
+template <size_t I = 0>
+std::optional<CoreEvent> make_event(size_t index) {
+  if constexpr (I < std::variant_size_v<CoreEvent>) {
+    return index == I ? std::optional<CoreEvent>(std::in_place, std::variant_alternative_t<I, CoreEvent>{})
+                      : make_event<I + 1>(index);
+  } else {
+    return std::nullopt;
+  }
+}
+
+bool put_u32(std::FILE* file, uint32_t value) {
+  const uint8_t bytes[4] = {static_cast<uint8_t>(value), static_cast<uint8_t>(value >> 8),
+                            static_cast<uint8_t>(value >> 16), static_cast<uint8_t>(value >> 24)};
+  return std::fwrite(bytes, 1, 4, file) == 4;
+}
+/// Bytes read: 4 when `value` was, 0 at the end of the file.
+size_t take_u32(std::FILE* file, uint32_t& value) {
+  uint8_t b[4] = {};
+  const size_t got = std::fread(b, 1, 4, file);
+  value = static_cast<uint32_t>(b[0]) | static_cast<uint32_t>(b[1]) << 8 | static_cast<uint32_t>(b[2]) << 16 |
+          static_cast<uint32_t>(b[3]) << 24;
+  return got;
+}
+bool put_record(std::FILE* file, const std::vector<uint8_t>& record) {
+  return put_u32(file, static_cast<uint32_t>(record.size())) && put_u32(file, checksum(record)) &&
+         std::fwrite(record.data(), 1, record.size(), file) == record.size();
+}
+/// Empty = read; otherwise what is wrong ("end" at the clean end of the file).
+std::string take_record(std::FILE* file, std::vector<uint8_t>& record) {
+  uint32_t size = 0, sum = 0;
+  const size_t got = take_u32(file, size);
+  if (got == 0) return "end";
+  if (got < 4 || take_u32(file, sum) < 4) return "the file breaks off inside a record";
+  if (size > kMaxRecordBytes) return "a record claims " + std::to_string(size) + " bytes";
+  record.resize(size);
+  if (std::fread(record.data(), 1, size, file) < size) return "the file breaks off inside a record";
+  if (checksum(record) != sum) return "a record's checksum is wrong";
+  return {};
+}
+
+}  // namespace
+
+Result<EventLogWriter> EventLogWriter::create(const std::string& path, const CoreOptions& options) {
+  File file(std::fopen(path.c_str(), "wb"));
+  if (!file) return fail(ErrorCode::kUnavailable, "cannot write the event log " + path + ": " + std::strerror(errno));
+  EventLogWriter writer(path, std::move(file));
+  Put put(writer.record_);
+  put.field(kEventLogVersion);
+  fields(put, options);
+  if (std::fwrite(kMagic, 1, sizeof kMagic, writer.file_.get()) != sizeof kMagic ||
+      !put_record(writer.file_.get(), writer.record_))
+    return fail(ErrorCode::kUnavailable, "cannot write the event log " + path + ": " + std::strerror(errno));
+  TAILOR_TRY(writer.flush());
+  return writer;
+}
+
+Result<void> EventLogWriter::append(Time now, const CoreEvent& event) {
+  if (!file_) return fail(ErrorCode::kDataLoss, "the event log " + path_ + " was given up");
+  record_.clear();
+  Put put(record_);
+  put.field(now);
+  put.field(static_cast<uint8_t>(event.index()));
+  std::visit([&](const auto& e) { fields(put, e); }, event);
+  if (const auto* report = std::get_if<Reported>(&event)) {
+    put.field(static_cast<uint32_t>(report->progress.size()));
+    for (const auto& entry : report->progress) fields(put, entry);
+  }
+  if (put_record(file_.get(), record_)) return {};
+  const std::string why = std::strerror(errno);
+  file_.reset();
+  return fail(ErrorCode::kDataLoss, "cannot go on with the event log " + path_ + ": " + why);
+}
+
+Result<void> EventLogWriter::flush() {
+  if (file_ && std::fflush(file_.get()) != 0) {
+    const std::string why = std::strerror(errno);
+    file_.reset();
+    return fail(ErrorCode::kDataLoss, "cannot go on with the event log " + path_ + ": " + why);
+  }
+  return {};
+}
+
+Result<EventLogReader> EventLogReader::open(const std::string& path) {
+  File file(std::fopen(path.c_str(), "rb"));
+  if (!file) return fail(ErrorCode::kNotFound, "cannot read the event log " + path + ": " + std::strerror(errno));
+  EventLogReader reader(path, std::move(file));
+  char magic[sizeof kMagic] = {};
+  if (std::fread(magic, 1, sizeof magic, reader.file_.get()) != sizeof magic ||
+      std::memcmp(magic, kMagic, sizeof magic) != 0)
+    return fail(ErrorCode::kDataLoss, path + " is not an event log of Tailor");
+  if (const std::string wrong = take_record(reader.file_.get(), reader.record_); !wrong.empty())
+    return fail(ErrorCode::kDataLoss, "the head of " + path + " is damaged: " + wrong);
+  Take take(reader.record_);
+  uint32_t version = 0;
+  take.field(version);
+  if (version != kEventLogVersion)
+    return fail(ErrorCode::kProtocol, path + " is an event log of version " + std::to_string(version) +
+                                          "; this program reads version " + std::to_string(kEventLogVersion));
+  fields(take, reader.options_);
+  if (!take.at_end()) return fail(ErrorCode::kDataLoss, "the head of " + path + " is damaged: its length is wrong");
+  return reader;
+}
+
+bool EventLogReader::stop(std::string why) {
+  damage_ = path_ + " is read up to record " + std::to_string(records_) + ": " + why;
+  return false;
+}
+
+bool EventLogReader::next(Time& now, CoreEvent& event) {
+  if (!damage_.empty()) return false;
+  const std::string wrong = take_record(file_.get(), record_);
+  if (wrong == "end") return false;
+  if (!wrong.empty()) return stop(wrong);
+  Take take(record_);
+  uint8_t kind = 0;
+  take.field(now);
+  take.field(kind);
+  auto made = make_event(kind);
+  if (!made) return stop("an unknown kind of event, " + std::to_string(kind));
+  event = *made;
+  std::visit([&](auto& e) { fields(take, e); }, event);
+  if (auto* report = std::get_if<Reported>(&event)) {
+    uint32_t count = 0;
+    take.field(count);
+    if (!take.good() || count > take.left()) return stop("a report's length is wrong");
+    progress_.assign(count, {});
+    for (auto& entry : progress_) fields(take, entry);
+    report->progress = progress_;
+  }
+  if (!take.at_end()) return stop("a record's length is wrong");
+  ++records_;
+  return true;
+}
+
+Result<ReplaySummary> replay_log(
+    const std::string& path,
+    const std::function<void(Duration, const CoreEvent&, const std::vector<CoreCommand>&)>& each) {
+  TAILOR_ASSIGN(EventLogReader reader, EventLogReader::open(path));
+  ReplaySummary summary;
+  summary.options = reader.options();
+  SchedulerCore core(reader.options());
+  std::vector<CoreCommand> commands;
+  Time now{}, first{};
+  CoreEvent event;
+  uint64_t hash = hash_bytes("", 0);
+  while (reader.next(now, event)) {
+    if (summary.events++ == 0) first = now;
+    commands.clear();
+    core.handle(now, event, commands);
+    for (const auto& command : commands) {
+      const std::string line = describe(command) + "\n";
+      hash = hash_bytes(line.data(), line.size(), hash);
+    }
+    summary.commands += commands.size();
+    if (each) each(now - first, event, commands);
+  }
+  if (summary.events > 0) summary.span = now - first;
+  summary.counters = core.counters();
+  summary.live_at_end = core.live();
+  summary.command_hash = hash;
+  summary.damage = reader.damage();
+  return summary;
+}
+
+}  // namespace tailor::coordinator

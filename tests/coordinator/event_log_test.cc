@@ -1,0 +1,119 @@
+#include "coordinator/event_log.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/coordinator/random_world.h"
+
+namespace tailor::coordinator {
+namespace {
+
+class EventLog : public testing::Test {
+ protected:
+  EventLog() : path_(std::filesystem::temp_directory_path() / ("tailor_event_log_" + std::to_string(getpid()))) {}
+  ~EventLog() override { std::filesystem::remove(path_); }
+
+  /// Runs a random world, records it, and returns every command it led to.
+  std::vector<std::string> record(uint64_t seed) {
+    RandomWorld::Options options;
+    options.seed = seed;
+    options.events = 600;
+    options.check = false;
+    options.core.queue_limit = 20;
+    options.core.ahead_requests = seed % 3;
+    options.core.expected_replicas = 3;
+    auto writer = EventLogWriter::create(path_, options.core);
+    EXPECT_TRUE(writer.has_value());
+    std::vector<std::string> lines;
+    events_.clear();
+    RandomWorld world(options);
+    world.on_handled = [&](Time now, const CoreEvent& event, const std::vector<CoreCommand>& commands) {
+      EXPECT_TRUE(writer->append(now, event).has_value());
+      events_.push_back(describe(event));
+      for (const auto& command : commands) lines.push_back(describe(command));
+    };
+    world.run();
+    counters_ = world.core().counters();
+    return lines;
+  }
+
+  std::vector<std::string> replay(ReplaySummary& summary, std::vector<std::string>* events = nullptr) {
+    std::vector<std::string> lines;
+    auto result = replay_log(path_, [&](Duration, const CoreEvent& event, const std::vector<CoreCommand>& commands) {
+      if (events) events->push_back(describe(event));
+      for (const auto& command : commands) lines.push_back(describe(command));
+    });
+    EXPECT_TRUE(result.has_value());
+    if (result) summary = *result;
+    return lines;
+  }
+
+  const std::string path_;
+  std::vector<std::string> events_;
+  CoreCounters counters_;
+};
+
+TEST_F(EventLog, ReplayGivesIdenticalCommands) {
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    const auto live = record(seed);
+    ReplaySummary summary;
+    std::vector<std::string> events;
+    ASSERT_EQ(replay(summary, &events), live) << "seed " << seed;
+    ASSERT_EQ(events, events_);
+    ASSERT_EQ(summary.damage, "");
+    ASSERT_EQ(summary.commands, live.size());
+    ASSERT_EQ(summary.counters.tokens, counters_.tokens);
+    ASSERT_EQ(summary.live_at_end, 0u);
+    ASSERT_GT(live.size(), 300u);
+  }
+}
+
+TEST_F(EventLog, DifferentDecisionsHaveADifferentHash) {
+  record(1);
+  ReplaySummary a, again, b;
+  replay(a);
+  replay(again);
+  EXPECT_EQ(a.command_hash, again.command_hash);
+  record(2);
+  replay(b);
+  EXPECT_NE(a.command_hash, b.command_hash);
+}
+
+TEST_F(EventLog, ATruncatedTailIsToleratedAndNamed) {
+  record(3);
+  const auto size = std::filesystem::file_size(path_);
+  for (const size_t cut : {1, 5, 11, 200}) {
+    std::filesystem::resize_file(path_, size - cut);
+    ReplaySummary summary;
+    replay(summary);
+    EXPECT_GT(summary.events, 300u);
+    EXPECT_LT(summary.events, events_.size());
+    EXPECT_NE(summary.damage.find("read up to record " + std::to_string(summary.events)), std::string::npos);
+  }
+}
+
+TEST_F(EventLog, ADamagedRecordStopsTheReplayThere) {
+  record(4);
+  {
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(std::filesystem::file_size(path_) / 2));
+    file.write("\xA5\x5A\xA5\x5A", 4);
+  }
+  ReplaySummary summary;
+  replay(summary);
+  EXPECT_LT(summary.events, events_.size());
+  EXPECT_NE(summary.damage, "");
+}
+
+TEST_F(EventLog, SaysWhatIsWrongWithAFile) {
+  EXPECT_EQ(EventLogReader::open("/nonexistent/log").error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(EventLogWriter::create("/nonexistent/log", {}).error().code, ErrorCode::kUnavailable);
+  std::ofstream(path_) << "a shopping list";
+  EXPECT_EQ(EventLogReader::open(path_).error().code, ErrorCode::kDataLoss);
+}
+
+}  // namespace
+}  // namespace tailor::coordinator
