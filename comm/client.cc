@@ -1,0 +1,243 @@
+#include "comm/client.h"
+
+#include <unistd.h>
+#include <zmq.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "comm/codec_api.h"
+#include "comm/codec_shared.h"
+#include "comm/zmq_socket.h"
+
+namespace tailor::comm {
+namespace {
+
+constexpr Duration kLeaseEvery = seconds(3);
+constexpr Duration kForgottenAfter = seconds(8);  // silent for so long, the server may have dropped our credit
+constexpr Duration kResumeAgain = seconds(1);
+constexpr int kMaxWaitingSubmits = 100'000;       // messages ZeroMQ keeps while the server is away or slow
+
+/// What has arrived of one sample: repeats are cut off by it, gaps are seen by it.
+struct SampleProgress {
+  uint32_t next_token = 0;
+  std::optional<uint64_t> next_byte = 0;  // nothing: taken from the next chunk (after Resume from the middle)
+};
+struct OpenRequest {
+  std::vector<SampleProgress> samples;
+  Time resumed_at{};
+};
+
+class ClientConnection final : public Client {
+ public:
+  explicit ClientConnection(const ClientOptions& options) : options_(options) {}
+
+  Result<void> open() {
+    quiet_protobuf_log();
+    TAILOR_ASSIGN(socket_, ZmqSocket::open(context_, ZMQ_DEALER));
+    socket_.set_bytes(ZMQ_ROUTING_ID, "c" + new_request_id());  // kept over reconnects
+    socket_.set(ZMQ_SNDHWM, kMaxWaitingSubmits);
+    socket_.set(ZMQ_RCVHWM, 0);  // bounded by credit
+    socket_.set(ZMQ_LINGER, 200);
+    socket_.set(ZMQ_HEARTBEAT_IVL, 2000);
+    socket_.set(ZMQ_HEARTBEAT_TIMEOUT, 10000);
+    socket_.set(ZMQ_RECONNECT_IVL, 100);
+    socket_.set(ZMQ_RECONNECT_IVL_MAX, 1000);
+    TAILOR_ASSIGN(events_, socket_.monitor(context_, ZMQ_EVENT_HANDSHAKE_SUCCEEDED, "client"));
+    TAILOR_TRY(socket_.connect(options_.endpoint));
+    return grant(options_.credit_window);
+  }
+
+  Result<void> submit(const api::Submit& submit) override {
+    TAILOR_TRY(say(submit));
+    const size_t n = std::clamp(submit.sampling.n, 1, 1024);
+    open_[submit.request_id].samples.assign(n, SampleProgress{});
+    return {};
+  }
+
+  Result<void> cancel(const std::string& request_id) override { return say(api::Cancel{request_id}); }
+
+  Result<void> resume(const api::Resume& resume) override {
+    TAILOR_TRY(say(resume));
+    OpenRequest& request = open_[resume.request_id];
+    request.samples.assign(std::max<size_t>(resume.from_token.size(), 1), SampleProgress{});
+    for (size_t s = 0; s < resume.from_token.size(); ++s)
+      if (resume.from_token[s] > 0) request.samples[s] = {resume.from_token[s], std::nullopt};
+    return {};
+  }
+
+  Result<api::StatusReport> status(Duration timeout) override {
+    TAILOR_TRY(say(api::StatusQuery{}));
+    const Time until = now() + timeout;
+    do {
+      std::vector<api::ServerEvent> events;
+      TAILOR_TRY(receive_some(until, events));
+      std::optional<api::StatusReport> found;
+      for (auto& event : events) {
+        if (auto* report = std::get_if<api::StatusReport>(&event); report != nullptr && !found)
+          found = std::move(*report);
+        else
+          kept_.push_back(std::move(event));
+      }
+      if (found) return std::move(*found);
+    } while (now() < until);
+    return fail(ErrorCode::kTimeout, "no answer from " + options_.endpoint + " within " +
+                                         std::to_string(duration_cast<milliseconds>(timeout).count()) + " ms");
+  }
+
+  Result<std::vector<api::ServerEvent>> poll(Duration timeout) override {
+    std::vector<api::ServerEvent> events = std::exchange(kept_, {});
+    const Time until = events.empty() ? now() + std::min<Duration>(timeout, std::chrono::hours(24)) : now();
+    do {
+      TAILOR_TRY(receive_some(until, events));
+    } while (events.empty() && now() < until);
+    return events;
+  }
+
+ private:
+  Result<void> say(const api::ClientMessage& message) {
+    const Time at = now();
+    if (socket_.send({encode(message)}) != SendStatus::kSent)
+      return fail(ErrorCode::kUnavailable, std::to_string(kMaxWaitingSubmits) + " messages wait for " +
+                                               options_.endpoint + ", which does not take them");
+    last_said_ = at;
+    return {};
+  }
+
+  Result<void> grant(uint32_t messages) {
+    uncredited_ = 0;
+    return say(api::Credit{messages});
+  }
+
+  // Lease and credit; then waits until `until` for a message and takes all that are there.
+  Result<void> receive_some(Time until, std::vector<api::ServerEvent>& out) {
+    TAILOR_TRY(keep_lease());
+    const Duration wait = std::clamp<Duration>(std::min(until, last_said_ + kLeaseEvery) - now(), Duration(0), kLeaseEvery);
+    zmq_pollitem_t items[2] = {{socket_.get(), 0, ZMQ_POLLIN, 0}, {events_.get(), 0, ZMQ_POLLIN, 0}};
+    zmq_poll(items, 2, static_cast<long>(std::chrono::ceil<milliseconds>(wait).count()));
+    if (items[1].revents & ZMQ_POLLIN) TAILOR_TRY(follow_connection());
+    std::optional<Error> bad;
+    while (socket_.receive(frames_)) {
+      ++uncredited_;
+      auto events = decode_server_message(frames_.back());
+      if (!events) {
+        bad = events.error();
+        continue;
+      }
+      for (auto& event : *events) take(std::move(event), out);
+      if (uncredited_ >= std::max(1u, options_.credit_window / 2)) TAILOR_TRY(grant(uncredited_));
+    }
+    if (bad && out.empty()) return fail(*bad);
+    return {};
+  }
+
+  Result<void> keep_lease() {
+    const Duration silent = now() - last_said_;
+    if (silent >= kForgottenAfter) return grant(options_.credit_window);
+    if (silent >= kLeaseEvery) return grant(uncredited_);
+    return {};
+  }
+
+  // A connection that came back may have lost messages of either direction, and the server may be a new one: credit
+  // anew, and every open request asked for from where we are. What is not known there is answered Rejected{NotFound}.
+  Result<void> follow_connection() {
+    while (events_.next_event() != 0) {
+      if (!std::exchange(was_connected_, true)) continue;
+      TAILOR_TRY(grant(options_.credit_window));
+      for (auto& [id, request] : open_) TAILOR_TRY(ask_again(id, request));
+    }
+    return {};
+  }
+
+  Result<void> ask_again(const std::string& id, OpenRequest& request) {
+    if (now() - request.resumed_at < kResumeAgain) return {};
+    request.resumed_at = now();
+    api::Resume resume{id, {}};
+    for (const auto& sample : request.samples) resume.from_token.push_back(sample.next_token);
+    return say(resume);
+  }
+
+  void take(api::ServerEvent event, std::vector<api::ServerEvent>& out) {
+    if (auto* chunk = std::get_if<api::TokenChunk>(&event)) {
+      if (!take_chunk(*chunk)) return;
+    } else if (auto* finished = std::get_if<api::Finished>(&event)) {
+      open_.erase(finished->request_id);
+    } else if (auto* rejected = std::get_if<api::Rejected>(&event)) {
+      open_.erase(rejected->request_id);
+    }
+    out.push_back(std::move(event));
+  }
+
+  // False: nothing new in it. Cuts off what has been seen before.
+  bool take_chunk(api::TokenChunk& chunk) {
+    auto it = open_.find(chunk.request_id);
+    if (it == open_.end()) return true;
+    OpenRequest& request = it->second;
+    if (chunk.sample >= request.samples.size()) {
+      if (chunk.sample >= 1024) return true;
+      request.samples.resize(chunk.sample + 1);
+    }
+    SampleProgress& seen = request.samples[chunk.sample];
+    if (chunk.first_index > seen.next_token) {  // lost with a connection
+      LOG_WARN("request {}: token {} came where {} was expected; asking for the missing ones", chunk.request_id,
+               chunk.first_index, seen.next_token);
+      (void)ask_again(chunk.request_id, request);
+      return false;
+    }
+    const size_t repeated = std::min<size_t>(seen.next_token - chunk.first_index, chunk.token_ids.size());
+    chunk.token_ids.erase(chunk.token_ids.begin(), chunk.token_ids.begin() + static_cast<ptrdiff_t>(repeated));
+    if (!chunk.logprobs.empty())
+      chunk.logprobs.erase(chunk.logprobs.begin(),
+                           chunk.logprobs.begin() + static_cast<ptrdiff_t>(std::min(repeated, chunk.logprobs.size())));
+    chunk.first_index += static_cast<uint32_t>(repeated);
+    seen.next_token = std::max<uint32_t>(seen.next_token, chunk.first_index + static_cast<uint32_t>(chunk.token_ids.size()));
+
+    const uint64_t expected = seen.next_byte.value_or(chunk.text_offset);
+    if (chunk.text_offset < expected) {
+      const size_t old = std::min<uint64_t>(expected - chunk.text_offset, chunk.text.size());
+      chunk.text.erase(0, old);
+      chunk.text_offset += old;
+    }
+    seen.next_byte = std::max(expected, chunk.text_offset + chunk.text.size());
+    return !chunk.token_ids.empty() || !chunk.text.empty();
+  }
+
+  const ClientOptions options_;
+  ZmqContext context_;
+  ZmqSocket socket_, events_;
+  std::map<std::string, OpenRequest> open_;
+  std::vector<api::ServerEvent> kept_;  // arrived while status() waited
+  std::vector<std::string> frames_;
+  Time last_said_{};
+  uint32_t uncredited_ = 0;  // messages taken since the last grant
+  bool was_connected_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Client>> Client::connect(const ClientOptions& options) {
+  if (options.credit_window == 0) return fail(ErrorCode::kInvalidArgument, "credit_window must be above 0");
+  auto client = std::make_unique<ClientConnection>(options);
+  TAILOR_TRY(client->open());
+  return std::unique_ptr<Client>(std::move(client));
+}
+
+std::string new_request_id() {
+  unsigned char bytes[16];
+  TAILOR_CHECK(getentropy(bytes, sizeof bytes) == 0, "the system gives no random bytes");
+  std::string id;
+  char hex[3];
+  for (unsigned char byte : bytes) {
+    std::snprintf(hex, sizeof hex, "%02x", byte);
+    id += hex;
+  }
+  return id;
+}
+
+}  // namespace tailor::comm

@@ -1,0 +1,451 @@
+#include "comm/codec_api.h"
+
+#include <google/protobuf/arena.h>
+
+#include <algorithm>
+#include <optional>
+#include <type_traits>
+
+#include "comm/codec_shared.h"
+#include "proto/api.pb.h"
+
+namespace tailor::comm {
+namespace {
+
+using google::protobuf::Arena;
+
+// A deadline further away than this is none; it also keeps arrival + deadline within the clock's range.
+constexpr int64_t kLongestDeadlineUs = 10ll * 365 * 24 * 3600 * 1'000'000;
+
+int64_t wire_us(Duration d) { return to_us(d); }
+Duration from_us(int64_t us) {
+  constexpr int64_t kLimit = Duration::max().count() / 1000;
+  return microseconds(std::clamp(us, -kLimit, kLimit));
+}
+
+// ---- the request id of a message that protobuf refused ---------------------------------------------------------
+
+// Reads a protobuf varint at `at`; false at the end of the bytes.
+bool read_varint(std::string_view bytes, size_t& at, uint64_t& value) {
+  value = 0;
+  for (int shift = 0; shift < 64 && at < bytes.size(); shift += 7) {
+    const auto byte = static_cast<unsigned char>(bytes[at++]);
+    value |= static_cast<uint64_t>(byte & 0x7F) << shift;
+    if (byte < 0x80) return true;
+  }
+  return false;
+}
+
+// Content of the first length-delimited field that `wanted` names by its number. Skips others; tolerates a last
+// field that claims more bytes than there are.
+template <class Wanted>
+std::optional<std::string_view> find_field(std::string_view bytes, Wanted wanted) {
+  size_t at = 0;
+  while (at < bytes.size()) {
+    uint64_t tag, size;
+    if (!read_varint(bytes, at, tag)) return std::nullopt;
+    switch (tag & 7) {
+      case 0:
+        if (!read_varint(bytes, at, size)) return std::nullopt;
+        break;
+      case 1: at += 8; break;
+      case 5: at += 4; break;
+      case 2: {
+        if (!read_varint(bytes, at, size)) return std::nullopt;
+        const auto content = bytes.substr(at, size);
+        if (wanted(tag >> 3)) return content;
+        if (size > bytes.size() - at) return std::nullopt;
+        at += size;
+        break;
+      }
+      default: return std::nullopt;
+    }
+  }
+  return std::nullopt;
+}
+
+// Every message of ClientMessage's oneof (fields 2..15) that names a request has the id as its field 1.
+std::optional<std::string> find_request_id(std::string_view bytes) {
+  const auto body = find_field(bytes, [](uint64_t number) { return number >= 2 && number <= 15; });
+  if (!body) return std::nullopt;
+  const auto id = find_field(*body, [](uint64_t number) { return number == 1; });
+  if (!id || id->empty() || id->size() > kMaxRequestIdBytes || valid_utf8_prefix(*id) != id->size())
+    return std::nullopt;
+  return std::string(*id);
+}
+
+// ---- decoding what a client says -------------------------------------------------------------------------------
+
+tl::unexpected<BadClientMessage> refuse(std::string id, ErrorCode code, std::string message) {
+  const std::string_view head = std::string_view(id).substr(0, kMaxRequestIdBytes);
+  id.resize(valid_utf8_prefix(head));
+  return tl::unexpected(BadClientMessage{true, std::move(id), Error{code, std::move(message)}});
+}
+
+tl::unexpected<BadClientMessage> refuse_bytes(std::string_view bytes, ErrorCode code, std::string message) {
+  auto id = find_request_id(bytes);
+  const bool answerable = id.has_value();
+  return tl::unexpected(
+      BadClientMessage{answerable, std::move(id).value_or(""), Error{code, std::move(message)}});
+}
+
+std::optional<std::string> what_is_wrong_with_id(const std::string& id) {
+  if (!id.empty() && id.size() <= kMaxRequestIdBytes) return std::nullopt;
+  return "request_id must have 1 to 128 bytes, found " + std::to_string(id.size());
+}
+
+std::string too_large(size_t found, size_t limit) {
+  return "the prompt has " + std::to_string(found) + " bytes (a token id counts 4), the limit is " +
+         std::to_string(limit);
+}
+
+tl::expected<api::ClientMessage, BadClientMessage> take_submit(v1::Submit& in, size_t max_prompt_bytes) {
+  const std::string& id = in.request_id();
+  if (auto wrong = what_is_wrong_with_id(id)) return refuse(id, ErrorCode::kInvalidArgument, *wrong);
+  api::Submit out;
+  size_t bytes = 0;
+  switch (in.prompt_case()) {
+    case v1::Submit::kText:
+      bytes = in.text().size();
+      break;
+    case v1::Submit::kChat:
+      for (const auto& m : in.chat().messages()) bytes += 16 + m.role().size() + m.content().size();
+      break;
+    case v1::Submit::kTokenIds:
+      bytes = 4 * static_cast<size_t>(in.token_ids().ids_size());
+      break;
+    case v1::Submit::PROMPT_NOT_SET:
+      return refuse(id, ErrorCode::kInvalidArgument, "one of text, chat and token_ids must be set as the prompt");
+  }
+  if (bytes > max_prompt_bytes) return refuse(id, ErrorCode::kLimitExceeded, too_large(bytes, max_prompt_bytes));
+  if (in.prompt_case() == v1::Submit::kText) {
+    out.prompt = std::move(*in.mutable_text());
+  } else if (in.prompt_case() == v1::Submit::kChat) {
+    std::vector<api::ChatMessage> messages;
+    messages.reserve(in.chat().messages_size());
+    for (auto& m : *in.mutable_chat()->mutable_messages())
+      messages.push_back({std::move(*m.mutable_role()), std::move(*m.mutable_content())});
+    out.prompt = std::move(messages);
+  } else {
+    out.prompt = std::vector<TokenId>(in.token_ids().ids().begin(), in.token_ids().ids().end());
+  }
+  if (in.has_add_special_tokens()) out.add_special_tokens = in.add_special_tokens();
+  out.sampling = from_wire(in.sampling());
+  out.has_seed = in.sampling().has_seed();
+  if (in.priority() < 0 || in.priority() > v1::PRIORITY_CLASS_BATCH)
+    return refuse(id, ErrorCode::kInvalidArgument,
+                  "priority must be 1 (interactive), 2 (standard) or 3 (batch), found " +
+                      std::to_string(static_cast<int>(in.priority())));
+  if (in.priority() != v1::PRIORITY_CLASS_UNSPECIFIED)
+    out.priority = static_cast<PriorityClass>(in.priority() - v1::PRIORITY_CLASS_INTERACTIVE);
+  out.tenant = std::move(*in.mutable_tenant());
+  if (in.has_deadline_us()) {
+    if (in.deadline_us() <= 0)
+      return refuse(id, ErrorCode::kInvalidArgument,
+                    "deadline_us must be above 0, found " + std::to_string(in.deadline_us()));
+    if (in.deadline_us() < kLongestDeadlineUs) out.deadline = microseconds(in.deadline_us());
+  }
+  out.detach = in.detach();
+  out.request_id = std::move(*in.mutable_request_id());
+  return api::ClientMessage(std::move(out));
+}
+
+void put(const api::Submit& in, v1::ClientMessage* message) {
+  auto* out = message->mutable_submit();
+  out->set_request_id(in.request_id);
+  if (const auto* text = std::get_if<std::string>(&in.prompt)) {
+    out->set_text(*text);
+  } else if (const auto* chat = std::get_if<std::vector<api::ChatMessage>>(&in.prompt)) {
+    out->mutable_chat();
+    for (const auto& m : *chat) {
+      auto* entry = out->mutable_chat()->add_messages();
+      entry->set_role(m.role);
+      entry->set_content(m.content);
+    }
+  } else {
+    const auto& ids = std::get<std::vector<TokenId>>(in.prompt);
+    out->mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
+  }
+  out->set_add_special_tokens(in.add_special_tokens);
+  to_wire(in.sampling, out->mutable_sampling());
+  if (!in.has_seed) out->mutable_sampling()->clear_seed();
+  out->set_priority(static_cast<v1::PriorityClass>(static_cast<int>(in.priority) + v1::PRIORITY_CLASS_INTERACTIVE));
+  out->set_tenant(in.tenant);
+  if (in.deadline) out->set_deadline_us(wire_us(*in.deadline));
+  out->set_detach(in.detach);
+}
+
+void put(const api::Cancel& in, v1::ClientMessage* message) {
+  message->mutable_cancel()->set_request_id(in.request_id);
+}
+
+void put(const api::Credit& in, v1::ClientMessage* message) {
+  message->mutable_credit()->set_messages(in.messages);
+}
+
+void put(const api::Resume& in, v1::ClientMessage* message) {
+  auto* out = message->mutable_resume();
+  out->set_request_id(in.request_id);
+  out->mutable_from_token()->Add(in.from_token.begin(), in.from_token.end());
+}
+
+void put(const api::StatusQuery&, v1::ClientMessage* message) { message->mutable_status(); }
+
+// ---- what the server says ---------------------------------------------------------------------------------------
+
+void put(const api::Accepted& in, v1::ServerEvent* event) {
+  auto* out = event->mutable_accepted();
+  out->set_request_id(in.request_id);
+  out->mutable_prompt_token_ids()->Add(in.prompt_token_ids.begin(), in.prompt_token_ids.end());
+  out->set_seed(in.seed);
+  out->set_max_tokens(in.max_tokens);
+}
+
+api::Accepted take(v1::Accepted& in) {
+  api::Accepted out;
+  out.request_id = std::move(*in.mutable_request_id());
+  out.prompt_token_ids.assign(in.prompt_token_ids().begin(), in.prompt_token_ids().end());
+  out.seed = in.seed();
+  out.max_tokens = in.max_tokens();
+  return out;
+}
+
+void put(const api::TokenChunk& in, v1::ServerEvent* event) {
+  auto* out = event->mutable_chunk();
+  out->set_request_id(in.request_id);
+  out->set_sample(in.sample);
+  out->set_first_index(in.first_index);
+  out->mutable_token_ids()->Add(in.token_ids.begin(), in.token_ids.end());
+  out->set_text_offset(in.text_offset);
+  out->set_text(to_utf8(in.text));
+  for (const auto& entry : in.logprobs) to_wire(entry, out->add_logprobs());
+}
+
+api::TokenChunk take(v1::TokenChunk& in) {
+  api::TokenChunk out;
+  out.request_id = std::move(*in.mutable_request_id());
+  out.sample = in.sample();
+  out.first_index = in.first_index();
+  out.token_ids.assign(in.token_ids().begin(), in.token_ids().end());
+  out.text_offset = in.text_offset();
+  out.text = std::move(*in.mutable_text());
+  out.logprobs.reserve(in.logprobs_size());
+  for (const auto& entry : in.logprobs()) out.logprobs.push_back(from_wire(entry));
+  return out;
+}
+
+void put(const api::Finished& in, v1::ServerEvent* event) {
+  auto* out = event->mutable_finished();
+  out->set_request_id(in.request_id);
+  for (const auto& sample : in.samples) {
+    auto* entry = out->add_samples();
+    entry->set_reason(static_cast<v1::FinishReason>(sample.reason));
+    entry->set_stop_match(to_utf8(sample.stop_match));
+    entry->set_completion_tokens(sample.completion_tokens);
+  }
+  out->set_prompt_tokens(in.prompt_tokens);
+  auto* timings = out->mutable_timings();
+  timings->set_tokenized_us(wire_us(in.timings.tokenized));
+  timings->set_dispatched_us(wire_us(in.timings.dispatched));
+  timings->set_first_token_us(wire_us(in.timings.first_token));
+  timings->set_finished_us(wire_us(in.timings.finished));
+  timings->set_preemptions(in.timings.preemptions);
+  timings->set_attempts(in.timings.attempts);
+  timings->set_replica(in.timings.replica);
+  if (in.error.code != ErrorCode::kOk || !in.error.message.empty()) to_wire(in.error, out->mutable_error());
+}
+
+api::Finished take(v1::Finished& in) {
+  api::Finished out;
+  out.request_id = std::move(*in.mutable_request_id());
+  out.samples.reserve(in.samples_size());
+  for (auto& sample : *in.mutable_samples())
+    out.samples.push_back({finish_reason_from_wire(sample.reason()), std::move(*sample.mutable_stop_match()),
+                           sample.completion_tokens()});
+  out.prompt_tokens = in.prompt_tokens();
+  const auto& timings = in.timings();
+  out.timings.tokenized = from_us(timings.tokenized_us());
+  out.timings.dispatched = from_us(timings.dispatched_us());
+  out.timings.first_token = from_us(timings.first_token_us());
+  out.timings.finished = from_us(timings.finished_us());
+  out.timings.preemptions = timings.preemptions();
+  out.timings.attempts = timings.attempts();
+  out.timings.replica = timings.replica();
+  out.error = {ErrorCode::kOk, ""};
+  if (in.has_error()) out.error = from_wire(in.mutable_error());
+  return out;
+}
+
+void put(const api::Rejected& in, v1::ServerEvent* event) {
+  auto* out = event->mutable_rejected();
+  out->set_request_id(in.request_id);
+  to_wire(in.error, out->mutable_error());
+  out->set_retry_after_us(wire_us(in.retry_after));
+}
+
+api::Rejected take(v1::Rejected& in) {
+  api::Rejected out;
+  out.request_id = std::move(*in.mutable_request_id());
+  out.error = from_wire(in.mutable_error());
+  out.retry_after = from_us(in.retry_after_us());
+  return out;
+}
+
+void put(const api::StatusReport& in, v1::ServerEvent* event) {
+  auto* out = event->mutable_status();
+  out->set_ready(in.ready);
+  out->set_version(to_utf8(in.version));
+  out->set_protocol_version(in.protocol_version);
+  out->set_model(to_utf8(in.model));
+  out->set_policy(to_utf8(in.policy));
+  out->set_waiting_requests(in.waiting_requests);
+  out->set_active_requests(in.active_requests);
+  out->set_queue_limit(in.queue_limit);
+  out->set_expected_replicas(in.expected_replicas);
+  out->set_uptime_s(in.uptime_s);
+  for (const auto& r : in.replicas) {
+    auto* entry = out->add_replicas();
+    entry->set_replica(r.replica.value);
+    entry->set_epoch(r.epoch.value);
+    entry->set_ready(r.ready);
+    entry->set_draining(r.draining);
+    to_wire(r.info, entry->mutable_info());
+    entry->set_running_sequences(r.running_sequences);
+    entry->set_dispatched_requests(r.dispatched_requests);
+    entry->set_free_blocks(r.free_blocks);
+    entry->set_steps(r.steps);
+    entry->set_tokens(r.tokens);
+    entry->set_step_ms(r.step_ms);
+    entry->set_forward_ms(r.forward_ms);
+    entry->set_tokens_per_s(r.tokens_per_s);
+    entry->set_busy_s(r.busy_s);
+    entry->set_forward_s(r.forward_s);
+    entry->set_sample_s(r.sample_s);
+  }
+  for (const auto& [name, value] : in.counters) {
+    auto* entry = out->add_counters();
+    entry->set_name(to_utf8(name));
+    entry->set_value(value);
+  }
+}
+
+api::StatusReport take(v1::StatusReport& in) {
+  api::StatusReport out;
+  out.ready = in.ready();
+  out.version = std::move(*in.mutable_version());
+  out.protocol_version = in.protocol_version();
+  out.model = std::move(*in.mutable_model());
+  out.policy = std::move(*in.mutable_policy());
+  out.waiting_requests = in.waiting_requests();
+  out.active_requests = in.active_requests();
+  out.queue_limit = in.queue_limit();
+  out.expected_replicas = in.expected_replicas();
+  out.uptime_s = in.uptime_s();
+  for (auto& r : *in.mutable_replicas()) {
+    auto& entry = out.replicas.emplace_back();
+    entry.replica.value = r.replica();
+    entry.epoch.value = r.epoch();
+    entry.ready = r.ready();
+    entry.draining = r.draining();
+    entry.info = from_wire(r.mutable_info());
+    entry.running_sequences = r.running_sequences();
+    entry.dispatched_requests = r.dispatched_requests();
+    entry.free_blocks = r.free_blocks();
+    entry.steps = r.steps();
+    entry.tokens = r.tokens();
+    entry.step_ms = r.step_ms();
+    entry.forward_ms = r.forward_ms();
+    entry.tokens_per_s = r.tokens_per_s();
+    entry.busy_s = r.busy_s();
+    entry.forward_s = r.forward_s();
+    entry.sample_s = r.sample_s();
+  }
+  for (auto& c : *in.mutable_counters()) out.counters.emplace_back(std::move(*c.mutable_name()), c.value());
+  return out;
+}
+
+}  // namespace
+
+tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::string_view bytes,
+                                                                         size_t max_prompt_bytes) {
+  // Far too large is refused before protobuf spends time and memory on it. What is not prompt in a Submit is small.
+  if (bytes.size() > max_prompt_bytes + max_prompt_bytes / 4 + (1u << 20))
+    return refuse_bytes(bytes, ErrorCode::kLimitExceeded, too_large(bytes.size(), max_prompt_bytes));
+  Arena arena;
+  auto* message = Arena::CreateMessage<v1::ClientMessage>(&arena);
+  if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return refuse_bytes(bytes, ErrorCode::kProtocol,
+                        "the bytes are not a tailor.v1.ClientMessage (damaged, or text that is not UTF-8)");
+  if (message->protocol_version() > kProtocolVersion)
+    return refuse_bytes(bytes, ErrorCode::kProtocol,
+                        "this server speaks version " + std::to_string(kProtocolVersion) + ", the client sent version " +
+                            std::to_string(message->protocol_version()));
+  switch (message->body_case()) {
+    case v1::ClientMessage::kSubmit:
+      return take_submit(*message->mutable_submit(), max_prompt_bytes);
+    case v1::ClientMessage::kCancel: {
+      auto& id = *message->mutable_cancel()->mutable_request_id();
+      if (auto wrong = what_is_wrong_with_id(id)) return refuse(id, ErrorCode::kInvalidArgument, *wrong);
+      return api::ClientMessage(api::Cancel{std::move(id)});
+    }
+    case v1::ClientMessage::kCredit:
+      return api::ClientMessage(api::Credit{message->credit().messages()});
+    case v1::ClientMessage::kResume: {
+      auto& in = *message->mutable_resume();
+      auto& id = *in.mutable_request_id();
+      if (auto wrong = what_is_wrong_with_id(id)) return refuse(id, ErrorCode::kInvalidArgument, *wrong);
+      return api::ClientMessage(
+          api::Resume{std::move(id), std::vector<uint32_t>(in.from_token().begin(), in.from_token().end())});
+    }
+    case v1::ClientMessage::kStatus:
+      return api::ClientMessage(api::StatusQuery{});
+    case v1::ClientMessage::BODY_NOT_SET:
+      break;
+  }
+  return refuse_bytes(bytes, ErrorCode::kProtocol,
+                      "this server speaks version " + std::to_string(kProtocolVersion) +
+                          " and does not know this kind of message");
+}
+
+std::string encode(const api::ClientMessage& value) {
+  Arena arena;
+  auto* message = Arena::CreateMessage<v1::ClientMessage>(&arena);
+  message->set_protocol_version(kProtocolVersion);
+  std::visit([&](const auto& body) { put(body, message); }, value);
+  return message->SerializeAsString();
+}
+
+std::string encode(const std::vector<api::ServerEvent>& events) {
+  Arena arena;
+  auto* message = Arena::CreateMessage<v1::ServerMessage>(&arena);
+  message->set_protocol_version(kProtocolVersion);
+  for (const auto& event : events)
+    std::visit([&](const auto& body) { put(body, message->add_events()); }, event);
+  return message->SerializeAsString();
+}
+
+Result<std::vector<api::ServerEvent>> decode_server_message(std::string_view bytes) {
+  Arena arena;
+  auto* message = Arena::CreateMessage<v1::ServerMessage>(&arena);
+  if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return fail(ErrorCode::kProtocol, "the server sent bytes that are not a tailor.v1.ServerMessage");
+  if (message->protocol_version() > kProtocolVersion)
+    return fail(ErrorCode::kProtocol, "this client speaks version " + std::to_string(kProtocolVersion) +
+                                          ", the server sent version " +
+                                          std::to_string(message->protocol_version()));
+  std::vector<api::ServerEvent> events;
+  events.reserve(message->events_size());
+  for (auto& event : *message->mutable_events()) {
+    switch (event.body_case()) {
+      case v1::ServerEvent::kAccepted: events.emplace_back(take(*event.mutable_accepted())); break;
+      case v1::ServerEvent::kChunk: events.emplace_back(take(*event.mutable_chunk())); break;
+      case v1::ServerEvent::kFinished: events.emplace_back(take(*event.mutable_finished())); break;
+      case v1::ServerEvent::kRejected: events.emplace_back(take(*event.mutable_rejected())); break;
+      case v1::ServerEvent::kStatus: events.emplace_back(take(*event.mutable_status())); break;
+      case v1::ServerEvent::BODY_NOT_SET: break;
+    }
+  }
+  return events;
+}
+
+}  // namespace tailor::comm

@@ -1,0 +1,320 @@
+#include "comm/coordinator_io.h"
+
+#include <zmq.h>
+
+#include <cstdlib>
+#include <exception>
+#include <optional>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "comm/codec_api.h"
+#include "comm/codec_control.h"
+#include "comm/codec_shared.h"
+#include "comm/peer_table.h"
+#include "comm/zmq_socket.h"
+
+namespace tailor::comm {
+namespace {
+
+constexpr size_t kMaxLinks = 4096;                 // control connections remembered
+constexpr size_t kMaxControlMessageBytes = 256u << 20;
+constexpr int kMessagesPerTurn = 256;              // read from one socket before the others get their turn
+constexpr int kClientPipeMessages = 64;            // per client and direction inside ZeroMQ
+constexpr size_t kMaxUnsentMessages = 4096;        // per client beside ZeroMQ's; above it the client is gone
+constexpr size_t kMaxUnsentBytes = 64u << 20;
+constexpr Duration kForgettable = seconds(30);     // a client silent for so long makes room for a new one
+constexpr Duration kFlushLimit = seconds(1);
+constexpr int kRetryMs = 5;                        // a full client buffer, a full inbox
+constexpr Duration kComeBackLater = seconds(5);
+
+class CoordinatorIoThread final : public CoordinatorIo {
+ public:
+  explicit CoordinatorIoThread(const CoordinatorIoOptions& options)
+      : options_(options), inbox_(options.inbox_capacity), outbound_(1) {}
+
+  ~CoordinatorIoThread() override {
+    outbound_.close();
+    if (thread_.joinable()) thread_.join();
+    inbox_.close();
+  }
+
+  Result<void> open() {
+    quiet_protobuf_log();
+    TAILOR_ASSIGN(api_, ZmqSocket::open(context_, ZMQ_ROUTER));
+    api_.set(ZMQ_ROUTER_MANDATORY, 1);
+    api_.set(ZMQ_ROUTER_HANDOVER, 1);  // a client that set its own identity takes it along when it reconnects
+    api_.set_int64(ZMQ_MAXMSGSIZE, static_cast<int64_t>(options_.max_message_bytes));
+    api_.set(ZMQ_SNDHWM, kClientPipeMessages);
+    api_.set(ZMQ_RCVHWM, kClientPipeMessages);
+    api_.set(ZMQ_LINGER, 500);
+    api_.set(ZMQ_HEARTBEAT_IVL, 5000);
+    api_.set(ZMQ_HEARTBEAT_TIMEOUT, 15000);
+    TAILOR_TRY(api_.bind(options_.api_endpoint));
+    api_endpoint_ = api_.last_endpoint();
+
+    TAILOR_ASSIGN(control_, ZmqSocket::open(context_, ZMQ_ROUTER));
+    control_.set(ZMQ_ROUTER_MANDATORY, 1);
+    control_.set_int64(ZMQ_MAXMSGSIZE, kMaxControlMessageBytes);
+    control_.set(ZMQ_SNDHWM, 0);  // bounded by dispatched requests
+    control_.set(ZMQ_RCVHWM, 0);  // bounded by the leaders' own backlog
+    control_.set(ZMQ_LINGER, 500);
+    control_.set(ZMQ_HEARTBEAT_IVL, 1000);
+    control_.set(ZMQ_HEARTBEAT_TIMEOUT, 5000);
+    TAILOR_TRY(control_.bind(options_.control_endpoint));
+    control_endpoint_ = control_.last_endpoint();
+    thread_ = std::thread([this] { run(); });
+    return {};
+  }
+
+  Mailbox<CoordinatorInput>& inbox() override { return inbox_; }
+  void send(CoordinatorOutput output) override { outbound_.push_always(std::move(output)); }
+  const std::string& api_endpoint() const override { return api_endpoint_; }
+  const std::string& control_endpoint() const override { return control_endpoint_; }
+  const CoordinatorIoCounters& counters() const override { return counters_; }
+
+ private:
+  using Clients = PeerTable<ClientId>;
+  using Links = PeerTable<LinkId>;
+
+  void run() noexcept {
+    try {
+      while (turn()) {
+      }
+      flush();
+    } catch (const std::exception& error) {
+      LOG_ERROR("the io thread cannot go on: {}", error.what());
+      std::abort();
+    }
+    api_.close();
+    control_.close();
+  }
+
+  // One wait and what it brought. False when the owner has closed the outbound mailbox.
+  bool turn() {
+    const bool reading = !held_ && inbox_.has_room();
+    zmq_pollitem_t items[3] = {{control_.get(), 0, ZMQ_POLLIN, 0},
+                               {nullptr, outbound_.fd(), ZMQ_POLLIN, 0},
+                               {api_.get(), 0, ZMQ_POLLIN, 0}};
+    const bool retry_soon = !reading || !waiting_clients_.empty();
+    zmq_poll(items, reading ? 3 : 2, retry_soon ? kRetryMs : -1);
+
+    const bool last = outbound_.closed();
+    for (auto& output : outbound_.drain()) std::visit([this](auto& value) { handle(value); }, output);
+    if (last) return false;
+    if (!waiting_clients_.empty()) retry_waiting();
+    if (items[0].revents & ZMQ_POLLIN) read_control();
+    if (held_ && inbox_.push(std::move(*held_))) held_.reset();
+    if (reading && (items[2].revents & ZMQ_POLLIN)) read_clients();
+    return true;
+  }
+
+  void flush() {
+    const Time until = now() + kFlushLimit;
+    while (!waiting_clients_.empty() && now() < until) {
+      zmq_poll(nullptr, 0, kRetryMs);
+      retry_waiting();
+    }
+  }
+
+  // ---- from clients ---------------------------------------------------------------------------------------------
+
+  void read_clients() {
+    for (int i = 0; i < kMessagesPerTurn && !held_ && inbox_.has_room(); ++i) {
+      size_t count = 0;
+      if (!api_.receive(frames_, &count)) return;
+      take_client_message(count);
+    }
+  }
+
+  void take_client_message(size_t frame_count) {
+    counters_.client_messages.add();
+    for (const auto& frame : frames_) counters_.client_bytes_in.add(static_cast<int64_t>(frame.size()));
+    // DEALER: [identity][payload]. REQ: [identity][][payload].
+    const bool delimiter = frame_count == 3 && frames_[1].empty();
+    if (frame_count != 2 && !delimiter) {
+      counters_.client_bad_messages.add();
+      return;
+    }
+    const std::string& identity = frames_.front();
+    const Time at = now();
+    Clients::Peer* client = clients_.find(identity);
+    if (client != nullptr) {
+      client->last_heard = at;
+      client->delimiter = delimiter;
+    }
+    auto message = decode_client_message(frames_.back(), options_.max_prompt_bytes);
+    if (!message) {
+      counters_.client_bad_messages.add();
+      if (message.error().answerable)
+        answer_directly(identity, delimiter, {message.error().request_id, message.error().error, Duration(0)});
+      return;
+    }
+    if (client == nullptr) client = admit(identity, delimiter, at, *message);
+    if (client == nullptr) return;
+    CoordinatorInput input = FromClient{client->id, std::move(*message)};
+    // Others may fill the inbox too: what finds no room waits here, and nothing more is read until it has gone.
+    if (!inbox_.push(std::move(input))) held_ = std::move(input);
+  }
+
+  Clients::Peer* admit(const std::string& identity, bool delimiter, Time at, const api::ClientMessage& message) {
+    if (clients_.size() >= options_.max_clients) {
+      Clients::Peer* silent = clients_.longest_silent(at, kForgettable);
+      if (silent == nullptr) {
+        std::string request_id;
+        if (const auto* submit = std::get_if<api::Submit>(&message)) request_id = submit->request_id;
+        if (!std::holds_alternative<api::Credit>(message))
+          answer_directly(identity, delimiter,
+                          {std::move(request_id),
+                           Error{ErrorCode::kUnavailable, "the server has its limit of " +
+                                                              std::to_string(options_.max_clients) + " clients"},
+                           kComeBackLater});
+        return nullptr;
+      }
+      lose(*silent);
+    }
+    Clients::Peer& client = clients_.add(identity, at);
+    client.delimiter = delimiter;
+    return &client;
+  }
+
+  void answer_directly(const std::string& identity, bool delimiter, api::Rejected rejected) {
+    const std::string bytes = encode(std::vector<api::ServerEvent>{std::move(rejected)});
+    if (put_on_wire(identity, delimiter, bytes) != SendStatus::kSent) counters_.dropped_to_clients.add();
+  }
+
+  // ---- to clients -----------------------------------------------------------------------------------------------
+
+  SendStatus put_on_wire(const std::string& identity, bool delimiter, const std::string& bytes) {
+    const SendStatus status = delimiter ? api_.send({identity, "", bytes}) : api_.send({identity, bytes});
+    if (status == SendStatus::kSent) counters_.client_bytes_out.add(static_cast<int64_t>(bytes.size()));
+    return status;
+  }
+
+  void handle(ToClient& output) {
+    Clients::Peer* client = clients_.find(output.client);
+    if (client == nullptr) {
+      counters_.dropped_to_clients.add();
+      return;
+    }
+    std::string bytes = encode(output.events);
+    if (client->unsent.empty()) {
+      switch (put_on_wire(client->identity, client->delimiter, bytes)) {
+        case SendStatus::kSent: return;
+        case SendStatus::kUnreachable: return lose(*client);
+        case SendStatus::kFull: break;
+      }
+      waiting_clients_.insert(client->id);
+    }
+    client->unsent_bytes += bytes.size();
+    client->unsent.push_back(std::move(bytes));
+    if (client->unsent.size() > kMaxUnsentMessages || client->unsent_bytes > kMaxUnsentBytes) lose(*client);
+  }
+
+  void retry_waiting() {
+    for (auto it = waiting_clients_.begin(); it != waiting_clients_.end();) {
+      const ClientId id = *it++;  // before anything erases it
+      Clients::Peer* client = clients_.find(id);
+      while (client != nullptr && !client->unsent.empty()) {
+        const SendStatus status = put_on_wire(client->identity, client->delimiter, client->unsent.front());
+        if (status == SendStatus::kFull) break;
+        if (status == SendStatus::kUnreachable) {
+          lose(*client);
+          client = nullptr;
+          break;
+        }
+        client->unsent_bytes -= client->unsent.front().size();
+        client->unsent.pop_front();
+      }
+      if (client == nullptr || client->unsent.empty()) waiting_clients_.erase(id);
+    }
+  }
+
+  // The main thread is told, and the number is never used again.
+  void lose(Clients::Peer& client) {
+    const ClientId id = client.id;
+    counters_.dropped_to_clients.add(static_cast<int64_t>(client.unsent.size()));
+    waiting_clients_.erase(id);
+    clients_.erase(id);
+    inbox_.push_always(ClientGone{id});  // bounded by max_clients
+  }
+
+  void handle(ForgetClient& output) {
+    waiting_clients_.erase(output.client);
+    clients_.erase(output.client);
+  }
+
+  // ---- control link ---------------------------------------------------------------------------------------------
+
+  void read_control() {
+    for (int i = 0; i < kMessagesPerTurn; ++i) {
+      size_t count = 0;
+      if (!control_.receive(frames_, &count)) return;
+      counters_.worker_messages.add();
+      if (count != 2) {
+        counters_.worker_bad_messages.add();
+        continue;
+      }
+      const Time at = now();
+      Links::Peer* link = links_.find(frames_[0]);
+      if (link == nullptr) {
+        if (links_.size() >= kMaxLinks) links_.erase(links_.longest_silent(at, Duration(-1))->id);
+        link = &links_.add(frames_[0], at);
+      }
+      link->last_heard = at;
+      auto report = decode_report(frames_[1]);
+      if (!report) {
+        counters_.worker_bad_messages.add();
+        if (!std::exchange(link->complained, true))
+          LOG_WARN("control link {} is ignored: {}", link->id.value, report.error().message);
+        continue;
+      }
+      // Heartbeats repeat themselves: with a main thread far behind, the newest of them may go.
+      if (std::holds_alternative<Heartbeat>(*report) && inbox_.size() > 2 * options_.inbox_capacity) continue;
+      inbox_.push_always(FromWorker{link->id, std::move(*report)});  // bounded by the leaders' backlog
+    }
+  }
+
+  void handle(ToWorker& output) {
+    Links::Peer* link = links_.find(output.link);
+    if (link == nullptr) return;
+    const std::string bytes = encode(CommandEnvelope{output.sequence, output.epoch, std::move(output.command)});
+    // A lost worker is noticed by its missing heartbeats; what cannot be sent to it is lost with it.
+    if (control_.send({link->identity, bytes}) == SendStatus::kUnreachable) links_.erase(output.link);
+  }
+
+  const CoordinatorIoOptions options_;
+  std::string api_endpoint_, control_endpoint_;  // constant after open()
+
+  // Shared, guarded by themselves.
+  Mailbox<CoordinatorInput> inbox_;
+  Mailbox<CoordinatorOutput> outbound_;
+  CoordinatorIoCounters counters_;
+
+  // Owned by the io thread. The context outlives its sockets.
+  ZmqContext context_;
+  ZmqSocket api_, control_;
+  Clients clients_;
+  Links links_;
+  std::set<ClientId> waiting_clients_;    // those with unsent messages
+  std::optional<CoordinatorInput> held_;  // read, but the inbox was full
+  std::vector<std::string> frames_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<CoordinatorIo>> CoordinatorIo::start(const CoordinatorIoOptions& options) {
+  if (options.inbox_capacity == 0 || options.max_clients == 0)
+    return fail(ErrorCode::kInvalidArgument, "inbox_capacity and max_clients must be above 0");
+  if (options.control_endpoint.empty())
+    return fail(ErrorCode::kInvalidArgument, "the control endpoint is empty; tcp://127.0.0.1:* takes any free port");
+  auto io = std::make_unique<CoordinatorIoThread>(options);
+  TAILOR_TRY(io->open());
+  return std::unique_ptr<CoordinatorIo>(std::move(io));
+}
+
+}  // namespace tailor::comm
