@@ -11,9 +11,9 @@
 
 #include "bench/answer_viewer.h"
 #include "bench/load_run.h"
-#include "bench/serve_comparison.h"
 #include "bench/summary.h"
 #include "comm/client.h"
+#include "launch/commands/bench_serve.h"
 #include "launch/commands/command.h"
 #include "launch/commands/prompt_json.h"
 
@@ -101,8 +101,7 @@ Result<void> burst(const BenchOptions& options) {
 }
 
 Result<void> serve(const BenchOptions& options) {
-  bench::ServeComparison comparison;
-  comparison.program = "/proc/self/exe";
+  ServeComparison comparison;
   comparison.model = options.model;
   comparison.engine = options.engine;
   comparison.reference_python = options.reference_python;
@@ -112,8 +111,9 @@ Result<void> serve(const BenchOptions& options) {
   comparison.max_tokens = options.max_tokens;
   BenchOptions fixed = options;
   fixed.ignore_eos = true;
-  TAILOR_ASSIGN(comparison.requests, read_requests(fixed, *std::max_element(options.levels.begin(), options.levels.end()) * 2));
-  TAILOR_ASSIGN(const auto report, bench::compare_serving(comparison));
+  const int most = *std::max_element(options.levels.begin(), options.levels.end());
+  TAILOR_ASSIGN(comparison.requests, read_requests(fixed, 2 * most));
+  TAILOR_ASSIGN(const auto report, compare_serving(comparison));
   std::printf("%s", report.table.c_str());
   return write_json(options.json, report.json);
 }
