@@ -1,0 +1,299 @@
+// `tailor serve`: checks the shape, starts the cluster under the supervisor, shows the load, says when it is ready.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "launch/commands/command.h"
+#include "launch/supervisor/cluster_lines.h"
+#include "launch/supervisor/supervisor.h"
+#include "launch/supervisor/usable_cores.h"
+
+namespace tailor::launch {
+namespace {
+
+struct Options {
+  ClusterOptions cluster;
+  std::string run_dir;
+  std::string log_dir;
+  bool print = false;
+  bool single = false;
+  bool write_config = false;
+  CLI::App* app = nullptr;
+};
+
+std::string own_folder() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? "." : self.parent_path().string();
+}
+
+/// The coordinator's addresses, once it has written them.
+std::optional<nlohmann::json> read_addresses(const RunDir& run) {
+  std::ifstream file(run.coordinator_json());
+  if (!file) return std::nullopt;
+  nlohmann::json addresses = nlohmann::json::parse(file, nullptr, false);
+  if (!addresses.is_object() || !addresses.contains("control_endpoint")) return std::nullopt;
+  return addresses;
+}
+
+double read_progress(const std::string& path) {
+  double value = 0;
+  std::ifstream(path) >> value;
+  return std::clamp(value, 0.0, 1.0);
+}
+
+/// Load progress: bars redrawn in place on a terminal, a line per quarter elsewhere.
+class LoadBars {
+ public:
+  LoadBars(const RunDir& run, int replicas)
+      : run_(run), replicas_(replicas), quarters_(static_cast<size_t>(replicas), 0), terminal_(isatty(STDERR_FILENO)) {}
+
+  void draw() {
+    std::string line;
+    for (int i = 0; i < replicas_; ++i) {
+      const double done = read_progress(run_.progress(i));
+      const int quarter = static_cast<int>(done * 4);
+      if (!terminal_ && quarter > quarters_[i]) {
+        std::fprintf(stderr, "tailor: replica %d has loaded %d %%\n", i, quarter * 25);
+      }
+      quarters_[i] = std::max(quarters_[i], quarter);
+      if (i < 4) line += bar(i, done);
+    }
+    if (!terminal_ || line == last_) return;
+    std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    last_ = line;
+  }
+  /// Makes room for a line of text.
+  void clear() {
+    if (terminal_ && !last_.empty()) std::fprintf(stderr, "\r\033[K");
+    last_.clear();
+  }
+
+ private:
+  static std::string bar(int replica, double done) {
+    constexpr int kWidth = 16;
+    const int full = static_cast<int>(done * kWidth);
+    char percent[16];
+    std::snprintf(percent, sizeof percent, " %3.0f%%  ", done * 100);
+    return "replica " + std::to_string(replica) + " [" + std::string(full, '#') +
+           std::string(kWidth - full, '.') + "]" + percent;
+  }
+
+  const RunDir& run_;
+  const int replicas_;
+  std::vector<int> quarters_;
+  const bool terminal_;
+  std::string last_;
+};
+
+Result<void> settle(Options& options) {
+  ClusterOptions& cluster = options.cluster;
+  if (cluster.replicas < 1 || cluster.tp < 1) {
+    return fail(ErrorCode::kInvalidArgument, "--replicas and --tp must be at least 1");
+  }
+  const UsableCores cores = usable_cores();
+  if (cluster.threads == 0) {
+    cluster.threads = default_threads(cluster.replicas, cluster.tp, cores.count());
+  }
+  if (!cluster.oversubscribe) {
+    TAILOR_TRY(check_fits_cores(cluster.replicas, cluster.tp, cluster.threads, cores));
+  }
+  TAILOR_TRY(parse_tcp(cluster.endpoint));
+  TAILOR_TRY(parse_tcp(cluster.control_endpoint));
+  if (cluster.model != "default") {  // the children run elsewhere: give them a path that holds there
+    std::error_code error;
+    if (!std::filesystem::exists(cluster.model, error)) {
+      return fail(ErrorCode::kNotFound, "no model at " + cluster.model + " (--model takes a folder, a GGUF file, or default)");
+    }
+    cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
+  }
+  if (!cluster.record.empty()) cluster.record = std::filesystem::absolute(cluster.record).string();
+  cluster.program_folder = own_folder();
+  return {};
+}
+
+int print_lines(const Options& options, const RunDir& run) {
+  ClusterOptions cluster = options.cluster;
+  Result<std::string> control = with_free_port(cluster.control_endpoint);
+  if (!control) return print_error(control.error());
+  std::printf("mkdir -p %s %s\n", run.mpi.c_str(), run.shared.c_str());
+  if (options.single) {
+    std::printf("%s\n", to_shell(single_line(cluster, run, *control)).c_str());
+    return 0;
+  }
+  std::printf("# coordinator\n%s\n", to_shell(coordinator_line(cluster, run, *control)).c_str());
+  for (int i = 0; i < cluster.replicas; ++i) {
+    std::printf("# replica %d\n%s\n", i, to_shell(replica_line(cluster, run, i, *control)).c_str());
+  }
+  return 0;
+}
+
+/// Where the coordinator binds: as configured the first time; a restarted one goes back to the addresses it had,
+/// which the workers and clients know.
+class Addresses {
+ public:
+  Addresses(const ClusterOptions& cluster, const RunDir& run)
+      : run_(run), endpoint_(cluster.endpoint), control_(cluster.control_endpoint) {}
+
+  void before_coordinator_start() {
+    refresh();
+    std::error_code ignored;
+    std::filesystem::remove(run_.coordinator_json(), ignored);
+    bound_ = false;
+  }
+  /// False until the coordinator is bound.
+  bool refresh() {
+    if (const auto addresses = read_addresses(run_)) {
+      control_ = addresses->value("control_endpoint", control_);
+      endpoint_ = addresses->value("api_endpoint", endpoint_);
+      bound_ = true;
+    }
+    return bound_;
+  }
+  const std::string& control() const { return control_; }
+  const std::string& endpoint() const { return endpoint_; }
+
+ private:
+  const RunDir& run_;
+  std::string endpoint_, control_;
+  bool bound_ = false;
+};
+
+std::vector<ChildSpec> children_of(const Options& options, const RunDir& run, Addresses& addresses) {
+  const ClusterOptions& cluster = options.cluster;
+  std::vector<ChildSpec> children;
+  if (options.single) {
+    children.push_back({"cluster", run.logs + "/cluster.log", [&]() -> std::optional<CommandLine> {
+      addresses.before_coordinator_start();
+      const Result<std::string> control = with_free_port(addresses.control());
+      if (!control) return std::nullopt;
+      ClusterOptions bound = cluster;
+      bound.endpoint = addresses.endpoint();
+      return single_line(bound, run, *control);
+    }});
+    return children;
+  }
+  children.push_back({"coordinator", run.logs + "/coordinator.log", [&]() -> std::optional<CommandLine> {
+    addresses.before_coordinator_start();
+    ClusterOptions bound = cluster;
+    bound.endpoint = addresses.endpoint();
+    return coordinator_line(bound, run, addresses.control());
+  }});
+  for (int i = 0; i < cluster.replicas; ++i) {
+    const std::string number = std::to_string(i);
+    children.push_back({"replica " + number, run.logs + "/replica-" + number + ".log",
+                        [&, i]() -> std::optional<CommandLine> {
+                          if (!addresses.refresh()) return std::nullopt;
+                          return replica_line(cluster, run, i, addresses.control());
+                        }});
+  }
+  return children;
+}
+
+void announce(const Options& options, const std::string& endpoint, Duration took) {
+  const std::string where = endpoint == kDefaultEndpoint ? "" : " --endpoint " + endpoint;
+  std::printf(
+      "ready at %s after %.1f s: model %s, %s, policy %s\n"
+      "  ask:   tailor generate%s --chat \"Why is the sky blue?\"\n"
+      "  look:  tailor status%s\n"
+      "  stop:  Ctrl-C\n",
+      endpoint.c_str(), to_seconds(took), options.cluster.model.c_str(),
+      shape_text(options.cluster).c_str(), options.cluster.policy.c_str(), where.c_str(), where.c_str());
+  std::fflush(stdout);
+}
+
+int serve(const Options& options, RunDir& run) {
+  if (auto free = check_can_bind(options.cluster.endpoint); !free) return print_error(free.error());
+  sweep_dead_runs(run_root(), "/dev/shm");
+  if (auto created = create_run_dir(run); !created) return print_error(created.error());
+
+  const Time began = now();
+  LoadBars bars(run, options.cluster.replicas);
+  Addresses addresses(options.cluster, run);
+  SupervisorOptions supervisor;
+  supervisor.children = children_of(options, run, addresses);
+  supervisor.mark = "tailor-" + std::to_string(getuid()) + "-" + std::to_string(getpid()) + "-" +
+                    std::to_string(wall_clock_ms());
+  supervisor.sweep = run.private_paths(options.cluster.replicas);
+  supervisor.probe = [&]() -> std::optional<CommandLine> {
+    if (!addresses.refresh()) return std::nullopt;
+    return CommandLine{{options.cluster.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
+                        "--endpoint", local_address(addresses.endpoint())},
+                       {}};
+  };
+  supervisor.say = [&](const std::string& line) {
+    bars.clear();
+    std::fprintf(stderr, "tailor: %s\n", line.c_str());
+  };
+  supervisor.on_tick = [&] { bars.draw(); };
+  supervisor.on_ready = [&] {
+    bars.clear();
+    announce(options, local_address(addresses.endpoint()), now() - began);
+  };
+  supervisor.say("starting " + shape_text(options.cluster) + " of model " + options.cluster.model +
+                 "; logs in " + run.logs);
+  return supervise(supervisor);
+}
+
+int run(Options& options) {
+  if (options.write_config) {
+    std::printf("[serve]\n%s", options.app->config_to_str(true, false).c_str());
+    return 0;
+  }
+  if (auto settled = settle(options); !settled) return print_error(settled.error());
+  RunDir run = plan_run_dir(options.run_dir, options.log_dir, getpid());
+  return options.print ? print_lines(options, run) : serve(options, run);
+}
+
+void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
+  app.add_option("--model", cluster.model, "A Hugging Face folder, a GGUF file, or default");
+  app.add_option("--replicas", cluster.replicas, "Full copies of the model")->check(CLI::Range(1, 4096));
+  app.add_option("--tp", cluster.tp, "Tensor-parallel ranks per replica")->check(CLI::Range(1, 1024));
+  app.add_option("--threads", cluster.threads, "Math threads per rank; 0 = share the usable cores")
+      ->check(CLI::Range(0, 4096));
+  app.add_option("--policy", cluster.policy, "Who runs next")->check(CLI::IsMember({"fcfs"}));
+  app.add_option("--endpoint", cluster.endpoint, "Where clients connect");
+  app.add_option("--control-endpoint", cluster.control_endpoint, "Where the replicas connect; port * = any free one");
+  app.add_option("--engine", cluster.engine, "Who does the math")->check(CLI::IsMember({"torch"}));
+  app.add_option("--device", cluster.device, "auto = the GPUs where there are some")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app.add_option("--dtype", cluster.dtype, "Type of weights and KV, e.g. f32 or bf16; default by device");
+  app.add_option("--slots", cluster.slots, "Sequences a replica runs at once");
+  app.add_option("--kv-memory", cluster.kv_memory, "Memory for KV blocks per rank, e.g. 2GiB");
+  app.add_option("--max-context", cluster.max_context, "Longest prompt and answer together, in tokens");
+  app.add_option("--prefill-budget", cluster.prefill_budget, "Prompt tokens per step");
+  app.add_option("--queue-limit", cluster.queue_limit, "Requests that may wait");
+  app.add_option("--heartbeat-timeout-ms", cluster.heartbeat_timeout_ms, "A replica silent for that long is lost");
+  app.add_option("--stuck-after-ms", cluster.stuck_after_ms, "A rank without progress for that long leaves");
+  app.add_flag("--dummy-weights", cluster.dummy_weights, "Random weights: for speed, not for sense");
+  app.add_option("--record", cluster.record, "Write every scheduler event to this file, for replay");
+  app.add_option("--log-level", cluster.log_level, "trace, debug, info, warn or error")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
+  app.add_flag("--oversubscribe", cluster.oversubscribe, "Allow more math threads than usable cores");
+  app.add_option("--mpirun", cluster.mpirun, "Open MPI's launcher");
+}
+
+}  // namespace
+
+Command add_serve(CLI::App& parent) {
+  auto options = std::make_shared<Options>();
+  CLI::App* app = parent.add_subcommand("serve", "Start a cluster on this machine and watch over it");
+  options->app = app;
+  add_cluster_options(*app, options->cluster);
+  app->add_option("--run-dir", options->run_dir,
+                  "Private folder of this cluster; default ${XDG_RUNTIME_DIR:-/tmp}/tailor-UID/PID");
+  app->add_option("--log-dir", options->log_dir, "Where logs go; default RUN_DIR/logs");
+  app->add_flag("--single", options->single, "One MPMD mpirun for everything: one failure domain");
+  app->add_flag("--print", options->print, "Only show the lines that would be run")->configurable(false);
+  app->add_flag("--write-config", options->write_config, "Only show the effective options as TOML")
+      ->configurable(false);
+  return {app, [options] { return run(*options); }};
+}
+
+}  // namespace tailor::launch

@@ -1,0 +1,151 @@
+#include "launch/supervisor/child_process.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+
+namespace tailor::launch {
+namespace {
+
+std::string shell_quoted(const std::string& word) {
+  constexpr const char* kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=,+@%";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+std::vector<std::string> merged_environment(
+    const std::vector<std::pair<std::string, std::string>>& extra) {
+  std::map<std::string, std::string> all;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (const char* equals = std::strchr(*entry, '=')) {
+      all[std::string(*entry, equals - *entry)] = equals + 1;
+    }
+  }
+  for (const auto& [name, value] : extra) all[name] = value;
+  std::vector<std::string> lines;
+  for (const auto& [name, value] : all) lines.push_back(name + "=" + value);
+  return lines;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& strings) {
+  std::vector<char*> out;
+  for (std::string& text : strings) out.push_back(text.data());
+  out.push_back(nullptr);
+  return out;
+}
+
+/// In the child, between fork and exec: system calls only.
+[[noreturn]] void become(pid_t parent, int output, int failure, char* const* argv, char* const* env) {
+  for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  setsid();
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != parent) _exit(127);
+  const int null = open("/dev/null", O_RDONLY);
+  dup2(null, STDIN_FILENO);
+  dup2(output, STDOUT_FILENO);
+  dup2(output, STDERR_FILENO);
+  execvpe(argv[0], argv, env);
+  const int reason = errno;
+  [[maybe_unused]] const ssize_t written = write(failure, &reason, sizeof reason);
+  _exit(127);
+}
+
+}  // namespace
+
+std::string to_shell(const CommandLine& command) {
+  std::string out;
+  for (const auto& [name, value] : command.env) out += name + "=" + shell_quoted(value) + " ";
+  for (size_t i = 0; i < command.argv.size(); ++i) {
+    if (i > 0) out += " ";
+    out += shell_quoted(command.argv[i]);
+  }
+  return out;
+}
+
+Result<Spawned> spawn(const CommandLine& command) {
+  std::vector<std::string> argv = command.argv;
+  std::vector<std::string> env = merged_environment(command.env);
+  const std::vector<char*> argv_pointers = pointers(argv);
+  const std::vector<char*> env_pointers = pointers(env);
+  int output[2], failure[2];
+  if (pipe2(output, O_CLOEXEC) != 0) {
+    return fail(ErrorCode::kInternal, std::string("pipe: ") + std::strerror(errno));
+  }
+  if (pipe2(failure, O_CLOEXEC) != 0) {
+    close(output[0]);
+    close(output[1]);
+    return fail(ErrorCode::kInternal, std::string("pipe: ") + std::strerror(errno));
+  }
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid == 0) become(parent, output[1], failure[1], argv_pointers.data(), env_pointers.data());
+  const int fork_error = errno;
+  close(output[1]);
+  close(failure[1]);
+  int reason = 0;
+  if (pid < 0) {
+    reason = fork_error;
+  } else {
+    while (read(failure[0], &reason, sizeof reason) < 0 && errno == EINTR) {
+    }
+  }
+  close(failure[0]);
+  if (reason != 0) {
+    close(output[0]);
+    return fail(ErrorCode::kNotFound,
+                "cannot start " + argv[0] + ": " + std::string(std::strerror(reason)));
+  }
+  fcntl(output[0], F_SETFL, O_NONBLOCK);
+  return Spawned{pid, output[0]};
+}
+
+int signal_marked(const std::string& mark, int signal) {
+  const std::string wanted = std::string(kMarkVariable) + "=" + mark;
+  int found = 0;
+  DIR* folder = opendir("/proc");
+  if (folder == nullptr) return 0;
+  while (const dirent* entry = readdir(folder)) {
+    char* end = nullptr;
+    const long pid = std::strtol(entry->d_name, &end, 10);
+    if (pid <= 1 || *end != '\0' || pid == getpid()) continue;
+    std::ifstream file(std::string("/proc/") + entry->d_name + "/environ", std::ios::binary);
+    for (std::string variable; std::getline(file, variable, '\0');) {
+      if (variable != wanted && variable.rfind(wanted + "/", 0) != 0) continue;
+      ++found;
+      if (signal != 0) kill(static_cast<pid_t>(pid), signal);
+      break;
+    }
+  }
+  closedir(folder);
+  return found;
+}
+
+void end_marked(const std::string& mark, int grace_ms) {
+  constexpr int kTickMs = 20;
+  if (signal_marked(mark, SIGTERM) == 0) return;
+  for (int waited = 0; waited < grace_ms; waited += kTickMs) {
+    poll(nullptr, 0, kTickMs);
+    if (signal_marked(mark, 0) == 0) return;
+  }
+  for (int waited = 0; waited < 2000; waited += kTickMs) {
+    if (signal_marked(mark, SIGKILL) == 0) return;
+    poll(nullptr, 0, kTickMs);
+  }
+}
+
+}  // namespace tailor::launch

@@ -1,0 +1,190 @@
+#include "launch/supervisor/cluster_lines.h"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace tailor::launch {
+namespace {
+
+using Words = std::vector<std::string>;
+
+void add(Words& words, std::initializer_list<std::string> more) {
+  words.insert(words.end(), more.begin(), more.end());
+}
+void add_if(Words& words, const char* name, const std::string& value) {
+  if (!value.empty()) add(words, {name, value});
+}
+void add_if(Words& words, const char* name, const std::optional<int>& value) {
+  if (value) add(words, {name, std::to_string(*value)});
+}
+
+CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run) {
+  CommandLine line;
+  if (geteuid() == 0) {
+    line.env = {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
+  }
+  // Without --bind-to none every job's first rank would sit on core 0. Slots are hardware threads, as in our own
+  // count of usable cores. Session files and shared memory stay in folders that are swept.
+  add(line.argv, {options.mpirun, "--bind-to", "none", "--use-hwthread-cpus", "--mca",
+                  "orte_tmpdir_base", run.mpi, "--mca", "btl_vader_backing_directory", run.shared});
+  if (options.oversubscribe) {
+    add(line.argv, {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});
+  }
+  return line;
+}
+
+void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& run,
+                     const std::string& control) {
+  add(words, {"-n", "1", options.program_folder + "/tailor-coordinator"});
+  add(words, {"--model", options.model, "--endpoint", options.endpoint, "--control-endpoint", control,
+              "--replicas", std::to_string(options.replicas), "--policy", options.policy, "--run-dir",
+              run.path, "--log-level", options.log_level});
+  add_if(words, "--queue-limit", options.queue_limit);
+  add_if(words, "--record", options.record);
+  add_if(words, "--heartbeat-timeout-ms", options.heartbeat_timeout_ms);
+}
+
+void add_replica(Words& words, const ClusterOptions& options, const RunDir& run, int replica,
+                 const std::string& control) {
+  const std::string threads = std::to_string(options.threads);
+  add(words, {"-x", "OMP_NUM_THREADS=" + threads, "-x", "MKL_NUM_THREADS=" + threads, "-n",
+              std::to_string(options.tp), options.program_folder + "/tailor-worker"});
+  add(words, {"--model", options.model, "--control-endpoint", control, "--replica",
+              std::to_string(replica), "--tp", std::to_string(options.tp), "--engine", options.engine,
+              "--device", options.device, "--threads", threads, "--run-dir", run.path, "--log-level",
+              options.log_level});
+  add_if(words, "--dtype", options.dtype);
+  add_if(words, "--slots", options.slots);
+  add_if(words, "--kv-memory", options.kv_memory);
+  add_if(words, "--max-context", options.max_context);
+  add_if(words, "--prefill-budget", options.prefill_budget);
+  add_if(words, "--stuck-after-ms", options.stuck_after_ms);
+  if (options.dummy_weights) add(words, {"--dummy-weights"});
+}
+
+std::string counted(int number, const char* thing) {
+  return std::to_string(number) + " " + thing + (number == 1 ? "" : "s");
+}
+
+struct BoundSocket {
+  int fd = -1;
+  ~BoundSocket() {
+    if (fd >= 0) close(fd);
+  }
+};
+
+/// Binds and gives the port back; the socket closes again.
+Result<int> try_bind(const std::string& endpoint, const HostPort& address) {
+  addrinfo hints = {};
+  hints.ai_family = address.host == "*" ? AF_INET : AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  const char* host = address.host == "*" ? nullptr : address.host.c_str();
+  const std::string port = address.port == "*" ? "0" : address.port;
+  if (const int code = getaddrinfo(host, port.c_str(), &hints, &found); code != 0) {
+    return fail(ErrorCode::kInvalidArgument, "cannot use " + endpoint + ": " + gai_strerror(code));
+  }
+  BoundSocket socket_{socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  const int yes = 1;  // as ZeroMQ does: a port in TIME_WAIT is free
+  setsockopt(socket_.fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  const bool bound = bind(socket_.fd, found->ai_addr, found->ai_addrlen) == 0 && listen(socket_.fd, 1) == 0;
+  const int reason = errno;
+  freeaddrinfo(found);
+  if (!bound && reason == EADDRINUSE) {
+    return fail(ErrorCode::kUnavailable,
+                endpoint + " is in use (a cluster already runs there? see: tailor status --endpoint " +
+                    endpoint + "); stop it or choose another --endpoint");
+  }
+  if (!bound) {
+    return fail(ErrorCode::kInvalidArgument, "cannot bind " + endpoint + ": " + std::strerror(reason));
+  }
+  sockaddr_storage name = {};
+  socklen_t length = sizeof name;
+  getsockname(socket_.fd, reinterpret_cast<sockaddr*>(&name), &length);
+  return ntohs(name.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(name).sin6_port
+                                          : reinterpret_cast<sockaddr_in&>(name).sin_port);
+}
+
+std::string tcp_endpoint(const std::string& host, const std::string& port) {
+  const bool brackets = host.find(':') != std::string::npos;
+  return "tcp://" + (brackets ? "[" + host + "]" : host) + ":" + port;
+}
+
+}  // namespace
+
+CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run, const std::string& control) {
+  CommandLine line = mpirun_line(options, run);
+  add_coordinator(line.argv, options, run, control);
+  return line;
+}
+
+CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int replica,
+                         const std::string& control) {
+  CommandLine line = mpirun_line(options, run);
+  add_replica(line.argv, options, run, replica, control);
+  return line;
+}
+
+CommandLine single_line(const ClusterOptions& options, const RunDir& run, const std::string& control) {
+  CommandLine line = mpirun_line(options, run);
+  // The coordinator is one more rank than the cores were counted for; it sleeps.
+  if (!options.oversubscribe) line.argv.push_back("--oversubscribe");
+  add_coordinator(line.argv, options, run, control);
+  for (int replica = 0; replica < options.replicas; ++replica) {
+    line.argv.push_back(":");
+    add_replica(line.argv, options, run, replica, control);
+  }
+  return line;
+}
+
+std::string shape_text(const ClusterOptions& options) {
+  return counted(options.replicas, "replica") + " x tp " + std::to_string(options.tp) + " x " +
+         counted(options.threads, "thread");
+}
+
+Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint) {
+  if (endpoint.rfind("ipc://", 0) == 0) return std::optional<HostPort>();
+  const size_t colon = endpoint.rfind(':');
+  if (endpoint.rfind("tcp://", 0) != 0 || colon < 7 || colon + 1 == endpoint.size()) {
+    return fail(ErrorCode::kInvalidArgument, "an endpoint looks like tcp://127.0.0.1:5555, found " + endpoint);
+  }
+  HostPort out{endpoint.substr(6, colon - 6), endpoint.substr(colon + 1)};
+  if (out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']') {
+    out.host = out.host.substr(1, out.host.size() - 2);
+  }
+  const bool number = out.port.size() <= 5 && out.port.find_first_not_of("0123456789") == std::string::npos &&
+                      std::stoi(out.port) >= 1 && std::stoi(out.port) <= 65535;
+  if (out.port != "*" && !number) {
+    return fail(ErrorCode::kInvalidArgument, "a port is 1 to 65535 or *, found " + endpoint);
+  }
+  return std::optional<HostPort>(out);
+}
+
+std::string local_address(const std::string& bound) {
+  const auto address = parse_tcp(bound);
+  if (!address || !*address) return bound;
+  const std::string& host = (*address)->host;
+  return host == "*" || host == "0.0.0.0" || host == "::" ? tcp_endpoint("127.0.0.1", (*address)->port) : bound;
+}
+
+Result<std::string> with_free_port(const std::string& endpoint) {
+  TAILOR_ASSIGN(const std::optional<HostPort> address, parse_tcp(endpoint));
+  if (!address || address->port != "*") return endpoint;
+  TAILOR_ASSIGN(const int port, try_bind(endpoint, *address));
+  return tcp_endpoint(address->host, std::to_string(port));
+}
+
+Result<void> check_can_bind(const std::string& endpoint) {
+  TAILOR_ASSIGN(const std::optional<HostPort> address, parse_tcp(endpoint));
+  if (!address) return {};
+  TAILOR_TRY(try_bind(endpoint, *address));
+  return {};
+}
+
+}  // namespace tailor::launch

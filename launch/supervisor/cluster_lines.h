@@ -1,0 +1,64 @@
+// What `tailor serve` is asked for, and the command lines that it comes to: one mpirun per failure domain.
+// Source: design.md section 2; Open MPI's behaviour: docs/architecture.md, "Processes". Pure.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launch/supervisor/child_process.h"
+#include "launch/supervisor/run_dir.h"
+
+namespace tailor::launch {
+
+struct ClusterOptions {
+  std::string model = "default";
+  int replicas = 1;
+  int tp = 1;
+  int threads = 0;  ///< per rank; 0 = the usable cores shared evenly
+  std::string policy = "fcfs";
+  std::string endpoint = "tcp://127.0.0.1:5555";
+  std::string control_endpoint = "tcp://127.0.0.1:*";
+  std::string engine = "torch";
+  std::string device = "auto";
+  bool dummy_weights = false;
+  bool oversubscribe = false;
+  std::string log_level = "info";
+  std::string record;
+  // Passed on only when set: the programs know their defaults.
+  std::string dtype;
+  std::string kv_memory;
+  std::optional<int> slots, max_context, prefill_budget, queue_limit;
+  std::optional<int> heartbeat_timeout_ms, stuck_after_ms;
+
+  std::string mpirun = "mpirun";
+  std::string program_folder;  ///< where tailor-coordinator and tailor-worker lie
+};
+
+/// `control`: where the coordinator shall bind (may be a wildcard port).
+CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run, const std::string& control);
+/// `control`: the coordinator's address as bound.
+CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int replica,
+                         const std::string& control);
+/// Everything in one MPMD launch (roles by MPI_APPNUM): one failure domain. `control` needs a concrete port.
+CommandLine single_line(const ClusterOptions& options, const RunDir& run, const std::string& control);
+
+/// "1 replica x tp 2 x 1 thread"
+std::string shape_text(const ClusterOptions& options);
+
+// ---- addresses --------------------------------------------------------------------------------------------------
+
+struct HostPort {
+  std::string host;  ///< "*" = all interfaces
+  std::string port;  ///< "*" = any free one
+};
+/// Nothing for other transports (ipc://...). Errors: InvalidArgument.
+Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint);
+/// The address a client on this host uses for a bound one: all interfaces become 127.0.0.1.
+std::string local_address(const std::string& bound);
+/// The same endpoint with a wildcard port replaced by one that is free now. Errors: InvalidArgument, Unavailable.
+Result<std::string> with_free_port(const std::string& endpoint);
+/// Errors: Unavailable (somebody listens there already), InvalidArgument (no such address).
+Result<void> check_can_bind(const std::string& endpoint);
+
+}  // namespace tailor::launch

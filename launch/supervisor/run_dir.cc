@@ -1,0 +1,120 @@
+#include "launch/supervisor/run_dir.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+namespace tailor::launch {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr size_t kKeptDeadRuns = 5;
+
+std::string user_name() { return "tailor-" + std::to_string(getuid()); }
+
+Result<void> make_private_folder(const std::string& path) {
+  std::error_code error;
+  fs::create_directories(fs::path(path).parent_path(), error);
+  if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
+    return fail(ErrorCode::kUnavailable, "cannot create " + path + ": " + std::strerror(errno));
+  }
+  struct stat info;
+  if (lstat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != getuid()) {
+    return fail(ErrorCode::kUnavailable, path + " is not a folder of ours; choose another with --run-dir");
+  }
+  return {};
+}
+
+/// -1 when somebody holds it.
+int take_lock(const std::string& folder) {
+  const int fd = open((folder + "/lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  if (fd >= 0) close(fd);
+  return -1;
+}
+
+bool is_dead(const fs::path& run) {
+  std::error_code error;
+  const auto age = fs::file_time_type::clock::now() - fs::last_write_time(run, error);
+  if (error || age < std::chrono::seconds(10)) return false;  // perhaps just being made
+  const int fd = take_lock(run.string());
+  if (fd < 0) return false;
+  close(fd);
+  return true;
+}
+
+std::string shared_for(const std::string& tag) {
+  if (access("/dev/shm", W_OK | X_OK) == 0) return "/dev/shm/" + user_name() + "-" + tag;
+  return "";
+}
+
+}  // namespace
+
+std::vector<std::string> RunDir::private_paths(int replicas) const {
+  std::vector<std::string> paths = {mpi, shared, coordinator_json(), path + "/ready"};
+  for (int i = 0; i < replicas; ++i) paths.push_back(progress(i));
+  return paths;
+}
+
+std::string run_root() {
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  const bool usable = runtime != nullptr && *runtime == '/' && access(runtime, W_OK | X_OK) == 0;
+  return std::string(usable ? runtime : "/tmp") + "/" + user_name();
+}
+
+RunDir plan_run_dir(const std::string& path, const std::string& log_dir, int pid) {
+  RunDir plan;
+  plan.path = path.empty() ? run_root() + "/" + std::to_string(pid)
+                           : fs::absolute(path).lexically_normal().string();
+  plan.logs = log_dir.empty() ? plan.path + "/logs" : fs::absolute(log_dir).string();
+  plan.mpi = plan.path + "/mpi";
+  plan.shared = shared_for(std::to_string(pid));
+  if (plan.shared.empty()) plan.shared = plan.path + "/shared";
+  return plan;
+}
+
+Result<void> create_run_dir(RunDir& plan) {
+  if (plan.path.rfind(run_root() + "/", 0) == 0) TAILOR_TRY(make_private_folder(run_root()));
+  TAILOR_TRY(make_private_folder(plan.path));
+  plan.lock = take_lock(plan.path);
+  if (plan.lock < 0) {
+    return fail(ErrorCode::kUnavailable, plan.path + " is used by another running cluster; choose another with --run-dir");
+  }
+  for (const std::string& path : plan.private_paths(0)) {  // of a dead predecessor
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+  TAILOR_TRY(make_private_folder(plan.mpi));
+  TAILOR_TRY(make_private_folder(plan.shared));
+  std::error_code error;
+  fs::create_directories(plan.logs, error);
+  if (error) return fail(ErrorCode::kUnavailable, "cannot create " + plan.logs + ": " + error.message());
+  return {};
+}
+
+void sweep_dead_runs(const std::string& root, const std::string& shm_root) {
+  std::vector<fs::path> dead;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(root, error)) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos || !is_dead(entry.path())) continue;
+    dead.push_back(entry.path());
+    fs::remove_all(shm_root + "/" + user_name() + "-" + name, error);
+    fs::remove_all(entry.path() / "mpi", error);
+    fs::remove_all(entry.path() / "shared", error);
+  }
+  std::sort(dead.begin(), dead.end(), [](const fs::path& a, const fs::path& b) {
+    std::error_code ignored;
+    return fs::last_write_time(a, ignored) > fs::last_write_time(b, ignored);
+  });
+  for (size_t i = kKeptDeadRuns; i < dead.size(); ++i) fs::remove_all(dead[i], error);
+}
+
+}  // namespace tailor::launch

@@ -1,0 +1,443 @@
+#include "launch/supervisor/supervisor.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <asio.hpp>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <filesystem>
+
+#include "launch/supervisor/warden.h"
+
+namespace tailor::launch {
+namespace {
+
+constexpr off_t kMaxLogBytes = 64 << 20;
+constexpr size_t kTailLines = 12;
+constexpr size_t kMaxLineBytes = 4096;
+constexpr int kForwardedPerSecond = 10;
+constexpr Duration kTick = milliseconds(100);
+
+std::string describe_exit(int status) {
+  if (WIFSIGNALED(status)) return std::string("was killed by ") + strsignal(WTERMSIG(status));
+  return "exited with code " + std::to_string(WEXITSTATUS(status));
+}
+
+/// mpirun reports a rank killed by signal S as code 128 + S.
+bool failed_by_itself(int status) {
+  return WIFEXITED(status) && WEXITSTATUS(status) != 0 && WEXITSTATUS(status) < 128;
+}
+
+std::string in_seconds(Duration duration) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f s", to_seconds(duration));
+  return text;
+}
+
+/// A child's output: appended to its log file, its last lines kept for the day it dies.
+class Output {
+ public:
+  Output(asio::io_context& io, std::string path, std::function<void(const std::string&)> forward)
+      : stream_(io), path_(std::move(path)), forward_(std::move(forward)) {}
+  ~Output() {
+    if (log_ >= 0) ::close(log_);
+  }
+
+  void attach(int fd) {
+    tail_.clear();
+    partial_.clear();
+    asio::error_code ignored;
+    stream_.close(ignored);
+    stream_.assign(fd, ignored);
+    open_log();
+    read();
+  }
+
+  /// Reads what is left, at most a pipe's worth: call when the child has ended.
+  void drain() {
+    if (!stream_.is_open()) return;
+    for (int i = 0; i < 64; ++i) {
+      const ssize_t got = ::read(stream_.native_handle(), buffer_, sizeof buffer_);
+      if (got <= 0) break;
+      take(static_cast<size_t>(got));
+    }
+    if (!partial_.empty()) take_line(std::exchange(partial_, {}));
+    asio::error_code ignored;
+    stream_.close(ignored);
+  }
+
+  const std::deque<std::string>& tail() const { return tail_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  void read() {
+    stream_.async_read_some(asio::buffer(buffer_), [this](asio::error_code error, size_t got) {
+      if (error) return;
+      take(got);
+      read();
+    });
+  }
+
+  void take(size_t got) {
+    write_log(buffer_, got);
+    for (size_t i = 0; i < got; ++i) {
+      if (buffer_[i] == '\n') {
+        take_line(std::exchange(partial_, {}));
+      } else if (partial_.size() < kMaxLineBytes) {
+        partial_ += buffer_[i];
+      }
+    }
+  }
+
+  void take_line(std::string line) {
+    if (is_important(line)) forward_limited(line);
+    tail_.push_back(std::move(line));
+    if (tail_.size() > kTailLines) tail_.pop_front();
+  }
+
+  void forward_limited(const std::string& line) {
+    const auto second = std::chrono::steady_clock::now();
+    if (second - window_ > std::chrono::seconds(1)) {
+      if (held_back_ > 0) forward_("(" + std::to_string(held_back_) + " more such lines are in " + path_ + ")");
+      window_ = second;
+      forwarded_ = held_back_ = 0;
+    }
+    if (forwarded_++ < kForwardedPerSecond) {
+      forward_(line);
+    } else {
+      ++held_back_;
+    }
+  }
+
+  void open_log() {
+    if (log_ >= 0) ::close(log_);
+    log_ = ::open(path_.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0600);
+    struct stat info;
+    log_bytes_ = log_ >= 0 && fstat(log_, &info) == 0 ? info.st_size : 0;
+  }
+
+  void write_log(const char* data, size_t size) {
+    if (log_bytes_ > kMaxLogBytes) {
+      std::error_code ignored;
+      std::filesystem::rename(path_, path_ + ".1", ignored);
+      open_log();
+    }
+    log_bytes_ += static_cast<off_t>(size);
+    while (log_ >= 0 && size > 0) {
+      const ssize_t written = ::write(log_, data, size);
+      if (written <= 0) break;  // a full disk must not stop the cluster
+      data += written;
+      size -= static_cast<size_t>(written);
+    }
+  }
+
+  asio::posix::stream_descriptor stream_;
+  const std::string path_;
+  const std::function<void(const std::string&)> forward_;
+  char buffer_[8192];
+  std::string partial_;
+  std::deque<std::string> tail_;
+  int log_ = -1;
+  off_t log_bytes_ = 0;
+  std::chrono::steady_clock::time_point window_{};
+  int forwarded_ = 0, held_back_ = 0;
+};
+
+class Supervisor {
+ public:
+  explicit Supervisor(const SupervisorOptions& options)
+      : options_(options), signals_(io_), child_exits_(io_, SIGCHLD), tick_(io_), probe_timer_(io_) {
+    for (size_t i = 0; i < options_.children.size(); ++i) {
+      children_.push_back(std::make_unique<Child>(*this, i));
+    }
+  }
+
+  int run() {
+    if (!start_warden()) return 1;
+    wait_for_signals();
+    wait_for_child_exits();
+    wait_for_tick();
+    for (auto& child : children_) start(*child);
+    probe_soon();
+    io_.run();
+    if (stopping_.has_value()) end_marked(options_.mark, 0);
+    for (auto& child : children_) child->output.drain();
+    warden_.reset();  // sweeps
+    return exit_code_;
+  }
+
+ private:
+  using Timer = asio::steady_timer;
+  struct Child {
+    Child(Supervisor& owner, size_t number)
+        : spec(owner.options_.children[number]),
+          mark(owner.options_.mark + "/" + std::to_string(number)),
+          output(owner.io_, spec.log_file,
+                 [&owner, this](const std::string& line) { owner.say("[" + spec.name + "] " + line); }),
+          timer(owner.io_),
+          backoff(owner.options_.backoff_first) {}
+    const ChildSpec& spec;
+    const std::string mark;
+    Output output;
+    Timer timer;
+    Duration backoff;
+    pid_t pid = 0;  // 0 = not running
+    int starts = 0;
+    std::chrono::steady_clock::time_point started;
+  };
+
+  void say(const std::string& line) const {
+    if (options_.say) options_.say(line);
+  }
+
+  bool start_warden() {
+    Result<Warden> warden = Warden::start(options_.mark, options_.sweep);
+    if (!warden) {
+      say(warden.error().message);
+      return false;
+    }
+    warden_.emplace(std::move(*warden));
+    return true;
+  }
+
+  // ---- starting and restarting --------------------------------------------------------------------------------
+
+  void start(Child& child) {
+    if (stopping_) return;
+    std::optional<CommandLine> command = child.spec.command();
+    if (!command) {
+      after(child.timer, milliseconds(50), [this, &child] { start(child); });
+      return;
+    }
+    command->env.emplace_back(kMarkVariable, child.mark);
+    Result<Spawned> spawned = spawn(*command);
+    if (!spawned) {
+      give_up(child.spec.name + ": " + spawned.error().message);
+      return;
+    }
+    child.pid = spawned->pid;
+    child.started = std::chrono::steady_clock::now();
+    child.output.attach(spawned->output);
+    if (child.starts++ > 0) say(child.spec.name + " started again");
+  }
+
+  void ended(Child& child, int status) {
+    child.pid = 0;
+    // mpirun may have died before its ranks: the next incarnation must not meet the last one.
+    signal_marked(child.mark, SIGKILL);
+    child.output.drain();
+    if (stopping_) {
+      stop_if_all_ended();
+      return;
+    }
+    if (!ever_ready_ && failed_by_itself(status)) {
+      give_up(failure_text(child, status));
+      return;
+    }
+    if (std::chrono::steady_clock::now() - child.started >= options_.healthy_after) {
+      child.backoff = options_.backoff_first;
+    }
+    say(child.spec.name + " " + describe_exit(status) + "; starting it again in " +
+        in_seconds(child.backoff) + " (log: " + child.output.path() + ")");
+    after(child.timer, child.backoff, [this, &child] { start(child); });
+    child.backoff = std::min(child.backoff * 2, options_.backoff_max);
+    if (ready_) {
+      ready_ = false;
+      probe_soon();
+    }
+  }
+
+  static std::string failure_text(const Child& child, int status) {
+    std::string text = child.spec.name + " " + describe_exit(status) + ":";
+    bool any_important = false;
+    for (const std::string& line : child.output.tail()) any_important |= is_important(line);
+    for (const std::string& line : child.output.tail()) {
+      if (!line.empty() && (is_important(line) || !any_important)) text += "\n  " + line;
+    }
+    return text + "\n  (log: " + child.output.path() + ")";
+  }
+
+  void give_up(const std::string& reason) {
+    say(reason);
+    exit_code_ = 1;
+    stop();
+  }
+
+  // ---- readiness ----------------------------------------------------------------------------------------------
+
+  void probe_soon() {
+    after(probe_timer_, options_.probe_every, [this] { probe(); });
+  }
+
+  void probe() {
+    if (stopping_ || ready_ || probe_pid_ != 0) return;
+    const bool all_run = std::all_of(children_.begin(), children_.end(),
+                                     [](const auto& child) { return child->pid != 0; });
+    if (!all_run) return probe_soon();
+    if (!options_.probe) return now_ready();
+    std::optional<CommandLine> command = options_.probe();
+    if (!command) return probe_soon();
+    command->env.emplace_back(kMarkVariable, options_.mark + "/probe");
+    Result<Spawned> spawned = spawn(*command);
+    if (!spawned) return give_up(spawned.error().message);
+    ::close(spawned->output);
+    probe_pid_ = spawned->pid;
+  }
+
+  void now_ready() {
+    ready_ = true;
+    if (ever_ready_) {
+      say("every child is up again");
+      return;
+    }
+    ever_ready_ = true;
+    tick_.cancel();
+    if (options_.on_ready) options_.on_ready();
+  }
+
+  void wait_for_tick() {
+    after(tick_, kTick, [this] {
+      if (ever_ready_ || stopping_) return;
+      if (options_.on_tick) options_.on_tick();
+      wait_for_tick();
+    });
+  }
+
+  // ---- signals and exits --------------------------------------------------------------------------------------
+
+  void wait_for_signals() {
+    for (int number : {SIGINT, SIGTERM, SIGHUP}) {
+      struct sigaction before;
+      sigaction(number, nullptr, &before);
+      if (before.sa_handler != SIG_IGN) signals_.add(number);  // nohup stays nohup
+    }
+    wait_for_next_signal();
+  }
+
+  void wait_for_next_signal() {
+    signals_.async_wait([this](asio::error_code error, int number) {
+      if (error) return;
+      if (stopping_) {
+        signal_marked(options_.mark, SIGKILL);  // asked twice
+      } else {
+        say(std::string("stopping (") + strsignal(number) + ")");
+        stop();
+      }
+      if (!finished_) wait_for_next_signal();
+    });
+  }
+
+  void wait_for_child_exits() {
+    child_exits_.async_wait([this](asio::error_code error, int) {
+      if (error) return;
+      collect_exits();
+      if (!finished_) wait_for_child_exits();
+    });
+  }
+
+  void collect_exits() {
+    int status = 0;
+    for (auto& child : children_) {
+      if (child->pid != 0 && waitpid(child->pid, &status, WNOHANG) == child->pid) {
+        ended(*child, status);
+      }
+    }
+    if (probe_pid_ != 0 && waitpid(probe_pid_, &status, WNOHANG) == probe_pid_) {
+      probe_pid_ = 0;
+      if (stopping_) {
+        stop_if_all_ended();
+      } else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+        now_ready();
+      } else {
+        probe_soon();
+      }
+    }
+    if (warden_ && warden_->pid() != 0 && waitpid(warden_->pid(), &status, WNOHANG) == warden_->pid()) {
+      warden_->forget();
+      if (!finished_) start_warden();
+    }
+  }
+
+  // ---- the end ------------------------------------------------------------------------------------------------
+
+  void stop() {
+    if (stopping_) return;
+    stopping_ = std::chrono::steady_clock::now();
+    tick_.cancel();
+    probe_timer_.cancel();
+    for (auto& child : children_) {
+      child->timer.cancel();
+      if (child->pid != 0) kill(-child->pid, SIGTERM);
+    }
+    if (probe_pid_ != 0) kill(probe_pid_, SIGKILL);
+    after(tick_, options_.stop_grace, [this] { kill_rest(); });
+    stop_if_all_ended();
+  }
+
+  void kill_rest() {
+    if (finished_) return;
+    signal_marked(options_.mark, SIGKILL);
+    after(tick_, kTick, [this] { kill_rest(); });
+  }
+
+  void stop_if_all_ended() {
+    for (const auto& child : children_) {
+      if (child->pid != 0) return;
+    }
+    if (probe_pid_ != 0) return;
+    finished_ = true;
+    asio::error_code ignored;
+    signals_.cancel(ignored);
+    child_exits_.cancel(ignored);
+    tick_.cancel();
+    io_.stop();
+  }
+
+  template <class Callback>
+  void after(Timer& timer, Duration delay, Callback callback) {
+    timer.expires_after(delay);
+    timer.async_wait([callback = std::move(callback)](asio::error_code error) {
+      if (!error) callback();
+    });
+  }
+
+  const SupervisorOptions& options_;
+  asio::io_context io_{1};
+  std::optional<Warden> warden_;
+  asio::signal_set signals_;
+  asio::signal_set child_exits_;
+  Timer tick_;
+  Timer probe_timer_;
+  std::vector<std::unique_ptr<Child>> children_;
+  pid_t probe_pid_ = 0;
+  bool ready_ = false;
+  bool ever_ready_ = false;
+  bool finished_ = false;
+  std::optional<std::chrono::steady_clock::time_point> stopping_;
+  int exit_code_ = 0;
+};
+
+}  // namespace
+
+bool is_important(std::string_view line) {
+  // "2026-01-31 12:00:00.123 warning [replica 0 rank 1] text"
+  size_t at = 0;
+  for (int word = 0; word < 2; ++word) {
+    at = line.find(' ', at);
+    if (at == std::string_view::npos) return false;
+    ++at;
+  }
+  const std::string_view level = line.substr(at, line.find(' ', at) - at);
+  return level == "warning" || level == "error" || level == "critical";
+}
+
+int supervise(const SupervisorOptions& options) { return Supervisor(options).run(); }
+
+}  // namespace tailor::launch

@@ -1,0 +1,92 @@
+#include "launch/supervisor/cluster_lines.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace tailor::launch {
+namespace {
+
+RunDir test_run() {
+  RunDir run;
+  run.path = "/run/t";
+  run.mpi = "/run/t/mpi";
+  run.shared = "/dev/shm/t";
+  run.logs = "/run/t/logs";
+  return run;
+}
+
+ClusterOptions test_cluster() {
+  ClusterOptions options;
+  options.replicas = 2;
+  options.tp = 2;
+  options.threads = 3;
+  options.program_folder = "/bin/t";
+  return options;
+}
+
+std::string joined(const CommandLine& line) {
+  std::string out;
+  for (const std::string& word : line.argv) out += word + " ";
+  return out;
+}
+
+TEST(ClusterLines, OneMpirunPerFailureDomain) {
+  const std::string common =
+      "mpirun --bind-to none --use-hwthread-cpus --mca orte_tmpdir_base /run/t/mpi --mca "
+      "btl_vader_backing_directory /dev/shm/t ";
+  EXPECT_EQ(joined(coordinator_line(test_cluster(), test_run(), "tcp://127.0.0.1:*")),
+            common +
+                "-n 1 /bin/t/tailor-coordinator --model default --endpoint tcp://127.0.0.1:5555 "
+                "--control-endpoint tcp://127.0.0.1:* --replicas 2 --policy fcfs --run-dir /run/t --log-level info ");
+  EXPECT_EQ(joined(replica_line(test_cluster(), test_run(), 1, "tcp://127.0.0.1:9")),
+            common +
+                "-x OMP_NUM_THREADS=3 -x MKL_NUM_THREADS=3 -n 2 /bin/t/tailor-worker --model default "
+                "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine torch --device auto --threads 3 "
+                "--run-dir /run/t --log-level info ");
+}
+
+TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
+  ClusterOptions options = test_cluster();
+  options.slots = 4;
+  options.kv_memory = "1GiB";
+  options.dummy_weights = true;
+  options.oversubscribe = true;
+  const std::string line = joined(replica_line(options, test_run(), 0, "tcp://h:1"));
+  EXPECT_NE(line.find("--slots 4 --kv-memory 1GiB --dummy-weights"), std::string::npos) << line;
+  EXPECT_NE(line.find("--oversubscribe --mca mpi_yield_when_idle 1"), std::string::npos) << line;
+}
+
+TEST(ClusterLines, SingleIsOneMpmdLine) {
+  const CommandLine line = single_line(test_cluster(), test_run(), "tcp://127.0.0.1:9");
+  EXPECT_EQ(std::count(line.argv.begin(), line.argv.end(), "mpirun"), 1);
+  EXPECT_EQ(std::count(line.argv.begin(), line.argv.end(), ":"), 2);
+  EXPECT_EQ(std::count(line.argv.begin(), line.argv.end(), "/bin/t/tailor-worker"), 2);
+}
+
+TEST(ClusterLines, ShellTextIsQuotedWhereNeeded) {
+  EXPECT_EQ(to_shell({{"a", "it's", "x y", ""}, {{"V", "1 2"}}}), "V='1 2' a 'it'\\''s' 'x y' ''");
+}
+
+TEST(Endpoints, AreReadOrRefusedInOneSentence) {
+  const auto address = parse_tcp("tcp://[::1]:5555");
+  ASSERT_TRUE(address.has_value());
+  EXPECT_EQ((*address)->host, "::1");
+  EXPECT_FALSE(parse_tcp("ipc:///tmp/x")->has_value());
+  for (const char* wrong : {"", "127.0.0.1:5", "tcp://h", "tcp://h:", "tcp://h:0", "tcp://h:70000", "tcp://h:x", "tcp://:5"}) {
+    EXPECT_FALSE(parse_tcp(wrong).has_value()) << wrong;
+  }
+  EXPECT_EQ(local_address("tcp://0.0.0.0:5"), "tcp://127.0.0.1:5");
+  EXPECT_EQ(local_address("tcp://10.0.0.1:5"), "tcp://10.0.0.1:5");
+}
+
+TEST(Endpoints, AFreePortIsConcreteAndATakenOneIsRefused) {
+  const auto endpoint = with_free_port("tcp://127.0.0.1:*");
+  ASSERT_TRUE(endpoint.has_value()) << endpoint.error().message;
+  EXPECT_TRUE(check_can_bind(*endpoint).has_value());
+  EXPECT_EQ(with_free_port("tcp://127.0.0.1:77").value(), "tcp://127.0.0.1:77");
+  EXPECT_EQ(check_can_bind("tcp://no.such.host.invalid:77").error().code, ErrorCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace tailor::launch

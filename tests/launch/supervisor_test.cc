@@ -1,0 +1,227 @@
+// The real supervisor over small shell programs. Each test runs it in a process of its own, as `tailor serve` does.
+#include "launch/supervisor/supervisor.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <sstream>
+
+#include "base/clock.h"
+
+namespace tailor::launch {
+namespace {
+
+namespace fs = std::filesystem;
+
+class SupervisorTest : public testing::Test {
+ protected:
+  SupervisorTest() {
+    std::string pattern = testing::TempDir() + "supervisor-XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+    fs::create_directory(folder_ + "/private");
+    std::ofstream(folder_ + "/private/segment") << "x";
+    options_.mark = "test-" + std::to_string(getpid()) + "-" + std::to_string(wall_clock_ms());
+    options_.sweep = {folder_ + "/private"};
+    options_.backoff_first = milliseconds(50);
+    options_.say = [path = folder_ + "/said"](const std::string& line) {
+      std::ofstream(path, std::ios::app) << line << "\n";
+    };
+    options_.on_ready = [path = folder_ + "/ready"] { std::ofstream(path) << "yes"; };
+  }
+  ~SupervisorTest() override {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+    end_marked(options_.mark, 0);
+    fs::remove_all(folder_);
+  }
+
+  void add_child(const std::string& script) {
+    const std::string name = "child " + std::to_string(options_.children.size());
+    options_.children.push_back(
+        {name, folder_ + "/" + name + ".log", [script, folder = folder_]() -> std::optional<CommandLine> {
+           return CommandLine{{"/bin/sh", "-c", script}, {{"DIR", folder}}};
+         }});
+  }
+
+  void start() {
+    pid_ = fork();
+    if (pid_ == 0) {
+      const int code = supervise(options_);
+      _exit(code);
+    }
+  }
+
+  /// Polls until `condition` holds; false after `limit`.
+  static bool eventually(const std::function<bool()>& condition, Duration limit = seconds(20)) {
+    const Time until = now() + limit;
+    while (now() < until) {
+      if (condition()) return true;
+      poll(nullptr, 0, 10);
+    }
+    return condition();
+  }
+
+  std::string text_of(const std::string& name) const {
+    std::ostringstream out;
+    out << std::ifstream(folder_ + "/" + name).rdbuf();
+    return out.str();
+  }
+  size_t lines_of(const std::string& name) const {
+    const std::string text = text_of(name);
+    return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
+  }
+  bool ready() const { return fs::exists(folder_ + "/ready"); }
+  int alive() const { return signal_marked(options_.mark, 0); }
+
+  /// The supervisor's exit code; fails the test when it takes longer than `limit`.
+  int wait_for_end(Duration limit) {
+    int status = -1;
+    const bool ended = eventually([&] { return waitpid(pid_, &status, WNOHANG) == pid_; }, limit);
+    EXPECT_TRUE(ended) << "the supervisor did not end in time";
+    if (ended) pid_ = 0;
+    return ended && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+  SupervisorOptions options_;
+  std::string folder_;
+  pid_t pid_ = 0;
+};
+
+TEST_F(SupervisorTest, RestartsAChildThatIsKilledAndSaysSo) {
+  add_child("echo $$ >> $DIR/pids; echo hello; exec sleep 1000");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("pids") == 1; })) << text_of("said");
+  kill(std::stoi(text_of("pids")), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return lines_of("pids") == 2; })) << text_of("said");
+  EXPECT_NE(text_of("said").find("child 0 was killed by Killed; starting it again in 0.1 s"),
+            std::string::npos) << text_of("said");
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+  EXPECT_EQ(alive(), 0);
+  EXPECT_EQ(text_of("child 0.log"), "hello\nhello\n");
+  EXPECT_FALSE(fs::exists(folder_ + "/private"));
+}
+
+TEST_F(SupervisorTest, BackOffDoublesWhileAChildKeepsDying) {
+  options_.backoff_max = milliseconds(200);
+  options_.probe = [path = folder_ + "/go"]() -> std::optional<CommandLine> {
+    return CommandLine{{"/bin/true"}, {}};
+  };
+  options_.probe_every = milliseconds(10);
+  add_child("echo x >> $DIR/starts; while [ ! -e $DIR/ready ]; do sleep 0.02; done; exit 3");
+  start();
+  ASSERT_TRUE(eventually([&] { return lines_of("starts") >= 5; })) << text_of("said");
+  const std::string said = text_of("said");
+  const size_t first = said.find("again in 0.1 s");
+  const size_t later = said.find("again in 0.2 s");
+  ASSERT_NE(first, std::string::npos) << said;
+  ASSERT_NE(later, std::string::npos) << said;
+  EXPECT_LT(first, later);
+  EXPECT_NE(said.find("exited with code 3"), std::string::npos) << said;
+  kill(pid_, SIGINT);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+}
+
+TEST_F(SupervisorTest, StopsWithinFiveSecondsEvenWhenAChildIgnoresSigterm) {
+  options_.stop_grace = milliseconds(500);
+  // The grandchild leaves the process group and the session, as ranks of Open MPI leave the group.
+  add_child("trap '' TERM; setsid sh -c 'trap \"\" TERM; echo x > $DIR/up; while :; do sleep 0.1; done' & "
+            "while :; do sleep 0.1; done");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("up") == 1; }));
+  EXPECT_GE(alive(), 2);
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+  EXPECT_EQ(alive(), 0);
+  EXPECT_FALSE(fs::exists(folder_ + "/private"));
+}
+
+TEST_F(SupervisorTest, KillNineOfTheSupervisorLeavesNothing) {
+  add_child("setsid sh -c 'echo x > $DIR/up; exec sleep 1000' & exec sleep 1000");
+  add_child("trap '' TERM; echo x > $DIR/up1; while :; do sleep 0.1; done");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("up") == 1 && lines_of("up1") == 1; }));
+  EXPECT_GE(alive(), 3);
+  kill(pid_, SIGKILL);
+  EXPECT_TRUE(eventually([&] { return alive() == 0; }, seconds(6)));
+  EXPECT_TRUE(eventually([&] { return !fs::exists(folder_ + "/private"); }, seconds(2)));
+}
+
+TEST_F(SupervisorTest, WhatAKilledChildLeavesBehindIsKilled) {
+  add_child("echo $$ >> $DIR/pids; setsid sleep 1000 & echo $! >> $DIR/ranks; wait");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("ranks") == 1; }));
+  const pid_t orphan = std::stoi(text_of("ranks"));
+  kill(std::stoi(text_of("pids")), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return lines_of("ranks") == 2; }));
+  EXPECT_TRUE(eventually([&] { return kill(orphan, 0) != 0; }, seconds(2)));
+}
+
+TEST_F(SupervisorTest, AnErrorBeforeEverBeingReadyEndsTheRunWithItsReason) {
+  options_.probe = []() -> std::optional<CommandLine> { return CommandLine{{"/bin/false"}, {}}; };
+  add_child("exec sleep 1000");
+  add_child("echo some chatter; echo '2026-01-01 00:00:00.000 error [worker] no file x' >&2; exit 2");
+  start();
+  EXPECT_EQ(wait_for_end(seconds(10)), 1);
+  const std::string said = text_of("said");
+  EXPECT_NE(said.find("child 1 exited with code 2:\n  2026-01-01 00:00:00.000 error [worker] no file x"),
+            std::string::npos) << said;
+  EXPECT_EQ(said.find("chatter"), std::string::npos);
+  EXPECT_EQ(alive(), 0);
+  EXPECT_FALSE(fs::exists(folder_ + "/private"));
+}
+
+TEST_F(SupervisorTest, AMissingProgramEndsTheRunWithItsName) {
+  options_.children.push_back({"x", folder_ + "/x.log", [] {
+                                 return std::optional<CommandLine>(CommandLine{{"/no/such/program"}, {}});
+                               }});
+  start();
+  EXPECT_EQ(wait_for_end(seconds(10)), 1);
+  EXPECT_NE(text_of("said").find("x: cannot start /no/such/program: No such file or directory"),
+            std::string::npos) << text_of("said");
+}
+
+TEST_F(SupervisorTest, AKilledWardenIsReplaced) {
+  add_child("echo $$ >> $DIR/pids; exec sleep 1000");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("pids") == 1; }));
+  const auto warden = [&]() -> pid_t {
+    for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid_) + "/task/" +
+                                                    std::to_string(pid_))) {
+      if (entry.path().filename() != "children") continue;
+      std::ifstream file(entry.path());
+      for (pid_t child; file >> child;) {
+        std::string name;
+        std::getline(std::ifstream("/proc/" + std::to_string(child) + "/comm") >> std::ws, name);
+        if (name == "tailor-warden") return child;
+      }
+    }
+    return 0;
+  };
+  const pid_t first = warden();
+  ASSERT_NE(first, 0);
+  kill(first, SIGKILL);
+  ASSERT_TRUE(eventually([&] { return warden() != 0 && warden() != first; }));
+  kill(pid_, SIGKILL);
+  EXPECT_TRUE(eventually([&] { return alive() == 0 && !fs::exists(folder_ + "/private"); }, seconds(6)));
+}
+
+TEST(ImportantLines, AreWarningsAndErrorsInOurFormat) {
+  EXPECT_TRUE(is_important("2026-01-31 12:00:00.123 warning [replica 0 rank 1] text"));
+  EXPECT_TRUE(is_important("2026-01-31 12:00:00.123 error [coordinator] text"));
+  EXPECT_FALSE(is_important("2026-01-31 12:00:00.123 info [coordinator] an error"));
+  EXPECT_FALSE(is_important("error"));
+  EXPECT_FALSE(is_important(""));
+}
+
+}  // namespace
+}  // namespace tailor::launch
