@@ -1,0 +1,165 @@
+#include "coordinator/client_sessions.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace tailor::coordinator {
+
+void ClientSessions::heard(ClientId id, Time now) {
+  const auto [it, is_new] = clients_.try_emplace(id);
+  if (is_new) it->second.credit = options_.initial_credit;
+  it->second.heard = now;
+}
+
+void ClientSessions::grant(ClientId id, uint32_t messages) {
+  const auto it = clients_.find(id);
+  if (it == clients_.end()) return;
+  it->second.credit = static_cast<uint32_t>(std::min<uint64_t>(uint64_t{it->second.credit} + messages, options_.max_credit));
+  if (!it->second.posted.empty() || !it->second.dirty.empty()) list(id, it->second);
+}
+
+void ClientSessions::unreachable(ClientId id) {
+  const auto it = clients_.find(id);
+  if (it == clients_.end()) return;
+  it->second.reachable = false;
+  it->second.posted.clear();
+}
+
+void ClientSessions::attach(ClientId id, RequestId request, bool detached, StreamCursor cursor) {
+  const auto it = clients_.find(id);
+  TAILOR_CHECK(it != clients_.end() && streams_.contains(request), "a known client reads a known stream");
+  detach(request);
+  readers_[request] = Reader{id, detached, false, streams_.accepted(request).request_id, std::move(cursor)};
+  it->second.requests.push_back(request);
+  changed(request);
+}
+
+void ClientSessions::post(ClientId id, api::ServerEvent event) {
+  const auto it = clients_.find(id);
+  if (it == clients_.end() || !it->second.reachable || it->second.overflowed) return;
+  Client& client = it->second;
+  if (client.posted.size() >= options_.max_posted) {
+    client.overflowed = true;
+    client.posted.clear();
+    return;
+  }
+  client.posted.push_back(std::move(event));
+  list(id, client);
+}
+
+void ClientSessions::changed(RequestId request) {
+  const auto it = readers_.find(request);
+  if (it == readers_.end() || it->second.dirty) return;
+  it->second.dirty = true;
+  Client& client = clients_.at(it->second.client);
+  client.dirty.push_back(request);
+  list(it->second.client, client);
+}
+
+void ClientSessions::list(ClientId id, Client& client) {
+  if (client.listed) return;
+  client.listed = true;
+  dirty_clients_.push_back(id);
+}
+
+void ClientSessions::detach(RequestId request) {
+  const auto it = readers_.find(request);
+  if (it == readers_.end()) return;
+  Client& client = clients_.at(it->second.client);
+  std::erase(client.requests, request);
+  if (it->second.dirty) std::erase(client.dirty, request);
+  readers_.erase(it);
+}
+
+std::vector<ClientSessions::Message> ClientSessions::flush() {
+  std::vector<Message> messages;
+  std::vector<ClientId> again;
+  for (const ClientId id : std::exchange(dirty_clients_, {})) {
+    const auto it = clients_.find(id);
+    if (it == clients_.end()) continue;
+    Client& client = it->second;
+    client.listed = false;
+    if (client.credit == 0 || !client.reachable || client.overflowed) continue;  // grant() lists it again
+    Message message{id, std::move(client.posted)};
+    client.posted.clear();
+    const bool more = tell(client, message);
+    if (!message.events.empty()) {
+      --client.credit;
+      messages.push_back(std::move(message));
+    }
+    if (more) again.push_back(id);
+  }
+  for (const ClientId id : again) list(id, clients_.at(id));
+  return messages;
+}
+
+/// Adds the chunks and ends of the client's dirty requests; true when some did not find room.
+bool ClientSessions::tell(Client& client, Message& message) {
+  size_t room = options_.max_message_bytes;
+  size_t done = 0;
+  std::vector<RequestId> ended;
+  for (; done < client.dirty.size() && room > 0; ++done) {
+    const RequestId request = client.dirty[done];
+    Reader& reader = readers_.at(request);
+    if (!streams_.contains(request)) {  // it read so slowly that the stream has been forgotten
+      message.events.emplace_back(api::Rejected{
+          reader.name, Error{ErrorCode::kNotFound, "the answer was not read in the time for which it is kept"}, {}});
+      ended.push_back(request);
+      continue;
+    }
+    room -= std::min(room, streams_.read(request, reader.cursor, room, message.events));
+    if (!streams_.read_up(request, reader.cursor)) break;
+    reader.dirty = false;
+    if (streams_.ended(request)) {
+      message.events.emplace_back(streams_.finished(request));
+      ended.push_back(request);
+    }
+  }
+  client.dirty.erase(client.dirty.begin(), client.dirty.begin() + static_cast<std::ptrdiff_t>(done));
+  for (const RequestId request : ended) {
+    readers_.at(request).dirty = false;
+    detach(request);
+  }
+  return !client.dirty.empty();
+}
+
+std::vector<ClientSessions::Gone> ClientSessions::expire(Time now) {
+  std::vector<Gone> gone;
+  for (auto it = clients_.begin(); it != clients_.end();) {
+    if (it->second.heard + options_.lease > now && !it->second.overflowed) {
+      ++it;
+      continue;
+    }
+    Gone one{it->first, {}};
+    for (const RequestId request : it->second.requests) {
+      if (!readers_.at(request).detached && streams_.contains(request) && !streams_.ended(request))
+        one.cancel.push_back(request);
+      readers_.erase(request);
+    }
+    std::sort(one.cancel.begin(), one.cancel.end());
+    gone.push_back(std::move(one));
+    it = clients_.erase(it);
+  }
+  std::sort(gone.begin(), gone.end(), [](const Gone& a, const Gone& b) { return a.client < b.client; });
+  return gone;
+}
+
+void ClientSessions::check_integrity() const {
+  size_t attached = 0;
+  for (const auto& [id, client] : clients_) {
+    attached += client.requests.size();
+    TAILOR_CHECK(client.posted.size() <= options_.max_posted, "bounded");
+    for (const RequestId request : client.requests)
+      TAILOR_CHECK(readers_.at(request).client == id, "a request has the reader that lists it");
+    for (const RequestId request : client.dirty)
+      TAILOR_CHECK(readers_.at(request).client == id && readers_.at(request).dirty, "a dirty request is its reader's");
+    const bool owes = client.reachable && !client.overflowed && client.credit > 0 &&
+                      (!client.posted.empty() || !client.dirty.empty());
+    TAILOR_CHECK(!owes || client.listed, "a client that is owed something is listed");
+  }
+  TAILOR_CHECK(attached == readers_.size(), "every reader is listed once");
+}
+
+}  // namespace tailor::coordinator

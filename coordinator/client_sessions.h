@@ -1,0 +1,98 @@
+// ClientSessions: who listens, how far each has read, and how much more each will take. There is no outbox: chunks
+// are cut from the StreamStore when a client has credit, so that a slow client gets fewer, larger ones and costs no
+// memory. Once a step `flush` gives at most ONE message per client, with everything new since its cursors, in order:
+// what was posted (Accepted, Rejected, Status), then chunks, and a request's Finished behind its last chunk.
+//
+// Lease: any message of a client renews it; one silent for `lease` is gone. Its requests are then named, to be
+// cancelled, unless they were submitted detached or have ended.
+// Pure: time is passed in. Owner: the coordinator's main thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/api.h"
+#include "base/ids.h"
+#include "base/time.h"
+#include "coordinator/stream_store.h"
+
+namespace tailor::coordinator {
+
+struct ClientSessionsOptions {
+  Duration lease = seconds(10);
+  uint32_t initial_credit = 16;        ///< messages a client gets before it has granted any
+  uint32_t max_credit = 1u << 20;
+  size_t max_posted = 16'384;          ///< events waiting for a client's credit; one that lets more pile up is gone
+  size_t max_message_bytes = 1u << 20; ///< about; the rest goes into the next message
+};
+
+class ClientSessions {
+ public:
+  ClientSessions(const ClientSessionsOptions& options, const StreamStore& streams) : options_(options), streams_(streams) {}
+
+  /// A client has said something: known from now on, its lease runs anew.
+  void heard(ClientId client, Time now);
+  void grant(ClientId client, uint32_t messages);
+  /// The transport cannot reach it: nothing is sent any more, the lease runs out.
+  void unreachable(ClientId client);
+
+  /// From now on `client` reads `request` from `cursor` on; whoever read it before no longer does.
+  void attach(ClientId client, RequestId request, bool detached, StreamCursor cursor);
+  /// Says one thing that is not part of a stream, in order. Ignored for a client that is not known.
+  void post(ClientId client, api::ServerEvent event);
+  /// The request's stream has grown or ended. Cost O(1).
+  void changed(RequestId request);
+
+  struct Message {
+    ClientId client;
+    std::vector<api::ServerEvent> events;
+  };
+  /// What each client is to be sent now, at most one message each. Cost: O(clients with something new).
+  std::vector<Message> flush();
+
+  struct Gone {
+    ClientId client;
+    std::vector<RequestId> cancel;  ///< live, not detached; by id
+  };
+  /// Forgets the clients whose lease has run out or that let too much pile up, by id.
+  std::vector<Gone> expire(Time now);
+
+  size_t size() const { return clients_.size(); }
+  bool known(ClientId client) const { return clients_.count(client) > 0; }
+  size_t attached() const { return readers_.size(); }
+
+  /// Aborts when the books are wrong. Cost: O(everything).
+  void check_integrity() const;
+
+ private:
+  struct Reader {
+    ClientId client;
+    bool detached = false;
+    bool dirty = false;  // in its client's dirty list
+    std::string name;    // the client's own for the request
+    StreamCursor cursor;
+  };
+  struct Client {
+    Time heard;
+    uint32_t credit = 0;
+    bool reachable = true;
+    bool overflowed = false;
+    bool listed = false;  // in dirty_clients_
+    std::vector<api::ServerEvent> posted;
+    std::vector<RequestId> dirty;     // in the order in which they changed
+    std::vector<RequestId> requests;  // all attached ones, unordered
+  };
+  void list(ClientId id, Client& client);
+  void detach(RequestId request);
+  bool tell(Client& client, Message& message);
+
+  const ClientSessionsOptions options_;
+  const StreamStore& streams_;
+  std::unordered_map<ClientId, Client> clients_;
+  std::unordered_map<RequestId, Reader> readers_;
+  std::vector<ClientId> dirty_clients_;
+};
+
+}  // namespace tailor::coordinator

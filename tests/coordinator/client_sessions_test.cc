@@ -1,0 +1,246 @@
+#include "coordinator/client_sessions.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+
+namespace tailor::coordinator {
+namespace {
+
+const Time kStart{seconds(100)};
+
+struct World {
+  explicit World(ClientSessionsOptions options = {}) : store({}), sessions(options, store) {}
+
+  void submit(ClientId client, uint64_t id, bool detached = false) {
+    api::Accepted accepted{"r" + std::to_string(id), {1, 2}, 7, 64};
+    store.open(RequestId{id}, 1, accepted);
+    sessions.post(client, accepted);
+    sessions.attach(client, RequestId{id}, detached, store.cursor(RequestId{id}, {}));
+  }
+  void token(uint64_t id, const std::string& text = "x") {
+    SequenceProgress p;
+    p.first_index = store.num_tokens(RequestId{id}, 0);
+    p.token_ids = {static_cast<TokenId>(p.first_index)};
+    p.text = text;
+    p.text_offset = texts[id].size();
+    texts[id] += text;
+    ASSERT_TRUE(store.append(RequestId{id}, std::move(p), 0).has_value());
+    sessions.changed(RequestId{id});
+  }
+  void end(uint64_t id) {
+    store.close(RequestId{id}, FinishReason::kStop, {ErrorCode::kOk, {}}, 2, {}, now);
+    sessions.changed(RequestId{id});
+  }
+  std::vector<ClientSessions::Message> flush() {
+    auto messages = sessions.flush();
+    sessions.check_integrity();
+    return messages;
+  }
+
+  Time now = kStart;
+  StreamStore store;
+  ClientSessions sessions;
+  std::map<uint64_t, std::string> texts;
+};
+
+std::string kinds(const ClientSessions::Message& message) {
+  std::string line;
+  for (const auto& event : message.events) line += "ACFRS"[event.index()];
+  return line;
+}
+
+TEST(ClientSessions, OneMessagePerStepInOrderWithTheEndLast) {
+  World w;
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  w.submit(a, 1);
+  w.submit(a, 2);
+  w.token(1);
+  w.token(2);
+  w.token(1);
+  w.end(1);
+  const auto messages = w.flush();
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_EQ(kinds(messages[0]), "AACFC");
+  EXPECT_EQ(std::get<api::TokenChunk>(messages[0].events[2]).token_ids.size(), 2u);
+  EXPECT_TRUE(w.flush().empty());
+  EXPECT_EQ(w.sessions.attached(), 1u);  // the ended one is read
+}
+
+TEST(ClientSessions, ASlowClientGetsFewerLargerChunks) {
+  ClientSessionsOptions options;
+  options.initial_credit = 1;
+  World w(options);
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  w.submit(a, 1);
+  EXPECT_EQ(w.flush().size(), 1u);
+  for (int i = 0; i < 100; ++i) {
+    w.token(1);
+    EXPECT_TRUE(w.flush().empty());
+  }
+  w.end(1);
+  EXPECT_TRUE(w.flush().empty());
+  w.sessions.grant(a, 1);
+  const auto messages = w.flush();
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_EQ(kinds(messages[0]), "CF");
+  EXPECT_EQ(std::get<api::TokenChunk>(messages[0].events[0]).token_ids.size(), 100u);
+}
+
+TEST(ClientSessions, SilentClientsAreGoneAndOnlyDetachedRequestsStay) {
+  World w;
+  const ClientId a{1}, b{2};
+  w.sessions.heard(a, w.now);
+  w.sessions.heard(b, w.now);
+  w.submit(a, 1);
+  w.submit(a, 2, true);
+  w.submit(a, 3);
+  w.submit(b, 4);
+  w.end(3);
+  w.sessions.heard(b, w.now + seconds(5));
+  EXPECT_TRUE(w.sessions.expire(w.now + seconds(10) - Duration(1)).empty());
+  const auto gone = w.sessions.expire(w.now + seconds(10));
+  ASSERT_EQ(gone.size(), 1u);
+  EXPECT_EQ(gone[0].client, a);
+  EXPECT_EQ(gone[0].cancel, (std::vector<RequestId>{RequestId{1}}));
+  w.sessions.check_integrity();
+  // The detached one is found by whoever asks for it.
+  w.token(2);
+  const ClientId c{3};
+  w.sessions.heard(c, w.now);
+  w.sessions.attach(c, RequestId{2}, true, w.store.cursor(RequestId{2}, {}));
+  const auto messages = w.flush();
+  ASSERT_EQ(messages.size(), 2u);
+  EXPECT_EQ(messages[0].client, b);
+  EXPECT_EQ(messages[1].client, c);
+}
+
+TEST(ClientSessions, ResumeElsewhereTakesTheStreamAlong) {
+  World w;
+  const ClientId a{1}, b{2};
+  w.sessions.heard(a, w.now);
+  w.submit(a, 1);
+  w.token(1);
+  w.token(1);
+  w.flush();
+  w.sessions.unreachable(a);
+  w.sessions.heard(b, w.now);
+  w.sessions.attach(b, RequestId{1}, false, w.store.cursor(RequestId{1}, {1}));
+  const auto messages = w.flush();
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_EQ(messages[0].client, b);
+  EXPECT_EQ(std::get<api::TokenChunk>(messages[0].events[0]).first_index, 1u);
+  EXPECT_TRUE(w.sessions.expire(w.now + seconds(20)).at(0).cancel.empty());  // a has nothing left to cancel
+}
+
+TEST(ClientSessions, WhatPilesUpIsBounded) {
+  ClientSessionsOptions options;
+  options.initial_credit = 0;
+  options.max_posted = 10;
+  World w(options);
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  for (int i = 0; i < 11; ++i) w.sessions.post(a, api::Rejected{});
+  const auto gone = w.sessions.expire(w.now);
+  ASSERT_EQ(gone.size(), 1u);
+  EXPECT_FALSE(w.sessions.known(a));
+  w.sessions.post(a, api::Rejected{});  // harmless
+  EXPECT_TRUE(w.flush().empty());
+}
+
+TEST(ClientSessions, LargeAnswersAreCutIntoMessagesOfBoundedSize) {
+  ClientSessionsOptions options;
+  options.max_message_bytes = 4096;
+  World w(options);
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  w.submit(a, 1);
+  for (int i = 0; i < 100; ++i) w.token(1, std::string(200, 'x'));
+  w.end(1);
+  size_t text = 0, messages = 0;
+  bool ended = false;
+  for (auto batch = w.flush(); !batch.empty(); batch = w.flush()) {
+    ASSERT_EQ(batch.size(), 1u);
+    ++messages;
+    size_t bytes = 0;
+    for (const auto& event : batch[0].events)
+      if (const auto* chunk = std::get_if<api::TokenChunk>(&event)) bytes += chunk->text.size();
+    EXPECT_LE(bytes, 4096u);
+    text += bytes;
+    ended = std::holds_alternative<api::Finished>(batch[0].events.back());
+  }
+  EXPECT_EQ(text, 20'000u);
+  EXPECT_GE(messages, 5u);
+  EXPECT_TRUE(ended);
+}
+
+TEST(ClientSessions, EveryClientHearsEverythingOnceUnderRandomCreditAndOrder) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    std::mt19937_64 random(seed);
+    ClientSessionsOptions options;
+    options.initial_credit = random() % 3;
+    options.max_message_bytes = 200 + random() % 1000;
+    World w(options);
+    std::map<uint64_t, uint64_t> owner;
+    std::map<uint64_t, std::string> heard;
+    std::map<uint64_t, size_t> tokens;
+    std::set<uint64_t> accepted, finished, ended;
+    uint64_t next = 1;
+    const auto listen = [&] {
+      std::set<uint64_t> told;
+      for (const auto& message : w.flush()) {
+        ASSERT_TRUE(told.insert(message.client.value).second) << "one message per client and step";
+        for (const auto& event : message.events) {
+          if (const auto* a = std::get_if<api::Accepted>(&event)) {
+            ASSERT_TRUE(accepted.insert(std::stoull(a->request_id.substr(1))).second);
+          } else if (const auto* c = std::get_if<api::TokenChunk>(&event)) {
+            const uint64_t id = std::stoull(c->request_id.substr(1));
+            ASSERT_EQ(owner[id], message.client.value);
+            ASSERT_TRUE(accepted.count(id) && !finished.count(id));
+            ASSERT_EQ(c->text_offset, heard[id].size());
+            ASSERT_EQ(c->first_index, tokens[id]);
+            heard[id] += c->text;
+            tokens[id] += c->token_ids.size();
+          } else if (const auto* f = std::get_if<api::Finished>(&event)) {
+            const uint64_t id = std::stoull(f->request_id.substr(1));
+            ASSERT_TRUE(finished.insert(id).second);
+            ASSERT_EQ(heard[id], w.texts[id]);
+            ASSERT_EQ(tokens[id], f->samples[0].completion_tokens);
+          }
+        }
+      }
+    };
+    for (uint64_t c = 1; c <= 3; ++c) w.sessions.heard(ClientId{c}, w.now);
+    for (int step = 0; step < 800 && !HasFatalFailure(); ++step) {
+      const auto choice = random() % 10;
+      if (choice == 0 && next <= 30) {
+        owner[next] = 1 + random() % 3;
+        w.submit(ClientId{owner[next]}, next);
+        ++next;
+      } else if (choice < 6 && next > 1) {
+        const uint64_t id = 1 + random() % (next - 1);
+        if (!ended.count(id)) w.token(id, std::string(random() % 40, 'y'));
+      } else if (choice == 6 && next > 1) {
+        const uint64_t id = 1 + random() % (next - 1);
+        if (ended.insert(id).second) w.end(id);
+      } else if (choice == 7) {
+        w.sessions.grant(ClientId{1 + random() % 3}, 1 + random() % 2);
+      } else {
+        listen();
+      }
+    }
+    for (uint64_t id = 1; id < next; ++id)
+      if (ended.insert(id).second) w.end(id);
+    for (uint64_t c = 1; c <= 3; ++c) w.sessions.grant(ClientId{c}, 10'000);
+    for (int i = 0; i < 2000 && finished.size() < next - 1; ++i) listen();
+    ASSERT_EQ(finished.size(), next - 1);
+    ASSERT_EQ(w.sessions.attached(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace tailor::coordinator
