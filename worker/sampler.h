@@ -63,7 +63,7 @@ class Sampler {
   std::vector<Candidate> candidates_;
 };
 
-/// exp(x) for x <= 0; 0 below about -87. Relative error under 2e-7.
+/// exp(x) for x <= 0; 0 below about -87. Relative error under 3e-7.
 float exp_nonpositive(float x);
 
 }  // namespace tailor::worker

@@ -1,0 +1,51 @@
+#include "worker/follower_loop.h"
+
+#include <optional>
+
+#include "base/log.h"
+#include "worker/plan_channel.h"
+
+namespace tailor::worker {
+namespace {
+
+/// Replays until kSleep (nothing returned) or the end.
+std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel, parallel::StepInput& input) {
+  for (;;) {
+    auto plan = channel.receive(input);
+    if (!plan) {
+      LOG_ERROR("no plan from the leader: {}", to_string(plan.error()));
+      return LoopExit{kExitDevice, false};
+    }
+    ++parts.progress.counter;
+    if (plan->kind == PlanKind::kSleep) return std::nullopt;
+    if (plan->kind == PlanKind::kShutdown) return LoopExit{plan->exit_code, true};
+    parts.progress.busy = true;
+    auto done = parts.engine.forward(input, {}, parts.progress.counter);
+    parts.progress.busy = false;
+    if (!done) {
+      LOG_ERROR("step {} failed: {}", input.step, to_string(done.error()));
+      return LoopExit{kExitDevice, false};
+    }
+  }
+}
+
+}  // namespace
+
+LoopExit run_follower(const FollowerParts& parts, Duration idle_wait) {
+  PlanChannel channel(&parts.control);
+  parallel::StepInput input;
+  for (;;) {
+    auto inputs = parts.io.inbox().drain_wait(idle_wait);
+    ++parts.progress.counter;
+    for (comm::WorkerInput& item : inputs) {
+      if (std::holds_alternative<comm::Doorbell>(item)) {
+        if (auto end = replay(parts, channel, input)) return *end;
+      } else if (std::holds_alternative<comm::LinkDown>(item)) {
+        LOG_ERROR("the coordinator is silent: leaving");
+        return {kExitCoordinatorLost, false};
+      }
+    }
+  }
+}
+
+}  // namespace tailor::worker

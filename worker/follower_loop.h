@@ -1,0 +1,23 @@
+// FollowerLoop: the main thread of tensor-parallel ranks 1 and up. Sleeps in its inbox until the leader rings, then
+// replays the leader's plans until it is told to sleep again or to leave. Never plans, samples or reports.
+#pragma once
+
+#include "base/time.h"
+#include "comm/collective.h"
+#include "comm/worker_io.h"
+#include "parallel/engine.h"
+#include "worker/exit_codes.h"
+
+namespace tailor::worker {
+
+struct FollowerParts {
+  parallel::Engine& engine;
+  comm::Collective& control;
+  comm::WorkerIo& io;
+  comm::Progress& progress;  ///< written by this thread only
+};
+
+/// Returns when the replica is told to leave, the coordinator stayed silent while this rank slept, or a step failed.
+LoopExit run_follower(const FollowerParts& parts, Duration idle_wait = seconds(1));
+
+}  // namespace tailor::worker

@@ -1,0 +1,336 @@
+#include "worker/leader_loop.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace tailor::worker {
+
+LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
+    : parts_(parts),
+      options_(options),
+      planner_(options.planner),
+      sampler_(parts.engine.info().vocab_size, options.limits.eos_tokens),
+      channel_(parts.control),
+      logits_(static_cast<size_t>(options.planner.slots) * parts.engine.info().vocab_size),
+      text_(parts.tokenizer, [io = &parts.io](WorkerReport report) { io->report(std::move(report)); }) {}
+
+LoopExit LeaderLoop::run() {
+  parts_.io.report(options_.hello);
+  while (!exit_) {
+    ++parts_.progress.counter;
+    const bool idle = !planner_.has_work();
+    const bool wait = idle || backlogged();
+    if (wait) put_followers_to_sleep();
+    Time started = now();
+    auto inputs = !wait ? parts_.io.inbox().drain()
+                        : parts_.io.inbox().drain_wait(idle ? options_.idle_wait : Duration(milliseconds(2)));
+    if (wait) started = now();
+    for (comm::WorkerInput& input : inputs) {
+      if (auto* command = std::get_if<comm::FromCoordinator>(&input)) {
+        apply(*command);
+      } else if (std::holds_alternative<comm::LinkDown>(input)) {
+        LOG_ERROR("the coordinator is silent: leaving");
+        exit_ = LoopExit{kExitCoordinatorLost, true};
+      }
+      if (exit_) break;
+    }
+    if (exit_) break;
+    end_stopped_sequences();
+    if (planner_.has_work() && !backlogged()) {
+      parts_.progress.busy = true;
+      auto done = step(started);
+      parts_.progress.busy = false;
+      if (!done) {
+        LOG_ERROR("step {} failed: {}", step_, to_string(done.error()));
+        exit_ = LoopExit{kExitDevice, false};
+      }
+    }
+    if (unreported_ && !exit_) send_report(started);
+    if (draining_ && !drained_ && !planner_.has_work()) {
+      drained_ = true;
+      text_.send(WorkerReport(Drained{}));
+    }
+  }
+  if (exit_->together) {
+    auto told = wake_followers_and_send({PlanKind::kShutdown, exit_->code});
+    if (!told) exit_->together = false;
+  }
+  return *exit_;
+}
+
+// ---- commands --------------------------------------------------------------------------------------------------
+
+void LeaderLoop::apply(const comm::FromCoordinator& command) {
+  applied_seq_ = std::max(applied_seq_, command.sequence);
+  if (auto* welcome = std::get_if<Welcome>(&command.command)) {
+    if (epoch_ && *epoch_ != welcome->epoch) {
+      LOG_WARN("a coordinator of epoch {} took over: dropping what ran for the old one", welcome->epoch.value);
+      cancel_all();
+      draining_ = drained_ = false;
+    }
+    if (!epoch_ || *epoch_ != welcome->epoch) applied_seq_ = command.sequence;
+    epoch_ = welcome->epoch;
+  } else if (auto* dispatch = std::get_if<Dispatch>(&command.command)) {
+    start_request(*dispatch);
+  } else if (auto* cancel = std::get_if<CancelRequest>(&command.command)) {
+    cancel_request(cancel->request, cancel->attempt);
+  } else if (std::holds_alternative<Drain>(command.command)) {
+    draining_ = true;
+  } else if (std::holds_alternative<Shutdown>(command.command)) {
+    exit_ = LoopExit{kExitOk, true};
+  }
+}
+
+Result<void> LeaderLoop::check_request(const Dispatch& dispatch) const {
+  const Request& request = dispatch.request;
+  const int64_t vocab = parts_.engine.info().vocab_size;
+  if (draining_) return fail(ErrorCode::kUnavailable, "the replica is draining");
+  TAILOR_TRY(validate(request.sampling, vocab));
+  if (request.prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt has no token");
+  if (static_cast<int64_t>(request.prompt.size()) >= options_.limits.max_context) {
+    return fail(ErrorCode::kLimitExceeded, "the prompt has " + std::to_string(request.prompt.size()) +
+                                               " tokens, this replica's context is " +
+                                               std::to_string(options_.limits.max_context));
+  }
+  if (dispatch.generated.size() > static_cast<size_t>(request.sampling.n))
+    return fail(ErrorCode::kInvalidArgument, "more samples were generated than the request has");
+  auto known = [vocab](const std::vector<TokenId>& ids) {
+    return std::all_of(ids.begin(), ids.end(), [vocab](TokenId id) { return id >= 0 && id < vocab; });
+  };
+  if (!known(request.prompt) || !std::all_of(dispatch.generated.begin(), dispatch.generated.end(), known))
+    return fail(ErrorCode::kInvalidArgument, "a token id lies outside the vocabulary of " + std::to_string(vocab));
+  return {};
+}
+
+void LeaderLoop::refuse_request(const Dispatch& dispatch, const Error& error) {
+  LOG_WARN("request {} refused: {}", dispatch.request.id.value, to_string(error));
+  auto request = std::make_shared<const Request>(dispatch.request);
+  for (int32_t sample = 0; sample < std::max(1, request->sampling.n); ++sample) {
+    text_.send(OpenAnswer{.sequence = {request->id, static_cast<uint32_t>(sample)},
+                          .attempt = dispatch.attempt,
+                          .request = request,
+                          .ended = FinishReason::kFailed,
+                          .error = error});
+  }
+}
+
+void LeaderLoop::start_request(const Dispatch& dispatch) {
+  unreported_ = true;
+  scratch_.clear();
+  planner_.find(dispatch.request.id, scratch_);
+  if (!scratch_.empty()) {
+    if (states_[scratch_[0]].attempt >= dispatch.attempt) return;  // a repeat
+    cancel_request(dispatch.request.id, std::nullopt);
+  }
+  if (auto checked = check_request(dispatch); !checked) return refuse_request(dispatch, checked.error());
+
+  auto request = std::make_shared<const Request>(dispatch.request);
+  std::vector<std::vector<TokenId>> generated = dispatch.generated;
+  generated.resize(request->sampling.n);
+  std::vector<int32_t> counts;
+  for (const auto& ids : generated) counts.push_back(static_cast<int32_t>(ids.size()));
+  std::vector<SequenceIndex> indexes;
+  planner_.add(request->id, static_cast<int32_t>(request->prompt.size()), counts, indexes);
+
+  for (size_t sample = 0; sample < indexes.size(); ++sample) {
+    const SequenceIndex index = indexes[sample];
+    if (static_cast<size_t>(index) >= states_.size()) states_.resize(index + 1);
+    const FinishReason ended =
+        generated[sample].empty() ? FinishReason::kNone : finish_reason(*request, generated[sample], options_.limits);
+    text_.send(OpenAnswer{.sequence = {request->id, static_cast<uint32_t>(sample)},
+                          .attempt = dispatch.attempt,
+                          .request = request,
+                          .generated = generated[sample],
+                          .ended = ended});
+    if (ended != FinishReason::kNone) {
+      planner_.finish(index);
+      continue;
+    }
+    states_[index] = SequenceState{.request = request,
+                                   .attempt = dispatch.attempt,
+                                   .sample = static_cast<uint32_t>(sample),
+                                   .emitted = std::move(generated[sample])};
+  }
+}
+
+void LeaderLoop::cancel_request(RequestId request, std::optional<Attempt> attempt) {
+  std::vector<SequenceIndex> indexes;
+  planner_.find(request, indexes);
+  for (SequenceIndex index : indexes) {
+    if (attempt && states_[index].attempt != *attempt) continue;
+    text_.send(CloseAnswer{states_[index].id(), states_[index].attempt});
+    end_sequence(index);
+    unreported_ = true;
+  }
+}
+
+void LeaderLoop::cancel_all() {
+  for (size_t index = 0; index < states_.size(); ++index) {
+    if (!states_[index].request) continue;
+    text_.send(CloseAnswer{states_[index].id(), states_[index].attempt});
+    end_sequence(static_cast<SequenceIndex>(index));
+    unreported_ = true;
+  }
+}
+
+void LeaderLoop::end_stopped_sequences() {
+  for (const StopFound& stop : text_.stops().drain()) {
+    scratch_.clear();
+    planner_.find(stop.sequence.request, scratch_);
+    for (SequenceIndex index : scratch_) {
+      if (states_[index].id() != stop.sequence || states_[index].attempt != stop.attempt) continue;
+      text_.send(CloseAnswer{stop.sequence, stop.attempt});
+      end_sequence(index);
+      unreported_ = true;  // if no step follows: that blocks are free
+      break;
+    }
+  }
+}
+
+void LeaderLoop::end_sequence(SequenceIndex index) {
+  planner_.finish(index);
+  states_[index] = SequenceState{};
+}
+
+// ---- one step --------------------------------------------------------------------------------------------------
+
+Result<void> LeaderLoop::step(Time started) {
+  const BatchPlan& plan = planner_.plan();
+  ++step_;
+  output_.report.prefill_tokens = static_cast<uint32_t>(plan.prefill_tokens);
+  output_.report.decode_tokens = static_cast<uint32_t>(plan.decode_tokens);
+  for (const PreemptedSequence& victim : plan.preempted) {
+    const SequenceState& state = states_[victim.index];
+    output_.report.events.push_back(
+        SequencePreempted{state.id(), state.attempt, static_cast<uint32_t>(victim.tokens_lost)});
+    LOG_INFO("request {} sample {} gives back its blocks ({} tokens to recompute)", state.request->id.value,
+             state.sample, victim.tokens_lost);
+  }
+  for (const UnfitSequence& unfit : plan.unfit) {
+    SequenceState& state = states_[unfit.index];
+    std::string message = "the sequence needs " + std::to_string(unfit.blocks_needed) + " KV blocks of " +
+                          std::to_string(planner_.blocks().block_tokens()) + " tokens, the replica has " +
+                          std::to_string(planner_.blocks().capacity());
+    output_.tokens.push_back({.sequence = state.id(),
+                              .attempt = state.attempt,
+                              .index = static_cast<uint32_t>(state.emitted.size()),
+                              .finish = FinishReason::kFailed,
+                              .error = {ErrorCode::kOutOfBlocks, std::move(message)}});
+    state = SequenceState{};
+  }
+  if (!plan.chunks.empty()) TAILOR_TRY(compute(plan));
+  send_report(started);
+  return {};
+}
+
+Result<void> LeaderLoop::compute(const BatchPlan& plan) {
+  build_input(plan);
+  TAILOR_TRY(wake_followers_and_send({PlanKind::kStep}));
+  const int64_t vocab = parts_.engine.info().vocab_size;
+  std::span<float> logits(logits_.data(), static_cast<size_t>(input_.num_logits()) * vocab);
+  const Time before = now();
+  TAILOR_TRY(parts_.engine.forward(input_, logits, parts_.progress.counter));
+  const Time computed = now();
+  draw_tokens(plan);
+  output_.report.forward_time = computed - before;
+  output_.report.sample_time = now() - computed;
+  return {};
+}
+
+void LeaderLoop::build_input(const BatchPlan& plan) {
+  input_.clear();
+  input_.step = step_;
+  for (const PlannedChunk& c : plan.chunks) {
+    const SequenceState& state = states_[c.index];
+    const int32_t end = c.first_position + c.num_tokens;
+    auto table = planner_.block_table(c.index).first(planner_.blocks().blocks_for(end));
+    input_.chunks.push_back({.first_row = input_.num_rows(),
+                             .num_rows = c.num_tokens,
+                             .first_position = c.first_position,
+                             .first_block = static_cast<int32_t>(input_.block_ids.size()),
+                             .num_blocks = static_cast<int32_t>(table.size()),
+                             .wants_logits = c.wants_logits});
+    input_.block_ids.insert(input_.block_ids.end(), table.begin(), table.end());
+    for (int32_t position = c.first_position; position < end; ++position)
+      input_.token_ids.push_back(state.token_at(position));
+  }
+}
+
+void LeaderLoop::draw_tokens(const BatchPlan& plan) {
+  const size_t vocab = parts_.engine.info().vocab_size;
+  size_t row = 0;
+  for (const PlannedChunk& c : plan.chunks) {
+    if (!c.wants_logits) continue;
+    draw_token(c.index, std::span<const float>(logits_.data() + row * vocab, vocab));
+    ++row;
+  }
+}
+
+void LeaderLoop::draw_token(SequenceIndex index, std::span<const float> logits) {
+  SequenceState& state = states_[index];
+  if (!state.prefill_reported) report_prefill(index);
+  AnswerToken answer{.sequence = state.id(),
+                     .attempt = state.attempt,
+                     .index = static_cast<uint32_t>(state.emitted.size())};
+  auto token = sampler_.sample(*state.request, state.sample, state.emitted, logits, &answer.logprobs);
+  if (token) {
+    answer.token = *token;
+    answer.has_logprobs = state.request->sampling.logprobs >= 0;
+    state.emitted.push_back(*token);
+    answer.finish = finish_reason(*state.request, state.emitted, options_.limits);
+  } else {
+    LOG_ERROR("request {} sample {}: {}", state.request->id.value, state.sample, to_string(token.error()));
+    answer.finish = FinishReason::kFailed;
+    answer.error = token.error();
+  }
+  if (answer.finish == FinishReason::kNone) {
+    planner_.token_drawn(index);
+  } else {
+    end_sequence(index);
+  }
+  output_.tokens.push_back(std::move(answer));
+}
+
+/// Once per request and attempt, with the first token any of its samples draws.
+void LeaderLoop::report_prefill(SequenceIndex index) {
+  const SequenceState& state = states_[index];
+  output_.report.events.push_back(PrefillDone{state.request->id, state.attempt, 0});
+  scratch_.clear();
+  planner_.find(state.request->id, scratch_);
+  for (SequenceIndex sibling : scratch_) states_[sibling].prefill_reported = true;
+}
+
+void LeaderLoop::send_report(Time started) {
+  StepReport& report = output_.report;
+  report.step = step_;
+  report.applied_seq = applied_seq_;
+  report.running_sequences = static_cast<uint32_t>(planner_.running_sequences());
+  report.waiting_sequences = static_cast<uint32_t>(planner_.waiting_sequences());
+  report.free_blocks = static_cast<uint32_t>(planner_.blocks().free_blocks());
+  report.step_time = now() - started;
+  text_.send(std::exchange(output_, {}));
+  unreported_ = false;
+}
+
+Result<void> LeaderLoop::wake_followers_and_send(const Plan& plan) {
+  if (!channel_.has_followers()) return {};
+  if (!awake_) parts_.io.ring();
+  awake_ = true;
+  return channel_.send(plan, input_);
+}
+
+void LeaderLoop::put_followers_to_sleep() {
+  if (!awake_) return;
+  awake_ = false;
+  if (auto told = channel_.send({PlanKind::kSleep}, input_); !told) {
+    LOG_ERROR("the followers cannot be told to sleep: {}", to_string(told.error()));
+    exit_ = LoopExit{kExitDevice, false};
+  }
+}
+
+}  // namespace tailor::worker

@@ -1,0 +1,94 @@
+// LeaderLoop: the main thread of tensor-parallel rank 0. Takes commands from its inbox, asks the planner for a step,
+// broadcasts it, runs the engine and the sampler, and hands the drawn tokens to the text thread, which reports them.
+// Owns: the device, the planner, every sequence's ids. Works at its own pace: drains the inbox, then takes one step.
+//
+// Idle: the followers are told to sleep, and this thread waits in its inbox; before the next step it rings.
+// It starts no step while more than `max_backlog` reports wait to leave (a coordinator that does not read).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/messages.h"
+#include "comm/collective.h"
+#include "comm/worker_io.h"
+#include "parallel/engine.h"
+#include "text/tokenizer.h"
+#include "worker/batch_planner.h"
+#include "worker/exit_codes.h"
+#include "worker/plan_channel.h"
+#include "worker/sampler.h"
+#include "worker/sequence_state.h"
+#include "worker/text_thread.h"
+
+namespace tailor::worker {
+
+struct LeaderOptions {
+  Hello hello;
+  PlannerOptions planner;
+  SequenceLimits limits;
+  size_t max_backlog = 64;  ///< reports, in the text thread and in the io thread together
+  Duration idle_wait = seconds(1);
+};
+
+struct LeaderParts {
+  parallel::Engine& engine;
+  comm::Collective* control;  ///< null at tensor-parallel size 1
+  comm::WorkerIo& io;
+  comm::Progress& progress;  ///< written by this thread only
+  std::shared_ptr<const text::Tokenizer> tokenizer;  ///< null: token ids only
+};
+
+class LeaderLoop {
+ public:
+  LeaderLoop(const LeaderParts& parts, const LeaderOptions& options);
+
+  /// Says Hello, then serves until Shutdown, LinkDown or a failed step.
+  LoopExit run();
+
+ private:
+  void apply(const comm::FromCoordinator& command);
+  void start_request(const Dispatch& dispatch);
+  Result<void> check_request(const Dispatch& dispatch) const;
+  void refuse_request(const Dispatch& dispatch, const Error& error);
+  void cancel_request(RequestId request, std::optional<Attempt> attempt);
+  void cancel_all();
+  void end_stopped_sequences();
+  void end_sequence(SequenceIndex index);
+
+  bool backlogged() const { return text_.backlog() + parts_.io.backlog() > options_.max_backlog; }
+  Result<void> step(Time started);
+  Result<void> compute(const BatchPlan& plan);
+  void build_input(const BatchPlan& plan);
+  void draw_tokens(const BatchPlan& plan);
+  void draw_token(SequenceIndex index, std::span<const float> logits);
+  void report_prefill(SequenceIndex index);
+  void send_report(Time started);
+  Result<void> wake_followers_and_send(const Plan& plan);
+  void put_followers_to_sleep();
+
+  const LeaderParts parts_;
+  const LeaderOptions options_;
+  BatchPlanner planner_;
+  Sampler sampler_;
+  PlanChannel channel_;
+  std::vector<SequenceState> states_;  // by SequenceIndex
+  std::vector<SequenceIndex> scratch_;
+
+  parallel::StepInput input_;
+  std::vector<float> logits_;  // [slots, vocab_size]
+  StepOutput output_;          // of the step under way
+  uint64_t step_ = 0;
+  uint64_t applied_seq_ = 0;
+  bool unreported_ = false;  // a command changed something, or an answer ended without a step
+  bool awake_ = false;       // the followers are in replay
+  std::optional<Epoch> epoch_;
+  bool draining_ = false, drained_ = false;
+  std::optional<LoopExit> exit_;
+
+  TextThread text_;  // last: joins before what it reports to goes
+};
+
+}  // namespace tailor::worker

@@ -1,0 +1,44 @@
+// PlanChannel: the leader's plan to its followers, by broadcast over the replica's control collective. One message of
+// fixed size per step (small plans fit into it), a second one where a plan is longer. Owner: the rank's main thread.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+#include "comm/collective.h"
+#include "parallel/step_input.h"
+
+namespace tailor::worker {
+
+enum class PlanKind : uint32_t {
+  kStep = 1,      ///< run this input
+  kSleep = 2,     ///< nothing to do: wait for the doorbell
+  kShutdown = 3,  ///< leave, with this exit code
+};
+
+struct Plan {
+  PlanKind kind = PlanKind::kSleep;
+  int32_t exit_code = 0;
+};
+
+class PlanChannel {
+ public:
+  /// `collective` null or of size 1: a replica of one rank, send() does nothing.
+  explicit PlanChannel(comm::Collective* collective);
+
+  bool has_followers() const { return collective_ != nullptr && collective_->size() > 1; }
+
+  /// Leader. `input` is read for kStep only. Errors: those of the collective.
+  Result<void> send(const Plan& plan, const parallel::StepInput& input);
+  /// Follower: waits for the leader's next plan; `input` is written for kStep only.
+  /// Errors: those of the collective, Protocol (the leader speaks another version).
+  Result<Plan> receive(parallel::StepInput& input);
+
+ private:
+  comm::Collective* const collective_;
+  std::vector<std::byte> encoded_;
+  std::vector<std::byte> message_;  // the fixed-size message, then the rest
+};
+
+}  // namespace tailor::worker
