@@ -17,6 +17,7 @@
 #include "bench/load_run.h"
 #include "bench/summary.h"
 #include "comm/client.h"
+#include "launch/supervisor/cluster_lines.h"
 #include "parallel/weights/default_model.h"
 
 extern char** environ;
@@ -202,7 +203,7 @@ Result<ComparisonReport> compare_serving(const ServeComparison& options) {
     }
   } sweep{folder};
 
-  const std::string endpoint = "ipc://" + std::string(folder) + "/api";
+  TAILOR_ASSIGN(const std::string endpoint, with_free_port("tcp://127.0.0.1:*"));
   Companion cluster;
   TAILOR_TRY(cluster.start({program.string(), "serve", "--model", options.model, "--engine", options.engine,
                             "--replicas", "1", "--tp", "1", "--threads", std::to_string(options.threads),

@@ -7,12 +7,14 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/clock.h"
 #include "launch/commands/command.h"
 #include "launch/supervisor/cluster_lines.h"
 #include "launch/supervisor/supervisor.h"
 #include "launch/supervisor/usable_cores.h"
+#include "parallel/weights/default_model.h"
 
 namespace tailor::launch {
 namespace {
@@ -106,11 +108,8 @@ Result<void> settle(Options& options) {
   }
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
-  if (cluster.model != "default") {  // the children run elsewhere: give them a path that holds there
-    std::error_code error;
-    if (!std::filesystem::exists(cluster.model, error)) {
-      return fail(ErrorCode::kNotFound, "no model at " + cluster.model + " (--model takes a folder, a GGUF file, or default)");
-    }
+  TAILOR_TRY(weights::resolve_model(cluster.model));
+  if (cluster.model != "default") {  // a path that also holds in the children's folder
     cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
   }
   if (!cluster.record.empty()) cluster.record = std::filesystem::absolute(cluster.record).string();
@@ -241,9 +240,19 @@ int serve(const Options& options, RunDir& run) {
   return supervise(supervisor);
 }
 
+/// What is not set stays a comment: an empty value would not read back.
+void write_config(const CLI::App& app) {
+  std::printf("[serve]\n");
+  std::istringstream lines(app.config_to_str(true, false));
+  for (std::string line; std::getline(lines, line);) {
+    const bool unset = line.size() > 3 && line.compare(line.size() - 3, 3, "=\"\"") == 0;
+    std::printf("%s%s\n", unset ? "# " : "", line.c_str());
+  }
+}
+
 int run(Options& options) {
   if (options.write_config) {
-    std::printf("[serve]\n%s", options.app->config_to_str(true, false).c_str());
+    write_config(*options.app);
     return 0;
   }
   if (auto settled = settle(options); !settled) return print_error(settled.error());

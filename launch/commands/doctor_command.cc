@@ -1,0 +1,303 @@
+// `tailor doctor`: looks at everything a cluster needs on this machine and says what to change.
+#include <poll.h>
+#include <signal.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <numeric>
+#include <sstream>
+
+#include "base/clock.h"
+#include "comm/client.h"
+#include "launch/commands/answer.h"
+#include "launch/commands/command.h"
+#include "launch/commands/terminal.h"
+#include "launch/supervisor/cluster_lines.h"
+#include "launch/supervisor/usable_cores.h"
+#include "parallel/host_memory.h"
+#include "parallel/weights/default_model.h"
+#include "parallel/weights/weight_files.h"
+
+namespace tailor::launch {
+namespace {
+
+namespace fs = std::filesystem;
+
+enum class Verdict { kGood, kNote, kBlocks };
+
+struct Finding {
+  std::string topic;
+  Verdict verdict;
+  std::string found;
+  std::string change;  ///< what to do; empty when good
+};
+
+struct Options {
+  std::string endpoint = kDefaultEndpoint;
+  std::string model = "default";
+  bool json = false;
+};
+
+using Findings = std::vector<Finding>;
+
+std::string gigabytes(double bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f GB", bytes / 1e9);
+  return text;
+}
+
+// ---- asking other programs ------------------------------------------------------------------------------------
+
+struct Heard {
+  int exit_code = -1;
+  std::string output;
+  std::string first_line() const { return output.substr(0, output.find('\n')); }
+};
+
+/// Runs a program for at most 5 s. Nothing when it cannot be started.
+std::optional<Heard> ask(std::vector<std::string> argv) {
+  Result<Spawned> child = spawn({std::move(argv), {}});
+  if (!child) return std::nullopt;
+  Heard heard;
+  const Time until = now() + seconds(5);
+  char buffer[4096];
+  while (now() < until) {
+    pollfd item{child->output, POLLIN, 0};
+    poll(&item, 1, 100);
+    const ssize_t got = read(child->output, buffer, sizeof buffer);
+    if (got == 0) break;
+    if (got > 0 && heard.output.size() < (1 << 20)) heard.output.append(buffer, static_cast<size_t>(got));
+  }
+  close(child->output);
+  kill(-child->pid, SIGKILL);  // it has closed its output or overstayed; an exited one keeps its code
+  int status = 0;
+  while (waitpid(child->pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(status)) heard.exit_code = WEXITSTATUS(status);
+  return heard;
+}
+
+// ---- the checks -----------------------------------------------------------------------------------------------
+
+void check_programs(Findings& out) {
+  std::error_code error;
+  const fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
+  for (const char* name : {"tailor-coordinator", "tailor-worker"}) {
+    const std::string path = (folder / name).string();
+    if (access(path.c_str(), X_OK) != 0) {
+      out.push_back({name, Verdict::kBlocks, path + " is missing", "build it: launch/setup --build cpu"});
+      continue;
+    }
+    std::string missing;
+    if (const auto libraries = ask({"ldd", path})) {
+      std::istringstream lines(libraries->output);
+      for (std::string line; std::getline(lines, line);) {
+        if (line.find("not found") != std::string::npos) missing += line.substr(line.find_first_not_of(" \t")) + "; ";
+      }
+    }
+    if (missing.empty()) {
+      out.push_back({name, Verdict::kGood, path, ""});
+    } else {
+      out.push_back({name, Verdict::kBlocks, path + ": " + missing, "run launch/setup, then build again"});
+    }
+  }
+}
+
+void check_mpi(Findings& out) {
+  const auto heard = ask({"mpirun", "--version"});
+  if (!heard || heard->output.empty()) {
+    out.push_back({"MPI", Verdict::kBlocks, "mpirun does not start", "install Open MPI 4.1: apt install openmpi-bin (launch/setup does it)"});
+    return;
+  }
+  const std::string line = heard->first_line();
+  int major = 0, minor = 0;
+  const size_t digits = line.find_first_of("0123456789");
+  if (digits != std::string::npos) std::sscanf(line.c_str() + digits, "%d.%d", &major, &minor);
+  if (line.find("Open MPI") == std::string::npos && line.find("OpenRTE") == std::string::npos) {
+    out.push_back({"MPI", Verdict::kBlocks, "mpirun is not Open MPI's: " + line,
+                   "put Open MPI 4.1 first on PATH, or name it with tailor serve --mpirun"});
+  } else if (major != 4) {
+    out.push_back({"MPI", Verdict::kNote, line, "Tailor is tried with Open MPI 4.1; others may not know its options"});
+  } else {
+    out.push_back({"MPI", Verdict::kGood, line, ""});
+  }
+  if (geteuid() == 0) {
+    out.push_back({"root", Verdict::kGood, "running as root: serve sets OMPI_ALLOW_RUN_AS_ROOT for its children", ""});
+  }
+  for (const char* name : {"OMPI_MCA_btl", "OMPI_MCA_pml", "OMPI_MCA_rmaps_base_mapping_policy"}) {
+    if (const char* value = std::getenv(name)) {
+      out.push_back({name, Verdict::kNote, std::string("is set to ") + value, "unset it if ranks cannot reach one another"});
+    }
+  }
+}
+
+void check_cores(Findings& out) {
+  const UsableCores cores = usable_cores();
+  std::ostringstream text;
+  text << cores.count() << " usable (affinity " << cores.affinity << ", cgroup quota ";
+  if (cores.quota) {
+    text << *cores.quota << ")";
+  } else {
+    text << "none)";
+  }
+  out.push_back({"cores", cores.count() >= 2 ? Verdict::kGood : Verdict::kNote, text.str(),
+                 cores.count() >= 2 ? "" : "two ranks need --oversubscribe here"});
+}
+
+void check_endpoint(const Options& options, Findings& out) {
+  comm::ClientOptions client_options;
+  client_options.endpoint = options.endpoint;
+  const Result<void> free = check_can_bind(options.endpoint);
+  if (free) {
+    out.push_back({"endpoint", Verdict::kGood, options.endpoint + " is free", ""});
+    return;
+  }
+  auto client = comm::Client::connect(client_options);
+  const auto status = client ? (*client)->status(seconds(1)) : fail(client.error());
+  if (status) {
+    out.push_back({"endpoint", Verdict::kGood,
+                   "a cluster answers at " + options.endpoint + (status->ready ? " (ready)" : " (not ready)"), ""});
+  } else {
+    out.push_back({"endpoint", Verdict::kBlocks, free.error().message, "free the port, or pass another --endpoint"});
+  }
+}
+
+void check_model(const Options& options, Findings& out) {
+  if (options.model == "default") {
+    out.push_back({"model cache", Verdict::kGood, weights::cache_folder(), ""});
+  }
+  const auto path = weights::resolve_model(options.model);
+  if (!path) {
+    out.push_back({"model", Verdict::kBlocks, path.error().message,
+                   options.model == "default" ? "run launch/setup" : "check --model"});
+    return;
+  }
+  const auto files = weights::WeightFiles::open(*path);
+  if (!files) {
+    out.push_back({"model", Verdict::kBlocks, files.error().message, "fetch the model again, or choose another"});
+    return;
+  }
+  double values = 0;
+  for (const weights::TensorInfo& tensor : (*files)->tensors()) {
+    values += std::accumulate(tensor.shape.begin(), tensor.shape.end(), 1.0, std::multiplies<>());
+  }
+  std::ostringstream text;
+  text << *path << ": " << static_cast<long>(values / 1e6) << " M values, "
+       << gigabytes(static_cast<double>((*files)->total_stored_bytes())) << " on disk";
+  out.push_back({"model", Verdict::kGood, text.str(), ""});
+
+  constexpr double kBesides = 0.5e9;  // program, libtorch, a little KV
+  const double free = static_cast<double>(parallel::available_memory_bytes());
+  const double f32 = values * 4 + kBesides, bf16 = values * 2 + kBesides;
+  const std::string found = gigabytes(free) + " available; one replica in F32 takes about " + gigabytes(f32);
+  if (free > f32) {
+    out.push_back({"memory", Verdict::kGood, found, ""});
+  } else if (free > bf16) {
+    out.push_back({"memory", Verdict::kNote, found, "it will load as BF16 (about " + gigabytes(bf16) + ")"});
+  } else {
+    out.push_back({"memory", Verdict::kBlocks, found + ", in BF16 " + gigabytes(bf16),
+                   "free memory, or choose a smaller model"});
+  }
+}
+
+void check_folders(Findings& out) {
+  struct statvfs info;
+  if (access("/dev/shm", W_OK | X_OK) != 0 || statvfs("/dev/shm", &info) != 0) {
+    out.push_back({"shared memory", Verdict::kNote, "/dev/shm cannot be written", "ranks will use files in the run folder, which is slower on a disk"});
+  } else {
+    const double free = static_cast<double>(info.f_bavail) * static_cast<double>(info.f_frsize);
+    const bool enough = free > 64e6;  // Open MPI's shared segments: a few MB a rank
+    out.push_back({"shared memory", enough ? Verdict::kGood : Verdict::kBlocks, "/dev/shm has " + gigabytes(free) + " free",
+                   enough ? "" : "make it larger (docker run --shm-size=1g)"});
+  }
+  const std::string root = fs::path(run_root()).parent_path().string();
+  const bool writable = access(root.c_str(), W_OK | X_OK) == 0;
+  out.push_back({"run folder", writable ? Verdict::kGood : Verdict::kBlocks, run_root(),
+                 writable ? "" : root + " cannot be written: pass tailor serve --run-dir"});
+}
+
+void check_cuda(Findings& out) {
+  const auto heard = ask({"nvidia-smi", "--query-gpu=name,driver_version,memory.free", "--format=csv,noheader"});
+  if (!heard || heard->exit_code != 0) {
+    out.push_back({"CUDA", Verdict::kGood, "no NVIDIA GPU: the CPU does the math", ""});
+    return;
+  }
+  std::istringstream lines(heard->output);
+  for (std::string line; std::getline(lines, line);) out.push_back({"GPU", Verdict::kGood, line, ""});
+  if (!TAILOR_WITH_CUDA) {
+    out.push_back({"CUDA", Verdict::kNote, "this build has no CUDA device", "launch/setup --build cuda, then use build/cuda/bin/tailor"});
+    return;
+  }
+  std::error_code error;
+  const fs::path worker = fs::read_symlink("/proc/self/exe", error).parent_path() / "tailor-worker";
+  const auto libraries = ask({"ldd", worker.string()});
+  const size_t at = libraries ? libraries->output.find("libcudart") : std::string::npos;
+  if (at == std::string::npos) {
+    out.push_back({"CUDA", Verdict::kNote, "tailor-worker does not load libcudart", "build with launch/setup --build cuda"});
+  } else {
+    out.push_back({"CUDA", Verdict::kGood, libraries->output.substr(at, libraries->output.find('\n', at) - at), ""});
+  }
+}
+
+// ---- the report -----------------------------------------------------------------------------------------------
+
+const char* name_of(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kGood: return "ok";
+    case Verdict::kNote: return "note";
+    case Verdict::kBlocks: return "BLOCKS";
+  }
+  return "";
+}
+
+int run(const Options& options) {
+  Findings findings;
+  findings.push_back({"tailor", Verdict::kGood, std::string("version ") + TAILOR_VERSION + ", protocol " + std::to_string(kProtocolVersion), ""});
+  check_programs(findings);
+  check_mpi(findings);
+  check_cores(findings);
+  check_folders(findings);
+  check_endpoint(options, findings);
+  check_model(options, findings);
+  check_cuda(findings);
+  const bool blocked = std::any_of(findings.begin(), findings.end(),
+                                   [](const Finding& f) { return f.verdict == Verdict::kBlocks; });
+  std::string text;
+  if (options.json) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const Finding& f : findings) {
+      list.push_back({{"topic", f.topic}, {"verdict", name_of(f.verdict)}, {"found", f.found}, {"change", f.change}});
+    }
+    text = dump_line({{"ok", !blocked}, {"findings", std::move(list)}});
+  } else {
+    for (const Finding& f : findings) {
+      char head[64];
+      std::snprintf(head, sizeof head, "%-7s %-19s ", name_of(f.verdict), f.topic.c_str());
+      text += head + f.found + "\n";
+      if (!f.change.empty()) text += std::string(28, ' ') + "-> " + f.change + "\n";
+    }
+    text += blocked ? "Something above blocks a cluster here.\n" : "A cluster can run here: tailor serve\n";
+  }
+  (void)write_all(STDOUT_FILENO, text);
+  return blocked ? 1 : 0;
+}
+
+}  // namespace
+
+Command add_doctor(CLI::App& parent) {
+  auto options = std::make_shared<Options>();
+  CLI::App* app = parent.add_subcommand("doctor", "Check this machine and say what to change");
+  app->add_option("--endpoint", options->endpoint, "The address a cluster would use");
+  app->add_option("--model", options->model, "The model it would serve");
+  app->add_flag("--json", options->json, "As one JSON object");
+  return {app, [options] { return run(*options); }};
+}
+
+}  // namespace tailor::launch
