@@ -21,7 +21,7 @@ namespace {
 
 constexpr Duration kHelloAgain = seconds(2);
 constexpr Duration kFlushLimit = seconds(1);
-constexpr int kRetryMs = 5;
+constexpr int kFlushPollMs = 50;
 constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
 constexpr int kStuckExitCode = 70;
 
@@ -109,7 +109,7 @@ class WorkerIoThread final : public WorkerIo {
 
   bool turn() {
     zmq_pollitem_t items[5] = {{nullptr, outbound_.fd(), ZMQ_POLLIN, 0},
-                               {control_.get(), 0, ZMQ_POLLIN, 0},
+                               {control_.get(), 0, control_interest(), 0},
                                {control_events_.get(), 0, ZMQ_POLLIN, 0}};
     int count = 3;
     const int bell_item = doorbell_.get() != nullptr ? count++ : -1;
@@ -131,8 +131,11 @@ class WorkerIoThread final : public WorkerIo {
     return true;
   }
 
+  short control_interest() const {
+    return connected_ && !unsent_.empty() ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;
+  }
+
   long poll_ms() const {
-    if (connected_ && !unsent_.empty()) return kRetryMs;
     const auto left = std::chrono::ceil<milliseconds>(next_beat_ - now()).count();
     return static_cast<long>(std::max<int64_t>(left, 0));
   }
@@ -141,7 +144,8 @@ class WorkerIoThread final : public WorkerIo {
     const Time until = now() + kFlushLimit;
     send_reports();
     while (connected_ && !unsent_.empty() && now() < until) {
-      zmq_poll(nullptr, 0, kRetryMs);
+      zmq_pollitem_t item{control_.get(), 0, ZMQ_POLLOUT, 0};
+      zmq_poll(&item, 1, kFlushPollMs);
       send_reports();
     }
   }

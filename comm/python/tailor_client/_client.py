@@ -1,0 +1,374 @@
+"""The client: one DEALER socket, used by one thread. Mirrors comm/client.h."""
+
+import dataclasses
+import math
+import time
+import uuid
+from typing import Iterator, Optional, Union
+
+import zmq
+import zmq.utils.monitor
+
+from ._schema import api
+
+PROTOCOL_VERSION = 1
+_LEASE_EVERY_S = 3.0
+_FORGOTTEN_AFTER_S = 8.0  # silent for so long, the server may have dropped our credit
+_RESUME_AGAIN_S = 1.0
+
+_PRIORITIES = {"interactive": 1, "standard": 2, "batch": 3}
+_REASONS = {0: "none", 1: "stop", 2: "length", 3: "cancelled", 4: "failed"}
+
+
+class Unavailable(Exception):
+    """Nobody answers at the endpoint, or it takes no more messages."""
+
+
+class RequestFailed(Exception):
+    """A request was rejected or failed. `code` is the name in docs/api.md, e.g. "InvalidArgument"."""
+
+    def __init__(self, request_id: str, code: str, message: str, retry_after_s: float = 0.0):
+        super().__init__(f"{code}: {message}")
+        self.request_id, self.code, self.message, self.retry_after_s = request_id, code, message, retry_after_s
+
+
+@dataclasses.dataclass
+class Accepted:
+    request_id: str
+    prompt_token_ids: list
+    seed: int
+    max_tokens: int
+
+
+@dataclasses.dataclass
+class TokenChunk:
+    request_id: str
+    sample: int
+    first_index: int
+    token_ids: list
+    text_offset: int
+    text: str
+    logprobs: list  # of (token, logprob, [(token, logprob), ...])
+
+
+@dataclasses.dataclass
+class Finished:
+    request_id: str
+    samples: list  # of dict(reason, stop_match, completion_tokens)
+    prompt_tokens: int
+    timings: dict  # seconds since arrival, and counts
+    error: Optional[RequestFailed]
+
+
+@dataclasses.dataclass
+class Rejected:
+    request_id: str
+    error: RequestFailed
+
+
+Event = Union[Accepted, TokenChunk, Finished, Rejected]
+
+
+def _code_name(code: int) -> str:
+    try:
+        name = api.ErrorCode.Name(code)
+    except ValueError:
+        return "Internal"
+    return "".join(word.capitalize() for word in name.removeprefix("ERROR_CODE_").split("_"))
+
+
+@dataclasses.dataclass
+class _Sample:
+    next_token: int = 0
+    next_byte: Optional[int] = 0  # None: taken from the next chunk
+
+
+@dataclasses.dataclass
+class _Open:
+    samples: list
+    resumed_at: float = -math.inf
+
+
+class Client:
+    """Connects in the background; use status() to see whether someone answers.
+
+    Credit and lease are kept while events(), poll(), generate() or status() run: call one of them at least every
+    3 seconds while requests are open, or the server takes the client for gone after 10.
+    """
+
+    def __init__(self, endpoint: str = "tcp://127.0.0.1:5555", credit_window: int = 64):
+        if credit_window < 1:
+            raise ValueError("credit_window must be above 0")
+        self.endpoint = endpoint
+        self._window = credit_window
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.ROUTING_ID, b"p" + uuid.uuid4().hex.encode())  # kept over reconnects
+        self._socket.setsockopt(zmq.LINGER, 200)
+        self._socket.setsockopt(zmq.SNDHWM, 100_000)
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by credit
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10000)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._socket.connect(endpoint)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._open: dict[str, _Open] = {}
+        self._kept: list = []
+        self._uncredited = 0
+        self._was_connected = False
+        self._said_at = -math.inf
+        self._grant(credit_window)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+        self._context.term()
+
+    # ---- what a client says --------------------------------------------------------------------------------------
+
+    def submit(self, prompt: Optional[str] = None, *, messages=None, token_ids=None, request_id: Optional[str] = None,
+               priority: str = "standard", tenant: str = "", deadline_s: Optional[float] = None, detach: bool = False,
+               add_special_tokens: bool = True, **sampling) -> str:
+        """Sends a request and returns its id at once. Exactly one of `prompt` (text), `messages` (dicts with role
+        and content) and `token_ids`. `sampling`: any field of SamplingParams (temperature, top_p, max_tokens, seed,
+        stop, logit_bias as a dict of token to bias, ...); what is not given has the server's default."""
+        if sum(x is not None for x in (prompt, messages, token_ids)) != 1:
+            raise ValueError("give exactly one of prompt, messages and token_ids")
+        message = api.ClientMessage(protocol_version=PROTOCOL_VERSION)
+        submit = message.submit
+        submit.request_id = request_id or uuid.uuid4().hex
+        if prompt is not None:
+            submit.text = prompt
+        elif messages is not None:
+            submit.chat.SetInParent()
+            for m in messages:
+                submit.chat.messages.add(role=m["role"], content=m["content"])
+        else:
+            submit.token_ids.SetInParent()
+            submit.token_ids.ids.extend(token_ids)
+        submit.add_special_tokens = add_special_tokens
+        submit.priority = _PRIORITIES[priority]
+        submit.tenant = tenant
+        submit.detach = detach
+        if deadline_s is not None:
+            submit.deadline_us = int(deadline_s * 1e6)
+        self._put_sampling(submit.sampling, sampling)
+        self._say(message)
+        self._open[submit.request_id] = _Open([_Sample() for _ in range(max(1, sampling.get("n", 1)))])
+        return submit.request_id
+
+    def cancel(self, request_id: str) -> None:
+        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, cancel=api.Cancel(request_id=request_id)))
+
+    def resume(self, request_id: str, from_token=()) -> None:
+        """Asks for a request's stream, from these token indices on (one per sample; none = from the start)."""
+        resume = api.Resume(request_id=request_id, from_token=from_token)
+        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, resume=resume))
+        self._open[request_id] = _Open([_Sample(t, None if t else 0) for t in from_token] or [_Sample()])
+
+    # ---- what it is told ----------------------------------------------------------------------------------------
+
+    def poll(self, timeout_s: float = 1.0) -> list:
+        """The events that have arrived; waits at most `timeout_s` for the first."""
+        events, self._kept = self._kept, []
+        until = time.monotonic() + (0 if events else timeout_s)
+        while True:
+            for event in self._receive(until):
+                if not isinstance(event, api.StatusReport):
+                    events.append(event)
+            if events or time.monotonic() >= until:
+                return events
+
+    def events(self, timeout_s: Optional[float] = None) -> Iterator[Event]:
+        """Events as they come, until every open request has ended (or none came for `timeout_s`)."""
+        while self._open or self._kept:
+            got = self.poll(timeout_s if timeout_s is not None else _LEASE_EVERY_S)
+            if not got and timeout_s is not None:
+                return
+            yield from got
+
+    def generate(self, prompt: Optional[str] = None, *, messages=None, token_ids=None,
+                 timeout_s: Optional[float] = None, **options) -> dict:
+        """Submits one request and waits for its end. Returns dict(text, token_ids, finish_reason, samples,
+        prompt_token_ids, seed, timings); with n > 1, `samples` holds a text and token_ids for each.
+        Raises RequestFailed, or Unavailable when nothing at all came for `timeout_s`."""
+        mine = self.submit(prompt, messages=messages, token_ids=token_ids, **options)
+        samples = [dict(text="", token_ids=[], logprobs=[]) for _ in range(options.get("n", 1))]
+        accepted, others = None, []
+        try:
+            while True:
+                got = self.poll(timeout_s if timeout_s is not None else _LEASE_EVERY_S)
+                if not got and timeout_s is not None:
+                    raise Unavailable(f"no answer from {self.endpoint} within {timeout_s} s")
+                while got:
+                    event = got.pop(0)
+                    if event.request_id != mine:
+                        others.append(event)
+                    elif isinstance(event, Accepted):
+                        accepted = event
+                    elif isinstance(event, TokenChunk):
+                        sample = samples[event.sample]
+                        sample["text"] += event.text
+                        sample["token_ids"] += event.token_ids
+                        sample["logprobs"] += event.logprobs
+                    else:
+                        others += got
+                        if event.error is not None:
+                            raise event.error
+                        for sample, result in zip(samples, event.samples):
+                            sample.update(result)
+                        return dict(request_id=mine, text=samples[0]["text"], token_ids=samples[0]["token_ids"],
+                                    finish_reason=samples[0]["reason"], samples=samples, timings=event.timings,
+                                    prompt_token_ids=accepted.prompt_token_ids if accepted else [],
+                                    seed=accepted.seed if accepted else None)
+        finally:
+            self._kept = others + self._kept
+
+    def status(self, timeout_s: float = 5.0):
+        """The server's StatusReport (a protobuf message). Events of requests that arrive meanwhile are kept."""
+        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, status=api.StatusQuery()))
+        until = time.monotonic() + timeout_s
+        while True:
+            found = None
+            for event in self._receive(until):
+                if isinstance(event, api.StatusReport):
+                    found = found or event
+                else:
+                    self._kept.append(event)
+            if found is not None:
+                return found
+            if time.monotonic() >= until:
+                raise Unavailable(f"no answer from {self.endpoint} within {timeout_s} s")
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _put_sampling(out, sampling: dict) -> None:
+        for name, value in sampling.items():
+            if name == "logit_bias":
+                for token, bias in value.items():
+                    out.logit_bias.add(token=int(token), bias=bias)
+            elif name in ("stop", "stop_token_ids"):
+                getattr(out, name).extend([value] if isinstance(value, (str, int)) else value)
+            elif value is not None:
+                if name not in out.DESCRIPTOR.fields_by_name:
+                    raise TypeError(f"there is no sampling parameter {name!r}")
+                setattr(out, name, value)
+
+    def _say(self, message) -> None:
+        try:
+            self._socket.send(message.SerializeToString(), zmq.NOBLOCK)
+        except zmq.Again:
+            raise Unavailable(f"{self.endpoint} does not take any more messages") from None
+        self._said_at = time.monotonic()
+
+    def _grant(self, messages: int) -> None:
+        self._uncredited = 0
+        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, credit=api.Credit(messages=messages)))
+
+    def _receive(self, until: float) -> list:
+        silent = time.monotonic() - self._said_at
+        if silent >= _FORGOTTEN_AFTER_S:
+            self._grant(self._window)
+        elif silent >= _LEASE_EVERY_S:
+            self._grant(self._uncredited)
+        wait = min(until, self._said_at + _LEASE_EVERY_S) - time.monotonic()
+        ready = dict(self._poller.poll(max(0, math.ceil(wait * 1000))))
+        if self._monitor in ready:
+            self._follow_connection()
+        events = []
+        if self._socket in ready:
+            while True:
+                try:
+                    frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                self._uncredited += 1
+                for event in api.ServerMessage.FromString(frames[-1]).events:
+                    value = self._take(event)
+                    if value is not None:
+                        events.append(value)
+                if self._uncredited >= max(1, self._window // 2):
+                    self._grant(self._uncredited)
+        return events
+
+    def _follow_connection(self) -> None:
+        """A connection that came back may have lost messages of either direction, and the server may be a new one:
+        credit anew, and every open request is asked for from where we are."""
+        while self._monitor.poll(0):
+            zmq.utils.monitor.recv_monitor_message(self._monitor)
+            if self._was_connected:
+                self._grant(self._window)
+                for request_id, request in self._open.items():
+                    self._ask_again(request_id, request)
+            self._was_connected = True
+
+    def _ask_again(self, request_id: str, request: _Open) -> None:
+        if time.monotonic() - request.resumed_at < _RESUME_AGAIN_S:
+            return
+        request.resumed_at = time.monotonic()
+        resume = api.Resume(request_id=request_id, from_token=[s.next_token for s in request.samples])
+        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, resume=resume))
+
+    def _take(self, event):
+        kind = event.WhichOneof("body")
+        if kind == "chunk":
+            return self._take_chunk(event.chunk)
+        if kind == "accepted":
+            a = event.accepted
+            return Accepted(a.request_id, list(a.prompt_token_ids), a.seed, a.max_tokens)
+        if kind == "finished":
+            f = event.finished
+            self._open.pop(f.request_id, None)
+            t = f.timings
+            timings = dict(tokenized_s=t.tokenized_us / 1e6, dispatched_s=t.dispatched_us / 1e6,
+                           first_token_s=t.first_token_us / 1e6, finished_s=t.finished_us / 1e6,
+                           preemptions=t.preemptions, attempts=t.attempts, replica=t.replica)
+            samples = [dict(reason=_REASONS.get(s.reason, "failed"), stop_match=s.stop_match,
+                            completion_tokens=s.completion_tokens) for s in f.samples]
+            error = None
+            if f.error.code != 0:
+                error = RequestFailed(f.request_id, _code_name(f.error.code), f.error.message)
+            return Finished(f.request_id, samples, f.prompt_tokens, timings, error)
+        if kind == "rejected":
+            r = event.rejected
+            self._open.pop(r.request_id, None)
+            return Rejected(r.request_id, RequestFailed(r.request_id, _code_name(r.error.code), r.error.message,
+                                                        r.retry_after_us / 1e6))
+        return event.status if kind == "status" else None
+
+    def _take_chunk(self, c):
+        """Cuts off what has been seen before; asks again where something is missing."""
+        token_ids, text, first, offset = list(c.token_ids), c.text, c.first_index, c.text_offset
+        logprobs = [(e.chosen.token, e.chosen.logprob, [(b.token, b.logprob) for b in e.top]) for e in c.logprobs]
+        request = self._open.get(c.request_id)
+        if request is not None:
+            while c.sample >= len(request.samples):
+                request.samples.append(_Sample())
+            seen = request.samples[c.sample]
+            if first > seen.next_token:
+                self._ask_again(c.request_id, request)
+                return None
+            repeated = min(seen.next_token - first, len(token_ids))
+            token_ids, logprobs, first = token_ids[repeated:], logprobs[repeated:], first + repeated
+            seen.next_token = max(seen.next_token, first + len(token_ids))
+            raw = text.encode()
+            expected = offset if seen.next_byte is None else seen.next_byte
+            if offset < expected:
+                old = min(expected - offset, len(raw))
+                raw, offset = raw[old:], offset + old
+                text = raw.decode(errors="replace")
+            seen.next_byte = max(expected, offset + len(raw))
+            if not token_ids and not text:
+                return None
+        return TokenChunk(c.request_id, c.sample, first, token_ids, offset, text, logprobs)

@@ -1,0 +1,273 @@
+// The C++ client against the echo coordinator over real sockets: streams, credit, repeats, loss of the server.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <thread>
+
+#include "comm/client.h"
+#include "echo_coordinator.h"
+#include "link_fixture.h"
+
+namespace tailor::comm {
+namespace {
+
+using namespace test;  // NOLINT
+
+/// An echo coordinator in a thread of its own.
+class EchoServer {
+ public:
+  explicit EchoServer(const std::string& endpoint = "tcp://127.0.0.1:*") {
+    auto options = loopback();
+    options.api_endpoint = endpoint;
+    io_ = start_coordinator(options);
+    thread_ = std::thread([this] {
+      EchoCoordinator echo(*io_);
+      while (!stop_) echo.turn(milliseconds(10));
+      stalls_ = echo.credit_stalls();
+    });
+  }
+  ~EchoServer() { stop(); }
+  void stop() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+    io_.reset();
+  }
+  const std::string& endpoint() const { return io_->api_endpoint(); }
+  CoordinatorIo& io() { return *io_; }
+  uint64_t stalls() const { return stalls_; }  ///< after stop()
+
+ private:
+  std::unique_ptr<CoordinatorIo> io_;
+  std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> stalls_{0};
+  std::thread thread_;
+};
+
+std::unique_ptr<Client> connect(const std::string& endpoint, uint32_t window = 64) {
+  auto client = Client::connect({endpoint, window});
+  EXPECT_TRUE(client) << client.error().message;
+  return std::move(*client);
+}
+
+/// What came of each request.
+struct Heard {
+  std::string text;
+  std::vector<TokenId> tokens;
+  size_t logprobs = 0;
+  int accepted = 0, ended = 0;
+  FinishReason reason = FinishReason::kNone;
+  Error error{ErrorCode::kOk, ""};
+};
+
+/// Polls until `count` requests have ended; checks that nothing comes twice or out of order.
+std::map<std::string, Heard> hear(Client& client, size_t count, Duration patience = kPatience) {
+  std::map<std::string, Heard> all;
+  const Time until = now() + patience;
+  for (size_t ended = 0; ended < count && now() < until;) {
+    auto events = client.poll(milliseconds(200));
+    EXPECT_TRUE(events) << events.error().message;
+    if (!events) break;
+    for (auto& event : *events) {
+      if (auto* a = std::get_if<api::Accepted>(&event)) ++all[a->request_id].accepted;
+      if (auto* c = std::get_if<api::TokenChunk>(&event)) {
+        Heard& heard = all[c->request_id];
+        EXPECT_EQ(c->first_index, heard.tokens.size());
+        EXPECT_EQ(c->text_offset, heard.text.size());
+        heard.tokens.insert(heard.tokens.end(), c->token_ids.begin(), c->token_ids.end());
+        heard.text += c->text;
+        heard.logprobs += c->logprobs.size();
+      }
+      if (auto* f = std::get_if<api::Finished>(&event)) {
+        Heard& heard = all[f->request_id];
+        ++heard.ended;
+        heard.reason = f->samples.at(0).reason;
+        heard.error = f->error;
+        ++ended;
+      }
+      if (auto* r = std::get_if<api::Rejected>(&event)) {
+        all[r->request_id].error = r->error;
+        ++all[r->request_id].ended;
+        ++ended;
+      }
+    }
+  }
+  return all;
+}
+
+TEST(Client, StreamsAnAnswer) {
+  EchoServer server;
+  auto client = connect(server.endpoint());
+  auto submit = submit_of("r", "hello there, world");
+  submit.sampling.logprobs = 0;
+  ASSERT_TRUE(client->submit(submit));
+  const auto heard = hear(*client, 1)["r"];
+  EXPECT_EQ(heard.text, "hello there, world");
+  EXPECT_EQ(heard.tokens.size(), 18u);
+  EXPECT_EQ(heard.logprobs, 18u);
+  EXPECT_EQ(heard.accepted, 1);
+  EXPECT_EQ(heard.reason, FinishReason::kStop);
+  EXPECT_EQ(heard.error.code, ErrorCode::kOk);
+}
+
+TEST(Client, ManyRequestsUnderASmallCreditWindowEndOnceEach) {
+  EchoServer server;
+  auto client = connect(server.endpoint(), 3);
+  constexpr int kRequests = 300;
+  for (int i = 0; i < kRequests; ++i)
+    ASSERT_TRUE(client->submit(submit_of("r" + std::to_string(i), std::string(10 + i % 50, 'a' + i % 26))));
+  const auto all = hear(*client, kRequests);
+  ASSERT_EQ(all.size(), static_cast<size_t>(kRequests));
+  for (int i = 0; i < kRequests; ++i) {
+    const Heard& heard = all.at("r" + std::to_string(i));
+    EXPECT_EQ(heard.text, std::string(10 + i % 50, 'a' + i % 26));
+    EXPECT_EQ(heard.ended, 1);
+  }
+  server.stop();
+  EXPECT_GT(server.stalls(), 0u) << "the window was never felt";
+}
+
+TEST(Client, StatusKeepsTheEventsOfOthers) {
+  EchoServer server;
+  auto client = connect(server.endpoint());
+  ASSERT_TRUE(client->submit(submit_of("r", "kept for later")));
+  const auto status = client->status(kPatience);
+  ASSERT_TRUE(status) << status.error().message;
+  EXPECT_EQ(status->version, "echo");
+  EXPECT_EQ(hear(*client, 1)["r"].text, "kept for later");
+}
+
+TEST(Client, StatusOfNobodyIsATimeoutThatNamesTheEndpoint) {
+  auto client = connect("tcp://127.0.0.1:1");
+  const auto status = client->status(milliseconds(50));
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::kTimeout);
+  EXPECT_NE(status.error().message.find("tcp://127.0.0.1:1"), std::string::npos);
+}
+
+TEST(Client, CancelAndRejectionsAreTyped) {
+  EchoServer server;
+  auto client = connect(server.endpoint());
+  ASSERT_TRUE(client->submit(submit_of("f", "forever")));
+  ASSERT_TRUE(client->cancel("f"));
+  EXPECT_EQ(hear(*client, 1)["f"].reason, FinishReason::kCancelled);
+  ASSERT_TRUE(client->cancel("unknown"));
+  EXPECT_EQ(hear(*client, 1)["unknown"].error.code, ErrorCode::kNotFound);
+  auto submit = submit_of("nan", "x");
+  submit.sampling.temperature = std::numeric_limits<float>::quiet_NaN();
+  ASSERT_TRUE(client->submit(submit));
+  const auto nan = hear(*client, 1)["nan"];
+  EXPECT_EQ(nan.error.code, ErrorCode::kInvalidArgument);
+  EXPECT_NE(nan.error.message.find("temperature"), std::string::npos);
+}
+
+TEST(Client, ResumeStartsWhereItIsAsked) {
+  EchoServer server;
+  auto first = connect(server.endpoint());
+  ASSERT_TRUE(first->submit(submit_of("r", "0123456789abcdef")));
+  ASSERT_EQ(hear(*first, 1).size(), 1u);
+  auto second = connect(server.endpoint());
+  ASSERT_TRUE(second->resume({"r", {10}}));
+  std::string text;
+  uint32_t first_index = 0;
+  for (bool ended = false; !ended;) {
+    auto events = second->poll(kPatience);
+    ASSERT_TRUE(events && !events->empty());
+    for (auto& event : *events) {
+      if (auto* chunk = std::get_if<api::TokenChunk>(&event)) {
+        if (text.empty()) first_index = chunk->first_index;
+        text += chunk->text;
+      }
+      ended = ended || std::holds_alternative<api::Finished>(event);
+    }
+  }
+  EXPECT_EQ(first_index, 10u);
+  EXPECT_EQ(text, "abcdef");
+}
+
+TEST(Client, RepeatsAreCutAndGapsAskedForAgain) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  auto client = connect(io->api_endpoint());
+  ASSERT_TRUE(client->submit(submit_of("r", "x")));
+  ClientId id;
+  for (bool found = false; !found;) {
+    const auto from = in.next_of<FromClient>();
+    ASSERT_TRUE(from);
+    id = from->client;
+    found = std::holds_alternative<api::Submit>(from->message);
+  }
+  const auto piece = [](uint32_t at, std::string text) {
+    api::TokenChunk chunk{"r", 0, at, {}, at, text, {}};
+    for (char c : text) chunk.token_ids.push_back(c);
+    return chunk;
+  };
+  io->send(ToClient{id, {piece(0, "abc")}});
+  io->send(ToClient{id, {piece(1, "bcde")}});  // a repeat that goes on
+  io->send(ToClient{id, {piece(0, "ab")}});    // nothing new
+  io->send(ToClient{id, {piece(7, "hi")}});    // "fg" was lost
+  std::string text;
+  std::optional<api::Resume> resume;
+  const auto listen = [&](size_t bytes) {
+    for (const Time until = now() + kPatience; text.size() < bytes && now() < until;) {
+      const auto events = client->poll(milliseconds(50));
+      ASSERT_TRUE(events);
+      for (const auto& event : *events)
+        if (const auto* chunk = std::get_if<api::TokenChunk>(&event)) text += chunk->text;
+    }
+  };
+  listen(5);
+  for (const Time until = now() + kPatience; !resume && now() < until;) {
+    ASSERT_TRUE(client->poll(milliseconds(10)));
+    while (auto from = in.next_of<FromClient>(milliseconds(1)))
+      if (auto* asked = std::get_if<api::Resume>(&from->message)) resume = *asked;
+  }
+  ASSERT_TRUE(resume);
+  EXPECT_EQ(resume->from_token, std::vector<uint32_t>{5});
+  io->send(ToClient{id, {piece(5, "fghi")}});
+  listen(9);
+  EXPECT_EQ(text, "abcdefghi");
+}
+
+TEST(Client, AServerThatComesBackWithoutTheRequestSaysSo) {
+  auto server = std::make_unique<EchoServer>();
+  const std::string endpoint = server->endpoint();
+  auto client = connect(endpoint);
+  ASSERT_TRUE(client->submit(submit_of("r", "forever")));
+  for (bool accepted = false; !accepted;) {
+    auto events = client->poll(kPatience);
+    ASSERT_TRUE(events && !events->empty());
+    for (auto& event : *events) accepted = accepted || std::holds_alternative<api::Accepted>(event);
+  }
+  server.reset();
+  server = std::make_unique<EchoServer>(endpoint);
+  const auto heard = hear(*client, 1)["r"];
+  EXPECT_EQ(heard.error.code, ErrorCode::kNotFound);
+  ASSERT_TRUE(client->submit(submit_of("s", "works again")));
+  EXPECT_EQ(hear(*client, 1)["s"].text, "works again");
+}
+
+TEST(Client, ClientsInManyThreadsShareOneServer) {
+  EchoServer server;
+  constexpr int kClients = 16, kRequests = 40;
+  std::atomic<int> good{0};
+  std::vector<std::thread> threads;
+  for (int c = 0; c < kClients; ++c)
+    threads.emplace_back([&, c] {
+      auto client = connect(server.endpoint(), 4);
+      for (int i = 0; i < kRequests; ++i)
+        ASSERT_TRUE(client->submit(submit_of(std::to_string(c) + "/" + std::to_string(i), "client " + std::to_string(c))));
+      for (const auto& [id, heard] : hear(*client, kRequests))
+        if (heard.text == "client " + std::to_string(c) && heard.ended == 1) ++good;
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(good, kClients * kRequests);
+}
+
+TEST(Client, NewRequestIdsDiffer) {
+  EXPECT_EQ(new_request_id().size(), 32u);
+  EXPECT_NE(new_request_id(), new_request_id());
+}
+
+}  // namespace
+}  // namespace tailor::comm

@@ -1,0 +1,236 @@
+// The wire codec: what goes in comes out, and nothing that comes in can do harm.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "comm/codec_api.h"
+#include "comm/codec_control.h"
+#include "comm/codec_shared.h"
+#include "link_values.h"
+
+namespace tailor::comm {
+namespace {
+
+using test::Dump;
+using test::RandomValues;
+
+constexpr size_t kLimit = 1 << 20;
+constexpr int kRounds = 3000;
+
+TEST(LinkCodec, ClientMessagesComeBackAsTheyWere) {
+  RandomValues random(1);
+  for (int i = 0; i < kRounds; ++i) {
+    const api::ClientMessage value = random.client_message();
+    const auto back = decode_client_message(encode(value), kLimit);
+    ASSERT_TRUE(back) << back.error().error.message;
+    ASSERT_EQ(Dump::of(value), Dump::of(*back));
+  }
+}
+
+TEST(LinkCodec, ServerEventsComeBackAsTheyWere) {
+  RandomValues random(2);
+  for (int i = 0; i < kRounds; ++i) {
+    const auto events = random.list([&] { return random.server_event(); });
+    const auto back = decode_server_message(encode(events));
+    ASSERT_TRUE(back) << back.error().message;
+    ASSERT_EQ(Dump::of(events), Dump::of(*back));
+  }
+}
+
+TEST(LinkCodec, CommandsComeBackAsTheyWere) {
+  RandomValues random(3);
+  for (int i = 0; i < kRounds; ++i) {
+    const CommandEnvelope value{random.u64(), Epoch{random.u32()}, random.command()};
+    const auto back = decode_command(encode(value));
+    ASSERT_TRUE(back) << back.error().message;
+    ASSERT_EQ(Dump::of(value), Dump::of(*back));
+  }
+}
+
+TEST(LinkCodec, ReportsComeBackAsTheyWere) {
+  RandomValues random(4);
+  for (int i = 0; i < kRounds; ++i) {
+    const WorkerReport value = random.report();
+    const auto back = decode_report(encode(value));
+    ASSERT_TRUE(back) << back.error().message;
+    ASSERT_EQ(Dump::of(value), Dump::of(*back));
+  }
+}
+
+TEST(LinkCodec, DamagedBytesNeverDoMoreThanFail) {
+  quiet_protobuf_log();
+  RandomValues random(5);
+  int refused = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    std::string bytes = i % 2 == 0 ? encode(random.client_message()) : encode(random.report());
+    for (int flips = 1 + static_cast<int>(random.number(4)); flips > 0 && !bytes.empty(); --flips)
+      bytes[random.number(bytes.size())] = static_cast<char>(random.number(256));
+    if (random.coin()) bytes.resize(random.number(bytes.size() + 1));
+    const auto client = decode_client_message(bytes, kLimit);
+    refused += client ? 0 : 1;
+    if (!client) {
+      EXPECT_LE(client.error().request_id.size(), kMaxRequestIdBytes);
+      EXPECT_EQ(valid_utf8_prefix(client.error().request_id), client.error().request_id.size());
+      EXPECT_FALSE(client.error().error.message.empty());
+    }
+    (void)decode_report(bytes).has_value();
+    (void)decode_command(bytes).has_value();
+    (void)decode_server_message(bytes).has_value();
+    (void)decode_doorbell(bytes).has_value();
+  }
+  EXPECT_GT(refused, kRounds / 4);
+}
+
+TEST(LinkCodec, RandomGarbageIsRefused) {
+  RandomValues random(6);
+  for (int i = 0; i < kRounds; ++i) {
+    std::string bytes(random.number(200), '\0');
+    for (char& c : bytes) c = static_cast<char>(random.number(256));
+    (void)decode_client_message(bytes, kLimit).has_value();
+  }
+  EXPECT_FALSE(decode_client_message(std::string(1000, '\xFF'), kLimit).has_value());
+  EXPECT_FALSE(decode_client_message("", kLimit).has_value());
+}
+
+api::Submit submit_of(std::string text) {
+  api::Submit s;
+  s.request_id = "r1";
+  s.prompt = std::move(text);
+  return s;
+}
+
+BadClientMessage refusal(const std::string& bytes, size_t limit = kLimit) {
+  const auto back = decode_client_message(bytes, limit);
+  EXPECT_FALSE(back.has_value());
+  return back ? BadClientMessage{} : back.error();
+}
+
+TEST(LinkCodec, LargePromptIsLimitExceededWithBothNumbers) {
+  for (size_t bytes : {1001u, 2000u, 10u << 20}) {
+    const auto bad = refusal(encode(api::ClientMessage(submit_of(std::string(bytes, 'x')))), 1000);
+    EXPECT_TRUE(bad.answerable);
+    EXPECT_EQ(bad.request_id, "r1");
+    EXPECT_EQ(bad.error.code, ErrorCode::kLimitExceeded);
+    EXPECT_NE(bad.error.message.find("1000"), std::string::npos) << bad.error.message;
+  }
+  EXPECT_TRUE(decode_client_message(encode(api::ClientMessage(submit_of(std::string(1000, 'x')))), 1000));
+}
+
+TEST(LinkCodec, TokenIdsCountFourBytes) {
+  api::Submit s = submit_of("");
+  s.prompt = std::vector<TokenId>(251, 7);
+  EXPECT_EQ(refusal(encode(api::ClientMessage(s)), 1000).error.code, ErrorCode::kLimitExceeded);
+  s.prompt = std::vector<TokenId>(250, 7);
+  EXPECT_TRUE(decode_client_message(encode(api::ClientMessage(s)), 1000));
+}
+
+TEST(LinkCodec, TextThatIsNotUtf8IsAnsweredByItsRequestId) {
+  std::string bytes = encode(api::ClientMessage(submit_of("abcdef")));
+  bytes[bytes.find("abc") + 1] = '\xFF';
+  const auto bad = refusal(bytes);
+  EXPECT_TRUE(bad.answerable);
+  EXPECT_EQ(bad.request_id, "r1");
+  EXPECT_EQ(bad.error.code, ErrorCode::kProtocol);
+}
+
+TEST(LinkCodec, HalfAMessageIsAnsweredByItsRequestId) {
+  const std::string bytes = encode(api::ClientMessage(submit_of(std::string(500, 'x'))));
+  const auto bad = refusal(bytes.substr(0, bytes.size() / 2));
+  EXPECT_TRUE(bad.answerable);
+  EXPECT_EQ(bad.request_id, "r1");
+}
+
+TEST(LinkCodec, RequestIdMustHave1To128Bytes) {
+  api::Submit s = submit_of("x");
+  s.request_id = std::string(128, 'i');
+  EXPECT_TRUE(decode_client_message(encode(api::ClientMessage(s)), kLimit));
+  s.request_id = std::string(127, 'i') + "\xC3\xBC";  // cut before the half character
+  auto bad = refusal(encode(api::ClientMessage(s)));
+  EXPECT_EQ(bad.error.code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(bad.request_id, std::string(127, 'i'));
+  bad = refusal(encode(api::ClientMessage(api::Cancel{""})));
+  EXPECT_EQ(bad.error.code, ErrorCode::kInvalidArgument);
+}
+
+// Raw wire bytes of fields that this version's encoder never writes.
+std::string field(int number, const std::string& content) {
+  std::string out;
+  out.push_back(static_cast<char>(number << 3 | 2));
+  out.push_back(static_cast<char>(content.size()));
+  return out + content;
+}
+std::string varint_field(int number, char value) { return {static_cast<char>(number << 3), value}; }
+
+TEST(LinkCodec, AKindOfMessageFromALaterVersionIsAnsweredWithOurVersion) {
+  const auto bad = refusal(varint_field(1, 1) + field(15, field(1, "later-7") + varint_field(2, 3)));
+  EXPECT_TRUE(bad.answerable);
+  EXPECT_EQ(bad.request_id, "later-7");
+  EXPECT_EQ(bad.error.code, ErrorCode::kProtocol);
+  EXPECT_NE(bad.error.message.find("speaks version 1"), std::string::npos);
+  EXPECT_FALSE(refusal(varint_field(1, 1)).answerable);  // no body at all
+}
+
+TEST(LinkCodec, AnotherProtocolVersionIsRefusedAndZeroIsOne) {
+  const std::string body = field(3, field(1, "r9"));
+  const auto bad = refusal(varint_field(1, 2) + body);
+  EXPECT_EQ(bad.request_id, "r9");
+  EXPECT_EQ(bad.error.code, ErrorCode::kProtocol);
+  EXPECT_TRUE(decode_client_message(body, kLimit));
+}
+
+TEST(LinkCodec, UnknownFieldsAreIgnored) {
+  const auto message = decode_client_message(field(3, field(1, "r9") + field(14, "new")) + varint_field(14, 1), kLimit);
+  ASSERT_TRUE(message);
+  EXPECT_EQ(std::get<api::Cancel>(*message).request_id, "r9");
+}
+
+TEST(LinkCodec, EnumsOutOfRangeAndDeadlinesThatAreNoneAreInvalid) {
+  auto bad = refusal(field(2, field(1, "r") + field(2, "x") + varint_field(7, 4)));
+  EXPECT_EQ(bad.error.code, ErrorCode::kInvalidArgument);
+  bad = refusal(field(2, field(1, "r") + field(2, "x") + varint_field(9, 0)));
+  EXPECT_EQ(bad.error.code, ErrorCode::kInvalidArgument);
+  bad = refusal(field(2, field(1, "r")));
+  EXPECT_EQ(bad.error.code, ErrorCode::kInvalidArgument) << "no prompt";
+}
+
+TEST(LinkCodec, AbsentFieldsTakeTheDefaultsOfTheValues) {
+  const auto message = decode_client_message(field(2, field(1, "r") + field(2, "x")), kLimit);
+  ASSERT_TRUE(message);
+  api::Submit expected = submit_of("x");
+  expected.request_id = "r";
+  EXPECT_EQ(Dump::of(std::get<api::Submit>(*message)), Dump::of(expected));
+}
+
+TEST(LinkCodec, NanTemperatureReachesValidation) {
+  api::Submit s = submit_of("x");
+  s.sampling.temperature = std::nanf("");
+  const auto back = decode_client_message(encode(api::ClientMessage(s)), kLimit);
+  ASSERT_TRUE(back);
+  EXPECT_FALSE(validate(std::get<api::Submit>(*back).sampling, 100));
+}
+
+TEST(LinkCodec, AnEndlessDeadlineIsNone) {
+  api::Submit s = submit_of("x");
+  s.deadline = Duration::max();
+  const auto back = decode_client_message(encode(api::ClientMessage(s)), kLimit);
+  ASSERT_TRUE(back);
+  EXPECT_FALSE(std::get<api::Submit>(*back).deadline.has_value());
+}
+
+TEST(LinkCodec, ServerTextIsMadeUtf8ByteForByte) {
+  const auto back = decode_server_message(encode(std::vector<api::ServerEvent>{
+      api::TokenChunk{"r", 0, 0, {1}, 0, "a\xE2\x82\xFFz\xE2\x82\xAC\xC3", {}}}));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(std::get<api::TokenChunk>(back->at(0)).text, "a???z\xE2\x82\xAC?");
+}
+
+TEST(LinkCodec, ControlMessagesOfAnotherVersionAreRefusedWithBothNumbers) {
+  std::string bytes = encode(WorkerReport(Drained{}));
+  bytes[1] = 9;  // protocol_version is the first field
+  const auto back = decode_report(bytes);
+  ASSERT_FALSE(back);
+  EXPECT_NE(back.error().message.find("version 9"), std::string::npos) << back.error().message;
+}
+
+}  // namespace
+}  // namespace tailor::comm

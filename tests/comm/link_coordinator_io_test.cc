@@ -1,0 +1,277 @@
+// The coordinator's io thread against real sockets: what clients say arrives, what they do wrong stays with them.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "link_fixture.h"
+#include "link_values.h"
+
+namespace tailor::comm {
+namespace {
+
+using namespace test;  // NOLINT
+
+std::vector<api::ServerEvent> rejected_only(std::optional<std::vector<api::ServerEvent>> events) {
+  EXPECT_TRUE(events.has_value());
+  EXPECT_TRUE(events && events->size() == 1 && std::holds_alternative<api::Rejected>(events->front()));
+  return events.value_or(std::vector<api::ServerEvent>{api::Rejected{}});
+}
+
+api::Rejected hear_rejected(BareClient& client) {
+  return std::get<api::Rejected>(rejected_only(client.hear()).front());
+}
+
+TEST(CoordinatorIo, MessagesReachTheInboxAndAnswersTheirClient) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient a(io->api_endpoint()), b(io->api_endpoint());
+  ASSERT_TRUE(a.say(submit_of("a", "hello")));
+  const auto from_a = in.next_of<FromClient>();
+  ASSERT_TRUE(b.say(api::Credit{7}));
+  const auto from_b = in.next_of<FromClient>();
+  ASSERT_TRUE(from_a && from_b);
+  EXPECT_EQ(std::get<std::string>(std::get<api::Submit>(from_a->message).prompt), "hello");
+  EXPECT_EQ(std::get<api::Credit>(from_b->message).messages, 7u);
+  EXPECT_NE(from_a->client, from_b->client);
+  io->send(ToClient{from_b->client, {chunk_of("b", 0, "to b")}});
+  io->send(ToClient{from_a->client, {api::Accepted{"a", {1, 2}, 3, 4}, chunk_of("a", 0, "to a")}});
+  const auto heard_a = a.hear(), heard_b = b.hear();
+  ASSERT_TRUE(heard_a && heard_b);
+  ASSERT_EQ(heard_a->size(), 2u);
+  EXPECT_EQ(std::get<api::TokenChunk>(heard_a->at(1)).text, "to a");
+  EXPECT_EQ(std::get<api::TokenChunk>(heard_b->at(0)).text, "to b");
+}
+
+TEST(CoordinatorIo, ReqSocketsAreServedToo) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient client(io->api_endpoint(), ZMQ_REQ);
+  ASSERT_TRUE(client.say(api::StatusQuery{}));
+  const auto query = in.next_of<FromClient>();
+  ASSERT_TRUE(query);
+  api::StatusReport status;
+  status.version = "1.2.3";
+  io->send(ToClient{query->client, {status}});
+  const auto heard = client.hear();
+  ASSERT_TRUE(heard);
+  EXPECT_EQ(std::get<api::StatusReport>(heard->at(0)).version, "1.2.3");
+}
+
+TEST(CoordinatorIo, WrongMessagesAreAnsweredWhereARequestIdCanBeRead) {
+  auto options = loopback();
+  options.max_prompt_bytes = 1 << 20;
+  auto io = start_coordinator(options);
+  BareClient client(io->api_endpoint());
+  ASSERT_TRUE(client.say(submit_of("big", std::string(10u << 20, 'x'))));
+  auto rejected = hear_rejected(client);
+  EXPECT_EQ(rejected.request_id, "big");
+  EXPECT_EQ(rejected.error.code, ErrorCode::kLimitExceeded);
+  const std::string whole = encode(api::ClientMessage(submit_of("half", "some text")));
+  ASSERT_TRUE(client.say_bytes(whole.substr(0, whole.size() - 20)));
+  rejected = hear_rejected(client);
+  EXPECT_EQ(rejected.request_id, "half");
+  EXPECT_EQ(rejected.error.code, ErrorCode::kProtocol);
+  EXPECT_EQ(io->inbox().size(), 0u);
+}
+
+TEST(CoordinatorIo, GarbageOfOneClientDoesNotTouchAnother) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient vandal(io->api_endpoint()), client(io->api_endpoint());
+  RandomValues random(11);
+  constexpr int kMessages = 5000, kGood = 200;
+  int good = 0;
+  for (int i = 0; i < kMessages; ++i) {
+    std::string bytes(1 + random.number(100), '\xFF');
+    ASSERT_TRUE(vandal.say_bytes(bytes));
+    if (i % (kMessages / kGood) != 0) continue;
+    ASSERT_TRUE(client.say(submit_of("g" + std::to_string(good++), "x")));
+  }
+  for (int i = 0; i < kGood; ++i) {
+    const auto got = in.next_of<FromClient>();
+    ASSERT_TRUE(got);
+    EXPECT_EQ(std::get<api::Submit>(got->message).request_id, "g" + std::to_string(i));
+    io->send(ToClient{got->client, {chunk_of("g" + std::to_string(i), 0, "ok")}});
+    ASSERT_TRUE(client.hear());
+  }
+  const Time until = now() + kPatience;
+  while (io->counters().client_bad_messages.value() < kMessages && now() < until) std::this_thread::yield();
+  EXPECT_EQ(io->counters().client_bad_messages.value(), kMessages);
+}
+
+TEST(CoordinatorIo, MultipartAndEmptyMessagesAreCountedAndDropped) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient client(io->api_endpoint());
+  ASSERT_EQ(client.socket().send({"a", "b", "c", "d", "e", "f", "g"}), SendStatus::kSent);
+  ASSERT_EQ(client.socket().send({""}), SendStatus::kSent);
+  ASSERT_EQ(client.socket().send({"", ""}), SendStatus::kSent);
+  ASSERT_TRUE(client.say(api::Credit{1}));
+  ASSERT_TRUE(in.next_of<FromClient>());
+  EXPECT_EQ(io->counters().client_bad_messages.value(), 3);
+}
+
+TEST(CoordinatorIo, AMessageAboveTheTransportLimitOnlyClosesItsOwnConnection) {
+  auto options = loopback();
+  options.max_message_bytes = 1 << 20;
+  auto io = start_coordinator(options);
+  Incoming in(io->inbox());
+  BareClient client(io->api_endpoint());
+  {
+    BareClient vandal(io->api_endpoint());
+    ASSERT_TRUE(vandal.say(submit_of("huge", std::string(3u << 20, 'x'))));
+    ASSERT_TRUE(client.say(api::Credit{1}));
+    const auto got = in.next_of<FromClient>();
+    ASSERT_TRUE(got);
+    EXPECT_TRUE(std::holds_alternative<api::Credit>(got->message));
+  }
+  ASSERT_TRUE(client.say(api::Credit{2}));
+  const auto got = in.next_of<FromClient>();
+  ASSERT_TRUE(got);
+  EXPECT_EQ(std::get<api::Credit>(got->message).messages, 2u);
+}
+
+TEST(CoordinatorIo, FullInboxStopsReadingClientsLosesNothingAndKeepsReadingWorkers) {
+  auto options = loopback();
+  options.inbox_capacity = 8;
+  auto io = start_coordinator(options);
+  BareClient client(io->api_endpoint());
+  constexpr uint32_t kMessages = 3000;
+  for (uint32_t i = 0; i < kMessages; ++i) ASSERT_TRUE(client.say(api::Credit{i}));
+  const Time until = now() + kPatience;
+  while (io->inbox().has_room() && now() < until) std::this_thread::yield();
+  ASSERT_FALSE(io->inbox().has_room());
+  BareClient worker(io->control_endpoint());
+  ASSERT_TRUE(worker.say_bytes(encode(WorkerReport(Drained{}))));
+  while (io->counters().worker_messages.value() < 1 && now() < until) std::this_thread::yield();
+  EXPECT_EQ(io->counters().worker_messages.value(), 1);  // while nobody empties the inbox
+  EXPECT_LE(io->inbox().size(), 9u);
+  EXPECT_LE(io->counters().client_messages.value(), 9);
+
+  Incoming in(io->inbox());
+  bool drained = false;
+  for (uint32_t i = 0; i < kMessages || !drained;) {
+    const auto got = in.next();
+    ASSERT_TRUE(got) << "after " << i;
+    if (const auto* from = std::get_if<FromClient>(&*got))
+      ASSERT_EQ(std::get<api::Credit>(from->message).messages, i++);
+    else
+      drained = true;
+  }
+}
+
+TEST(CoordinatorIo, SlowReaderGetsEverythingInTheEndAndDelaysNobody) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient slow(io->api_endpoint(), ZMQ_DEALER, /*receive_hwm=*/1), quick(io->api_endpoint());
+  ASSERT_TRUE(slow.say(api::Credit{1}));
+  const auto slow_id = in.next_of<FromClient>();
+  ASSERT_TRUE(quick.say(api::Credit{1}));
+  const auto quick_id = in.next_of<FromClient>();
+  ASSERT_TRUE(slow_id && quick_id);
+  constexpr uint32_t kMessages = 1000;
+  const std::string text(20'000, 'x');  // 20 MB in all: more than the sockets' buffers take
+  for (uint32_t i = 0; i < kMessages; ++i) {
+    io->send(ToClient{slow_id->client, {chunk_of("s", i, text)}});
+    io->send(ToClient{quick_id->client, {chunk_of("q", i, "t")}});
+    const auto heard = quick.hear();
+    ASSERT_TRUE(heard);
+    ASSERT_EQ(std::get<api::TokenChunk>(heard->at(0)).first_index, i);
+  }
+  for (uint32_t i = 0; i < kMessages; ++i) {
+    const auto heard = slow.hear();
+    ASSERT_TRUE(heard) << i;
+    ASSERT_EQ(std::get<api::TokenChunk>(heard->at(0)).first_index, i);
+  }
+  EXPECT_EQ(io->counters().dropped_to_clients.value(), 0);
+}
+
+TEST(CoordinatorIo, AClientThatVanishedIsGoneAtTheNextMessageToIt) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  ClientId id;
+  {
+    BareClient client(io->api_endpoint());
+    ASSERT_TRUE(client.say(api::Credit{1}));
+    const auto got = in.next_of<FromClient>();
+    ASSERT_TRUE(got);
+    id = got->client;
+  }
+  std::optional<ClientGone> gone;
+  for (const Time until = now() + kPatience; !gone && now() < until;) {
+    io->send(ToClient{id, {chunk_of("x", 0, "x")}});
+    gone = in.next_of<ClientGone>(milliseconds(20));
+  }
+  ASSERT_TRUE(gone);
+  EXPECT_EQ(gone->client, id);
+}
+
+TEST(CoordinatorIo, ClientsBeyondTheLimitAreToldAndForgottenOnesMakeRoom) {
+  auto options = loopback();
+  options.max_clients = 1;
+  auto io = start_coordinator(options);
+  Incoming in(io->inbox());
+  BareClient first(io->api_endpoint()), second(io->api_endpoint());
+  ASSERT_TRUE(first.say(api::Credit{1}));
+  const auto got = in.next_of<FromClient>();
+  ASSERT_TRUE(got);
+  ASSERT_TRUE(second.say(submit_of("s", "x")));
+  const auto rejected = hear_rejected(second);
+  EXPECT_EQ(rejected.request_id, "s");
+  EXPECT_EQ(rejected.error.code, ErrorCode::kUnavailable);
+  EXPECT_GT(rejected.retry_after, Duration(0));
+  io->send(ForgetClient{got->client});
+  std::optional<FromClient> later;
+  for (const Time until = now() + kPatience; !later && now() < until;) {
+    ASSERT_TRUE(second.say(submit_of("s", "x")));
+    later = in.next_of<FromClient>(milliseconds(50));
+  }
+  ASSERT_TRUE(later);
+  EXPECT_NE(later->client, got->client);
+}
+
+TEST(CoordinatorIo, PendingOutputIsFlushedAtTheEnd) {
+  auto io = start_coordinator();
+  BareClient client(io->api_endpoint());
+  ASSERT_TRUE(client.say(api::Credit{1}));
+  ClientId id;
+  {
+    Incoming in(io->inbox());
+    const auto got = in.next_of<FromClient>();
+    ASSERT_TRUE(got);
+    id = got->client;
+  }
+  for (uint32_t i = 0; i < 50; ++i) io->send(ToClient{id, {chunk_of("x", i, "bye")}});
+  io.reset();
+  for (uint32_t i = 0; i < 50; ++i) ASSERT_TRUE(client.hear()) << i;
+}
+
+TEST(CoordinatorIo, AnAddressInUseIsNamed) {
+  auto io = start_coordinator();
+  auto options = loopback();
+  options.api_endpoint = io->api_endpoint();
+  const auto second = CoordinatorIo::start(options);
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code, ErrorCode::kUnavailable);
+  EXPECT_NE(second.error().message.find(io->api_endpoint()), std::string::npos) << second.error().message;
+  options.api_endpoint = "nonsense";
+  EXPECT_EQ(CoordinatorIo::start(options).error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(CoordinatorIo, AWorkerOfAnotherVersionIsIgnored) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient other(io->control_endpoint()), same(io->control_endpoint());
+  std::string bytes = encode(WorkerReport(Drained{}));
+  bytes[1] = 9;
+  ASSERT_TRUE(other.say_bytes(bytes));
+  const Time until = now() + kPatience;
+  while (io->counters().worker_bad_messages.value() < 1 && now() < until) std::this_thread::yield();
+  ASSERT_TRUE(same.say_bytes(encode(WorkerReport(Heartbeat{ReplicaId{3}, 1, 2, true}))));
+  const auto got = in.next_of<FromWorker>();
+  ASSERT_TRUE(got);
+  EXPECT_EQ(std::get<Heartbeat>(got->report).configured_replica, ReplicaId{3});
+}
+
+}  // namespace
+}  // namespace tailor::comm
