@@ -1,0 +1,478 @@
+#include "coordinator/coordinator_loop.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace tailor::coordinator {
+namespace {
+
+constexpr Duration kHouseEvery = milliseconds(250);
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr Duration kTokenizersBusy = seconds(1);
+
+const char* meaning(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kCancelled: return "the request was cancelled";
+    case ErrorCode::kDataLoss: return "a replica reported text that does not join the text before it";
+    default: return "";
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const CoordinatorOptions& options, comm::CoordinatorIo& io,
+                                                                 PromptText text) {
+  if (!text.tokenizer || text.vocab_size <= 0 || options.max_context == 0)
+    return fail(ErrorCode::kInvalidArgument, "the coordinator needs a tokenizer, a vocabulary size and a context length");
+  if (options.tokenizer_threads == 0)
+    return fail(ErrorCode::kInvalidArgument, "the coordinator needs at least one tokenizer thread");
+  std::unique_ptr<CoordinatorLoop> loop(new CoordinatorLoop(options, io, std::move(text)));
+  if (!options.record_path.empty()) {
+    TAILOR_ASSIGN(loop->log_, EventLogWriter::create(options.record_path, options.core));
+  }
+  return loop;
+}
+
+CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::CoordinatorIo& io, PromptText text)
+    : options_(options),
+      io_(io),
+      started_(now()),
+      pool_(std::move(text), options.max_context, options.tokenizer_threads, options.max_tokenizing),
+      core_(options.core),
+      streams_(options.streams),
+      sessions_(options.sessions, streams_),
+      links_(options.heartbeat_timeout),
+      now_(started_) {}
+
+// ---- turns ----------------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::run(int stop_fd) {
+  bool stop_asked = false;
+  while (!stop_asked) {
+    wait(stop_fd, stop_asked);
+    for (auto& input : io_.inbox().drain()) std::visit([this](auto& value) { on(value); }, input);
+    for (auto& result : pool_.results().drain()) on_tokenized(std::move(result));
+    if (core_.next_deadline() <= now_) tell(Tick{});
+    if (now_ >= next_house_) keep_house();
+    send_to_clients();
+  }
+  stop();
+}
+
+void CoordinatorLoop::wait(int stop_fd, bool& stop) {
+  pollfd fds[3] = {{io_.inbox().fd(), POLLIN, 0}, {pool_.results().fd(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
+  const Duration timeout = time_to_wait();
+  poll(fds, 3, static_cast<int>(std::chrono::ceil<milliseconds>(timeout).count()));
+  const Time before = now_;
+  now_ = now();
+  stop = (fds[2].revents & POLLIN) != 0;
+  // A machine that slept or starved this process has not heard its replicas: that is no silence of theirs.
+  const Duration paused = now_ - before - timeout;
+  if (paused > options_.heartbeat_timeout / 4) links_.forgive(paused);
+}
+
+Duration CoordinatorLoop::time_to_wait() const {
+  const Time due = std::min(core_.next_deadline(), next_house_);
+  return std::clamp<Duration>(due - now(), Duration{0}, kHouseEvery);
+}
+
+void CoordinatorLoop::keep_house() {
+  next_house_ = now_ + kHouseEvery;
+  for (const auto& silent : links_.silent(now_))
+    lose(silent.replica, "rank " + std::to_string(silent.rank) + " has been silent for " +
+                             std::to_string(to_us(silent.silence) / 1000) + " ms");
+  for (auto& gone : sessions_.expire(now_)) {
+    LOG_INFO("client {} is gone; {} of its requests are cancelled", gone.client.value, gone.cancel.size());
+    io_.send(comm::ForgetClient{gone.client});
+    for (const RequestId id : gone.cancel) tell(Abandoned{id});
+  }
+  streams_.expire(now_);
+  if (log_) (void)log_->flush();
+}
+
+void CoordinatorLoop::stop() {
+  stopping_ = true;
+  LOG_INFO("stopping: {} live requests end, {} replicas are told to leave", live_.size(), links_.size());
+  tell(Stop{});
+  for (auto& [name, job] : tokenizing_) reject(job.client, name, ErrorCode::kUnavailable, "the coordinator is stopping");
+  send_to_clients();
+  if (log_) (void)log_->flush();
+}
+
+void CoordinatorLoop::send_to_clients() {
+  for (auto& message : sessions_.flush()) io_.send(comm::ToClient{message.client, std::move(message.events)});
+}
+
+// ---- clients --------------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::on(comm::FromClient& input) {
+  const ClientId client = input.client;
+  sessions_.heard(client, now_);
+  std::visit(
+      [&](auto& message) {
+        using T = std::decay_t<decltype(message)>;
+        if constexpr (std::is_same_v<T, api::Submit>) on_submit(client, std::move(message));
+        else if constexpr (std::is_same_v<T, api::Cancel>) on_cancel(client, message);
+        else if constexpr (std::is_same_v<T, api::Credit>) sessions_.grant(client, message.messages);
+        else if constexpr (std::is_same_v<T, api::Resume>) on_resume(client, message);
+        else sessions_.post(client, status());
+      },
+      input.message);
+}
+
+void CoordinatorLoop::on(comm::ClientGone& input) { sessions_.unreachable(input.client); }
+
+void CoordinatorLoop::reject(ClientId client, std::string request_id, ErrorCode code, std::string message, Duration retry) {
+  sessions_.post(client, api::Rejected{std::move(request_id), Error{code, std::move(message)}, retry});
+}
+
+void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
+  const std::string name = submit.request_id;
+  if (name.empty() || name.size() > kMaxRequestIdBytes)
+    return reject(client, name.substr(0, kMaxRequestIdBytes), ErrorCode::kInvalidArgument,
+                  "request_id must have 1.." + std::to_string(kMaxRequestIdBytes) + " bytes, found " + std::to_string(name.size()));
+  if (const auto job = tokenizing_.find(name); job != tokenizing_.end()) {
+    if (job->second.client != client)
+      reject(client, name, ErrorCode::kInvalidArgument, "another client uses this request_id");
+    return;  // said twice: one answer is on its way
+  }
+  if (const RequestId known = streams_.find(name); known != RequestId{0}) {
+    const auto live = live_.find(known);
+    if (live != live_.end() && live->second.client == client) return sessions_.post(client, streams_.accepted(known));
+    return reject(client, name, ErrorCode::kInvalidArgument,
+                  "this request_id is in use or was used a moment ago; Resume reads its answer");
+  }
+  TokenizeJob job{client, std::move(submit), now_};
+  if (!pool_.submit(std::move(job)))
+    return reject(client, name, ErrorCode::kQueueFull,
+                  std::to_string(options_.max_tokenizing) + " prompts wait to be tokenized", kTokenizersBusy);
+  tokenizing_[name] = Tokenizing{client, false};
+}
+
+void CoordinatorLoop::on_cancel(ClientId client, const api::Cancel& cancel) {
+  if (const auto job = tokenizing_.find(cancel.request_id); job != tokenizing_.end()) {
+    job->second.cancelled = true;
+    return;
+  }
+  const RequestId id = streams_.find(cancel.request_id);
+  if (id == RequestId{0}) return reject(client, cancel.request_id, ErrorCode::kNotFound, "no such request");
+  tell(Abandoned{id});  // one that has ended by itself has told so, or will
+}
+
+void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
+  if (const auto job = tokenizing_.find(resume.request_id); job != tokenizing_.end()) {
+    job->second.client = client;  // it hears from the first token on
+    return;
+  }
+  const RequestId id = streams_.find(resume.request_id);
+  if (id == RequestId{0}) return reject(client, resume.request_id, ErrorCode::kNotFound, "no such request (any more)");
+  bool detached = true;
+  if (const auto live = live_.find(id); live != live_.end()) {
+    live->second.client = client;
+    detached = live->second.detached;
+  }
+  sessions_.attach(client, id, detached, streams_.cursor(id, resume.from_token));
+}
+
+void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
+  const std::string& name = result.submit.request_id;
+  const auto job = tokenizing_.find(name);
+  TAILOR_CHECK(job != tokenizing_.end(), "what comes back from the pool was sent there");
+  const Tokenizing state = job->second;
+  tokenizing_.erase(job);
+  if (state.cancelled) return reject(state.client, name, ErrorCode::kCancelled, "the request was cancelled");
+  if (!result.prepared) return reject(state.client, name, result.prepared.error().code, result.prepared.error().message);
+  if (!sessions_.known(state.client) && !result.submit.detach) return;  // gone while we worked
+
+  Arrived arrived;
+  arrived.id = RequestId{++last_id_.value};
+  arrived.priority = result.submit.priority;
+  arrived.samples = static_cast<uint32_t>(result.prepared->sampling.n);
+  arrived.prompt_tokens = static_cast<uint32_t>(result.prepared->tokens.size());
+  arrived.max_tokens = static_cast<uint32_t>(result.prepared->sampling.max_tokens);
+  arrived.arrival = result.arrival;
+  arrived.deadline = result.submit.deadline.value_or(Duration::max());
+  arriving_.emplace(Arriving{arrived.id, std::move(result.submit), state.client, std::move(*result.prepared), result.arrival});
+  tell(arrived);
+  arriving_.reset();
+}
+
+// ---- replicas -------------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::on(comm::FromWorker& input) {
+  std::visit(
+      [&](auto& report) {
+        using T = std::decay_t<decltype(report)>;
+        if constexpr (std::is_same_v<T, Hello>) {
+          on_hello(input.link, report);
+        } else if constexpr (std::is_same_v<T, Heartbeat>) {
+          links_.heard(report, input.link, now_);
+        } else if constexpr (std::is_same_v<T, StepReport>) {
+          on_report(input.link, report);
+        } else if (const auto replica = links_.speaker(input.link)) {
+          LOG_INFO("replica {} has drained", replica->value);
+          const Epoch epoch = links_.find(*replica)->epoch;
+          links_.left(*replica);
+          tell(ReplicaDrained{*replica, epoch});
+          pool_.set_max_context(links_.max_context(options_.max_context));
+        }
+      },
+      input.report);
+}
+
+void CoordinatorLoop::on_hello(comm::LinkId link, const Hello& hello) {
+  const ReplicaId replica = hello.configured_replica;
+  if (links_.repeated(link, hello)) {
+    auto* known = links_.find(replica);
+    return send_to_replica(replica, known->epoch, Welcome{replica, known->epoch});
+  }
+  if (const auto objection = links_.objection(hello)) {
+    ++replicas_refused_;
+    LOG_ERROR("replica {} (pid {} on {}) is refused: {}", replica.value, hello.info.pid, hello.info.host, *objection);
+    io_.send(comm::ToWorker{link, 0, Epoch{0}, Shutdown{}});
+    return;
+  }
+  if (links_.find(replica)) {
+    ++replicas_lost_;
+    LOG_WARN("replica {} says Hello again: what its predecessor ran is queued anew", replica.value);
+    links_.left(replica);
+  }
+  joining_.emplace(Joining{link, hello.info});
+  tell(ReplicaJoined{replica, hello.info.slots, hello.info.num_blocks});
+  joining_.reset();
+  pool_.set_max_context(links_.max_context(options_.max_context));
+}
+
+void CoordinatorLoop::on_report(comm::LinkId link, StepReport& report) {
+  const auto replica = links_.speaker(link);
+  if (!replica) return;  // refused or given up
+  links_.stepped(*replica, report, now_);
+  for (const auto& event : report.events) {
+    const auto* preempted = std::get_if<SequencePreempted>(&event);
+    if (!preempted) continue;
+    ++preemptions_;
+    if (const auto live = live_.find(preempted->sequence.request); live != live_.end()) ++live->second.timings.preemptions;
+  }
+  progress_.clear();
+  for (const auto& p : report.progress)
+    progress_.push_back({p.sequence, p.attempt, p.first_index, static_cast<uint32_t>(p.token_ids.size()), p.finish});
+  report_ = &report;
+  tell(Reported{*replica, links_.find(*replica)->epoch, report.running_sequences, report.free_blocks, progress_});
+  report_ = nullptr;
+}
+
+/// Its books are closed and, should it live after all, it is told to leave: its launcher starts it anew.
+void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
+  auto* link = links_.find(replica);
+  ++replicas_lost_;
+  LOG_WARN("replica {} is lost: {}; its {} requests are queued anew", replica.value, why, core_.replica(replica).requests);
+  const Epoch epoch = link->epoch;
+  send_to_replica(replica, epoch, Shutdown{});
+  links_.left(replica);
+  tell(ReplicaLost{replica, epoch});
+  pool_.set_max_context(links_.max_context(options_.max_context));
+}
+
+// ---- the core -------------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::tell(const CoreEvent& event) {
+  if (log_) {
+    if (auto written = log_->append(now_, event); !written) {
+      LOG_ERROR("{}; recording ends here", to_string(written.error()));
+      log_.reset();
+    }
+  }
+  commands_.clear();
+  core_.handle(now_, event, commands_);
+  for (const auto& command : commands_) std::visit([this](const auto& c) { execute(c); }, command);
+  while (!broken_.empty()) {
+    const Abandoned next = broken_.back();
+    broken_.pop_back();
+    tell(next);
+  }
+}
+
+void CoordinatorLoop::execute(const AcceptCommand& command) {
+  TAILOR_CHECK(arriving_ && arriving_->id == command.id, "what is accepted has just arrived");
+  Arriving& a = *arriving_;
+  Live live;
+  live.request.id = command.id;
+  live.request.prompt = a.prompt.tokens;
+  live.request.sampling = std::move(a.prompt.sampling);
+  if (!a.submit.has_seed) live.request.sampling.seed = draw_seed();
+  live.request.priority = a.submit.priority;
+  live.request.tenant = std::move(a.submit.tenant);
+  live.request.arrival = a.arrival;
+  live.request.deadline = a.submit.deadline.value_or(Duration::max());
+  live.client = a.client;
+  live.detached = a.submit.detach;
+  live.timings.tokenized = now_ - a.arrival;
+  const auto& sampling = live.request.sampling;
+  api::Accepted accepted{std::move(a.submit.request_id), std::move(a.prompt.tokens), sampling.seed,
+                         static_cast<uint32_t>(sampling.max_tokens)};
+  sessions_.post(a.client, accepted);
+  streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted));
+  if (sessions_.known(a.client)) sessions_.attach(a.client, command.id, live.detached, streams_.cursor(command.id, {}));
+  live_.emplace(command.id, std::move(live));
+}
+
+void CoordinatorLoop::execute(const RejectCommand& command) {
+  TAILOR_CHECK(arriving_ && arriving_->id == command.id, "what is rejected has just arrived");
+  sessions_.post(arriving_->client, api::Rejected{arriving_->submit.request_id, command.error, command.retry_after});
+}
+
+void CoordinatorLoop::execute(const WelcomeCommand& command) {
+  TAILOR_CHECK(joining_.has_value(), "a welcome answers a Hello");
+  links_.joined(command.replica, command.epoch, joining_->link, joining_->info, now_);
+  const ReplicaInfo& info = joining_->info;
+  LOG_INFO("replica {} epoch {} joins: {} tp {} on {} (pid {}), {} slots, {} KV blocks of {} tokens, context {}",
+           command.replica.value, command.epoch.value, info.engine, info.tp_size, info.host, info.pid, info.slots,
+           info.num_blocks, info.block_tokens, info.max_context);
+  send_to_replica(command.replica, command.epoch, Welcome{command.replica, command.epoch});
+}
+
+void CoordinatorLoop::execute(const DispatchCommand& command) {
+  Live& live = live_.at(command.id);
+  if (live.timings.dispatched == Duration{}) live.timings.dispatched = now_ - live.request.arrival;
+  live.timings.attempts = command.attempt.value;
+  live.timings.replica = command.replica.value;
+  LOG_DEBUG("request {} goes to replica {} (attempt {})", command.id.value, command.replica.value, command.attempt.value);
+  send_to_replica(command.replica, command.epoch, Dispatch{command.attempt, live.request, streams_.generated(command.id)});
+}
+
+void CoordinatorLoop::execute(const CancelCommand& command) {
+  send_to_replica(command.replica, command.epoch, CancelRequest{command.id, command.attempt});
+}
+void CoordinatorLoop::execute(const DrainCommand& command) { send_to_replica(command.replica, command.epoch, Drain{}); }
+void CoordinatorLoop::execute(const ShutdownCommand& command) {
+  send_to_replica(command.replica, command.epoch, Shutdown{});
+}
+
+void CoordinatorLoop::execute(const EmitCommand& command) {
+  SequenceProgress& progress = report_->progress[command.index];
+  const RequestId id = progress.sequence.request;
+  if (is_broken(id)) return;
+  const auto live = live_.find(id);
+  TAILOR_CHECK(live != live_.end(), "the core emits for live requests");
+  if (live->second.timings.first_token == Duration{} && progress.token_ids.size() > command.skip)
+    live->second.timings.first_token = now_ - live->second.request.arrival;
+  if (auto stored = streams_.append(id, std::move(progress), command.skip); !stored) {
+    ++worker_complaints_;
+    LOG_ERROR("request {}: {}; the request fails", id.value, stored.error().message);
+    broken_.push_back({id, FinishReason::kFailed, stored.error().code});
+  }
+  sessions_.changed(id);
+}
+
+void CoordinatorLoop::execute(const FinishCommand& command) {
+  const auto live = live_.find(command.id);
+  TAILOR_CHECK(live != live_.end(), "a live request ends once");
+  Error error = command.error;
+  FinishReason reason = command.reason;
+  if (is_broken(command.id)) {
+    reason = FinishReason::kFailed;
+    error.code = ErrorCode::kDataLoss;
+  }
+  if (error.code != ErrorCode::kOk && error.message.empty()) error.message = meaning(error.code);
+  if (error.code != ErrorCode::kOk && error.code != ErrorCode::kCancelled)
+    LOG_WARN("request {} on replica {} failed: {}", command.id.value, live->second.timings.replica, to_string(error));
+  live->second.timings.finished = now_ - live->second.request.arrival;
+  streams_.close(command.id, reason, std::move(error), static_cast<uint32_t>(live->second.request.prompt.size()),
+                 live->second.timings, now_);
+  live_.erase(live);
+  sessions_.changed(command.id);
+}
+
+bool CoordinatorLoop::is_broken(RequestId id) const {
+  return std::any_of(broken_.begin(), broken_.end(), [&](const Abandoned& b) { return b.id == id; });
+}
+
+void CoordinatorLoop::send_to_replica(ReplicaId replica, Epoch epoch, WorkerCommand command) {
+  auto* link = links_.find(replica);
+  if (!link || link->epoch != epoch) return;  // it has just left
+  io_.send(comm::ToWorker{link->link, ++link->sequence, epoch, std::move(command)});
+}
+
+/// SplitMix64 of (entropy, counter).
+uint64_t CoordinatorLoop::draw_seed() {
+  uint64_t z = options_.seed_entropy + ++seeds_drawn_ * 0x9E3779B97F4A7C15ull;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+
+// ---- status ---------------------------------------------------------------------------------------------------
+
+api::StatusReport CoordinatorLoop::status() const {
+  api::StatusReport s;
+  s.version = options_.version;
+  s.model = options_.model_name;
+  s.policy = std::string(options_.core.policy.name());
+  s.waiting_requests = core_.waiting();
+  s.active_requests = core_.live() - core_.waiting();
+  s.queue_limit = options_.core.queue_limit;
+  s.expected_replicas = options_.core.expected_replicas;
+  s.uptime_s = to_seconds(now_ - started_);
+  uint32_t ready = 0;
+  for (const auto& [id, link] : links_.all()) {
+    const auto view = core_.replica(id);
+    api::ReplicaStatus r;
+    r.replica = id;
+    r.epoch = link.epoch;
+    r.ready = view.joined && !view.draining;
+    r.draining = view.draining;
+    r.info = link.info;
+    r.running_sequences = view.running_sequences;
+    r.dispatched_requests = view.requests;
+    r.free_blocks = view.free_blocks;
+    r.steps = link.steps;
+    r.tokens = link.tokens;
+    r.busy_s = to_seconds(link.busy);
+    r.forward_s = to_seconds(link.forward);
+    r.sample_s = to_seconds(link.sample);
+    r.step_ms = link.step_ms;
+    r.forward_ms = link.forward_ms;
+    if (link.step_ms > 0) r.tokens_per_s = link.step_tokens / link.step_ms * 1e3;
+    ready += r.ready;
+    s.replicas.push_back(std::move(r));
+  }
+  s.ready = !stopping_ && ready >= options_.core.expected_replicas;
+
+  const auto add = [&](const char* name, auto value) { s.counters.emplace_back(name, static_cast<double>(value)); };
+  const CoreCounters& c = core_.counters();
+  add("requests_accepted", c.accepted);
+  add("requests_rejected", c.rejected);
+  add("requests_finished", c.finished);
+  add("requests_cancelled", c.cancelled);
+  add("requests_failed", c.failed);
+  add("dispatches", c.dispatches);
+  add("requeues", c.requeues);
+  add("preemptions", preemptions_);
+  add("tokens", c.tokens);
+  add("stale_report_entries", c.stale_entries);
+  add("gap_failures", c.gap_failures);
+  add("worker_complaints", worker_complaints_);
+  add("replicas_lost", replicas_lost_);
+  add("replicas_refused", replicas_refused_);
+  add("tokenizing", tokenizing_.size());
+  add("clients", sessions_.size());
+  add("streams", streams_.size());
+  add("stream_bytes", streams_.bytes());
+  const auto& io = io_.counters();
+  add("client_messages", io.client_messages.value());
+  add("client_bad_messages", io.client_bad_messages.value());
+  add("client_bytes_in", io.client_bytes_in.value());
+  add("client_bytes_out", io.client_bytes_out.value());
+  add("dropped_to_clients", io.dropped_to_clients.value());
+  add("worker_messages", io.worker_messages.value());
+  add("worker_bad_messages", io.worker_bad_messages.value());
+  return s;
+}
+
+}  // namespace tailor::coordinator

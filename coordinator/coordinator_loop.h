@@ -1,0 +1,148 @@
+// The live coordinator: its main thread. It waits on its mailboxes, hands what happened to SchedulerCore as
+// (now, event), and carries out the commands that come back. Every decision about requests and replicas is the
+// core's; here are the clock, the clients' names, the text, and who is connected.
+//
+//   io thread ──► inbox ──┐                                ┌──► ToWorker ──► io thread ──► leaders
+//   tokenizer pool ───────┼──► event ─► SchedulerCore ─► commands
+//   deadlines, silence ───┘                                └──► StreamStore ─► ClientSessions ─► ToClient ─► clients
+//
+// One turn: wait, drain everything, handle it, look after time (deadlines, leases, silent replicas), then send each
+// client at most one message.
+// Owner: the thread that calls run().
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/api.h"
+#include "base/result.h"
+#include "comm/coordinator_io.h"
+#include "coordinator/client_sessions.h"
+#include "coordinator/event_log.h"
+#include "coordinator/replica_links.h"
+#include "coordinator/scheduler_core.h"
+#include "coordinator/stream_store.h"
+#include "coordinator/tokenizer_pool.h"
+
+namespace tailor::coordinator {
+
+struct CoordinatorOptions {
+  CoreOptions core;
+  StreamStoreOptions streams;
+  ClientSessionsOptions sessions;
+  Duration heartbeat_timeout = seconds(2);  ///< a replica with a rank silent for so long is lost
+  uint32_t tokenizer_threads = 1;
+  size_t max_tokenizing = 4096;             ///< submitted requests whose prompt is not tokenized yet
+  uint32_t max_context = 0;                 ///< of the model: prompt and answer together
+  std::string model_name;
+  std::string version;
+  uint64_t seed_entropy = 0;                ///< seeds of requests without one are drawn from it; from launch/
+  std::string record_path;                  ///< write the event log there; empty = none
+};
+
+class CoordinatorLoop {
+ public:
+  /// `io` must outlive the loop. Errors: Unavailable (the event log cannot be written), InvalidArgument.
+  static Result<std::unique_ptr<CoordinatorLoop>> create(const CoordinatorOptions& options, comm::CoordinatorIo& io,
+                                                         PromptText text);
+
+  /// Serves until `stop_fd` becomes readable. Then every live request fails with Shutdown, clients are told, leaders
+  /// get Shutdown, and it returns (the io's destructor flushes).
+  void run(int stop_fd);
+
+ private:
+  /// A request the core has accepted and not finished.
+  struct Live {
+    Request request;
+    ClientId client;
+    bool detached = false;
+    api::Timings timings;
+  };
+  struct Arriving {
+    RequestId id;
+    api::Submit submit;
+    ClientId client;
+    PreparedPrompt prompt;
+    Time arrival;
+  };
+  /// Submitted, its prompt not tokenized yet.
+  struct Tokenizing {
+    ClientId client;
+    bool cancelled = false;
+  };
+
+  CoordinatorLoop(const CoordinatorOptions& options, comm::CoordinatorIo& io, PromptText text);
+
+  void wait(int stop_fd, bool& stop);
+  Duration time_to_wait() const;
+  void keep_house();
+  void stop();
+  void send_to_clients();
+
+  void on(comm::FromClient& input);
+  void on(comm::ClientGone& input);
+  void on(comm::FromWorker& input);
+
+  void on_submit(ClientId client, api::Submit&& submit);
+  void on_cancel(ClientId client, const api::Cancel& cancel);
+  void on_resume(ClientId client, const api::Resume& resume);
+  void on_tokenized(TokenizeResult&& result);
+  void reject(ClientId client, std::string request_id, ErrorCode code, std::string message, Duration retry_after = {});
+
+  void on_hello(comm::LinkId link, const Hello& hello);
+  void on_report(comm::LinkId link, StepReport& report);
+  void lose(ReplicaId replica, const std::string& why);
+
+  /// Gives the event to the core (and to the log) and carries out what it says.
+  void tell(const CoreEvent& event);
+  void execute(const AcceptCommand& command);
+  void execute(const RejectCommand& command);
+  void execute(const WelcomeCommand& command);
+  void execute(const DispatchCommand& command);
+  void execute(const CancelCommand& command);
+  void execute(const DrainCommand& command);
+  void execute(const ShutdownCommand& command);
+  void execute(const EmitCommand& command);
+  void execute(const FinishCommand& command);
+  void send_to_replica(ReplicaId replica, Epoch epoch, WorkerCommand command);
+
+  bool is_broken(RequestId id) const;
+  uint64_t draw_seed();
+  api::StatusReport status() const;
+
+  const CoordinatorOptions options_;
+  comm::CoordinatorIo& io_;
+  const Time started_;
+  TokenizerPool pool_;
+  SchedulerCore core_;
+  StreamStore streams_;
+  ClientSessions sessions_;
+  ReplicaLinks links_;
+  std::optional<EventLogWriter> log_;
+
+  Time now_{};  // of this turn
+  Time next_house_{};
+  bool stopping_ = false;
+  RequestId last_id_;
+  uint64_t seeds_drawn_ = 0;
+  std::unordered_map<RequestId, Live> live_;
+  std::unordered_map<std::string, Tokenizing> tokenizing_;  // by the client's name for it
+  uint64_t preemptions_ = 0, replicas_lost_ = 0, replicas_refused_ = 0, worker_complaints_ = 0;
+
+  // During tell() only; reused.
+  std::optional<Arriving> arriving_;
+  StepReport* report_ = nullptr;
+  struct Joining {
+    comm::LinkId link;
+    ReplicaInfo info;
+  };
+  std::optional<Joining> joining_;
+  std::vector<CoreCommand> commands_;
+  std::vector<ProgressEntry> progress_;
+  std::vector<Abandoned> broken_;  // found while commands were carried out; told next
+};
+
+}  // namespace tailor::coordinator

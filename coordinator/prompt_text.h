@@ -1,0 +1,34 @@
+// From what a client submits to what the cluster runs: template, tokens, checks, limits. A pure function; the pool of
+// tokenizer threads calls it (tokenizer_pool.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/api.h"
+#include "base/result.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace tailor::coordinator {
+
+/// The text side of the served model. Immutable; shared by threads.
+struct PromptText {
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: the model has none
+  int64_t vocab_size = 0;                                   ///< of the model's output: bounds token ids
+};
+
+struct PreparedPrompt {
+  std::vector<TokenId> tokens;
+  SamplingParams sampling;  ///< max_tokens (and min_tokens) cut to what the context leaves
+};
+
+/// Renders, tokenizes and checks. `max_context` = prompt and answer together.
+/// Errors: InvalidArgument (a sampling field, an empty or too long prompt, no chat template, a token id outside the
+/// vocabulary, text that is not UTF-8); the message names what was found and what is possible.
+/// Cost: linear in the prompt; megabytes take a second, so never on the main thread.
+Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context, const api::Submit& submit);
+
+}  // namespace tailor::coordinator

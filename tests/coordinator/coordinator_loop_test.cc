@@ -1,0 +1,271 @@
+#include "coordinator/coordinator_loop.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "tests/coordinator/live_cluster.h"
+
+namespace tailor::coordinator {
+namespace {
+
+void expect_answer(const Caller::Answer& answer, uint32_t tokens, size_t samples = 1) {
+  EXPECT_EQ(answer.accepted, 1);
+  ASSERT_EQ(answer.finished.size(), 1u) << (answer.rejected.empty() ? "" : to_string(answer.rejected[0].error));
+  EXPECT_EQ(answer.finished[0].error.code, ErrorCode::kOk) << to_string(answer.finished[0].error);
+  ASSERT_EQ(answer.text.size(), samples);
+  for (size_t s = 0; s < samples; ++s) {
+    EXPECT_EQ(answer.text[s], answer_text(tokens));
+    EXPECT_EQ(answer.tokens[s].size(), tokens);
+    EXPECT_EQ(answer.finished[0].samples[s].reason, FinishReason::kLength);
+    EXPECT_EQ(answer.finished[0].samples[s].completion_tokens, tokens);
+  }
+}
+
+TEST(CoordinatorLoop, ServesManyClientsAndTellsEachItsOwn) {
+  LiveCluster cluster;
+  auto leader = cluster.leader();
+  std::vector<std::unique_ptr<Caller>> callers;
+  for (int c = 0; c < 4; ++c) {
+    callers.push_back(std::make_unique<Caller>(cluster.endpoint()));
+    for (int i = 0; i < 10; ++i) {
+      auto submit = Caller::ask("c" + std::to_string(c) + "-" + std::to_string(i), "hello", 5 + i * 7);
+      submit.sampling.n = i % 3 == 0 ? 2 : 1;
+      callers.back()->submit(submit);
+    }
+  }
+  for (int c = 0; c < 4; ++c) {
+    std::vector<std::string> ids;
+    for (int i = 0; i < 10; ++i) ids.push_back("c" + std::to_string(c) + "-" + std::to_string(i));
+    ASSERT_TRUE(callers[c]->listen_until_over(ids));
+    EXPECT_EQ(callers[c]->answers.size(), 10u);
+    for (int i = 0; i < 10; ++i) expect_answer(callers[c]->answers[ids[i]], 5 + i * 7, i % 3 == 0 ? 2 : 1);
+    const auto& end = callers[c]->answers[ids[0]].finished[0];
+    EXPECT_EQ(end.prompt_tokens, 5u);
+    EXPECT_GE(end.timings.finished, end.timings.first_token);
+    EXPECT_GE(end.timings.first_token, end.timings.dispatched);
+    EXPECT_GT(end.timings.first_token, Duration{});
+  }
+  const auto status = callers[0]->status();
+  EXPECT_TRUE(status.ready);
+  ASSERT_EQ(status.replicas.size(), 1u);
+  EXPECT_GT(status.replicas[0].tokens, 1000u);
+  EXPECT_EQ(status.active_requests + status.waiting_requests, 0u);
+  EXPECT_EQ(status.model, "letters");
+}
+
+TEST(CoordinatorLoop, AnswersWhatIsWrongWithARequest) {
+  CoordinatorOptions options;
+  options.max_context = 64;
+  LiveCluster cluster(options);
+  auto leader = cluster.leader();
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready());
+  caller.submit(Caller::ask("long", std::string(64, 'x'), 8));
+  caller.submit(Caller::ask("empty", "", 8));
+  auto hot = Caller::ask("nan", "x", 8);
+  hot.sampling.temperature = std::nanf("");
+  caller.submit(hot);
+  auto chat = Caller::ask("chat", "", 8);
+  chat.prompt = std::vector<api::ChatMessage>{{"user", "hi"}};
+  caller.submit(chat);
+  auto ids = Caller::ask("ids", "", 8);
+  ids.prompt = std::vector<TokenId>{1, 256};
+  caller.submit(ids);
+  auto wide = Caller::ask("wide", "x", 8);
+  wide.sampling.n = 5;
+  caller.submit(wide);
+  caller.submit(Caller::ask("cut", std::string(60, 'x'), 1000));
+  ASSERT_TRUE(caller.listen_until_over({"long", "empty", "nan", "chat", "ids", "wide", "cut"}));
+  const auto expect_rejected = [&](const std::string& id, ErrorCode code, const std::string& words) {
+    ASSERT_EQ(caller.answers[id].rejected.size(), 1u) << id;
+    EXPECT_EQ(caller.answers[id].rejected[0].error.code, code) << id;
+    EXPECT_NE(caller.answers[id].rejected[0].error.message.find(words), std::string::npos)
+        << caller.answers[id].rejected[0].error.message;
+    EXPECT_EQ(caller.answers[id].accepted, 0);
+  };
+  expect_rejected("long", ErrorCode::kInvalidArgument, "64 tokens, but prompt and answer together may have 64");
+  expect_rejected("empty", ErrorCode::kInvalidArgument, "empty");
+  expect_rejected("nan", ErrorCode::kInvalidArgument, "temperature");
+  expect_rejected("chat", ErrorCode::kInvalidArgument, "chat template");
+  expect_rejected("ids", ErrorCode::kInvalidArgument, "0..255");
+  expect_rejected("wide", ErrorCode::kLimitExceeded, "4");
+  EXPECT_EQ(caller.answers["cut"].acceptance.max_tokens, 4u);
+  expect_answer(caller.answers["cut"], 4);
+}
+
+TEST(CoordinatorLoop, ALostReplicasRequestsContinueBehindTheirTokens) {
+  CoordinatorOptions options;
+  options.heartbeat_timeout = milliseconds(400);
+  LiveCluster cluster(options);
+  ScriptedLeader::Options dying;
+  dying.die_after_tokens = 150;
+  auto first = cluster.leader(dying);
+  Caller caller(cluster.endpoint());
+  std::vector<std::string> ids;
+  for (int i = 0; i < 6; ++i) {
+    ids.push_back("r" + std::to_string(i));
+    caller.submit(Caller::ask(ids.back(), "hello", 100));
+  }
+  first->wait_until_gone();
+  // Silence: the coordinator notices by itself.
+  ASSERT_TRUE(caller.listen([&] { return caller.status().replicas.empty(); }));
+  auto second = cluster.leader();
+  ASSERT_TRUE(caller.listen_until_over(ids));
+  uint32_t most_attempts = 0;
+  for (const auto& id : ids) {
+    expect_answer(caller.answers[id], 100);
+    most_attempts = std::max(most_attempts, caller.answers[id].finished[0].timings.attempts);
+  }
+  EXPECT_EQ(most_attempts, 2u);
+}
+
+TEST(CoordinatorLoop, HelloOfASuccessorRequeuesAtOnce) {
+  CoordinatorOptions options;
+  options.heartbeat_timeout = seconds(100);
+  LiveCluster cluster(options);
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 10;
+  auto first = cluster.leader(paused);
+  Caller caller(cluster.endpoint());
+  caller.submit(Caller::ask("r", "hello", 50));
+  ASSERT_TRUE(caller.listen([&] { return !caller.answers["r"].tokens.empty(); }));
+  auto second = cluster.leader();
+  ASSERT_TRUE(caller.listen_until_over({"r"}));
+  expect_answer(caller.answers["r"], 50);
+  EXPECT_EQ(caller.status().replicas.at(0).epoch, Epoch{2});
+}
+
+TEST(CoordinatorLoop, RefusesAReplicaOfAnotherModel) {
+  CoordinatorOptions options;
+  options.core.expected_replicas = 2;
+  LiveCluster cluster(options);
+  auto leader = cluster.leader();
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready());
+  ScriptedLeader::Options other;
+  other.replica = 1;
+  other.fingerprint = "model-2";
+  auto stranger = cluster.leader(other);
+  stranger->wait_until_gone();
+  EXPECT_TRUE(stranger->was_shut_down());
+  EXPECT_FALSE(caller.status().ready);
+}
+
+TEST(CoordinatorLoop, CancelAndDeadlineEndARequestOnce) {
+  LiveCluster cluster;
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  Caller caller(cluster.endpoint());
+  caller.submit(Caller::ask("cancelled", "hello", 50));
+  auto due = Caller::ask("due", "hello", 50);
+  due.deadline = milliseconds(200);
+  caller.submit(due);
+  ASSERT_TRUE(caller.listen([&] { return caller.answers["cancelled"].accepted == 1 && caller.answers["due"].accepted == 1; }));
+  ASSERT_TRUE(caller.client().cancel("cancelled").has_value());
+  ASSERT_TRUE(caller.listen_until_over({"cancelled", "due"}));
+  EXPECT_EQ(caller.answers["cancelled"].finished.at(0).samples.at(0).reason, FinishReason::kCancelled);
+  EXPECT_EQ(caller.answers["cancelled"].finished.at(0).error.code, ErrorCode::kCancelled);
+  EXPECT_EQ(caller.answers["due"].finished.at(0).error.code, ErrorCode::kDeadlineExceeded);
+  ASSERT_TRUE(caller.client().cancel("never").has_value());
+  ASSERT_TRUE(caller.listen_until_over({"never"}));
+  EXPECT_EQ(caller.answers["never"].rejected.at(0).error.code, ErrorCode::kNotFound);
+}
+
+TEST(CoordinatorLoop, ARepeatedSubmitIsOneRequest) {
+  LiveCluster cluster;
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  Caller caller(cluster.endpoint()), other(cluster.endpoint());
+  caller.submit(Caller::ask("r", "hello", 50));
+  ASSERT_TRUE(caller.listen([&] { return caller.answers["r"].accepted == 1; }));
+  const uint64_t seed = caller.answers["r"].acceptance.seed;
+  caller.submit(Caller::ask("r", "hello", 50));
+  ASSERT_TRUE(caller.listen([&] { return caller.answers["r"].accepted == 2; }));
+  EXPECT_EQ(caller.answers["r"].acceptance.seed, seed);
+  EXPECT_NE(seed, 0u);
+  other.submit(Caller::ask("r", "hello", 50));
+  ASSERT_TRUE(other.listen_until_over({"r"}));
+  EXPECT_EQ(other.answers["r"].rejected.at(0).error.code, ErrorCode::kInvalidArgument);
+  const auto status = caller.status();
+  EXPECT_EQ(status.active_requests, 1u);
+}
+
+TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
+  CoordinatorOptions options;
+  options.sessions.lease = milliseconds(300);
+  LiveCluster cluster(options);
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 30;
+  auto slow = cluster.leader(paused);
+  {
+    Caller first(cluster.endpoint());
+    auto kept = Caller::ask("kept", "hello", 200);
+    kept.detach = true;
+    first.submit(kept);
+    first.submit(Caller::ask("dropped", "hello", 200));
+    ASSERT_TRUE(first.listen([&] { return first.answers["kept"].accepted && first.answers["dropped"].accepted; }));
+  }
+  Caller second(cluster.endpoint());
+  ASSERT_TRUE(second.listen([&] { return second.status().active_requests == 1; }));  // the other one was cancelled
+  auto fast = cluster.leader();
+  ASSERT_TRUE(second.client().resume({"kept", {}}).has_value());
+  ASSERT_TRUE(second.client().resume({"dropped", {}}).has_value());
+  ASSERT_TRUE(second.listen_until_over({"kept", "dropped"}));
+  EXPECT_EQ(second.answers["kept"].text.at(0), answer_text(200));
+  EXPECT_EQ(second.answers["dropped"].finished.at(0).samples.at(0).reason, FinishReason::kCancelled);
+  // And once more, by a third, from the middle.
+  Caller third(cluster.endpoint());
+  ASSERT_TRUE(third.client().resume({"kept", {}}).has_value());
+  ASSERT_TRUE(third.listen_until_over({"kept"}));
+  EXPECT_EQ(third.answers["kept"].text.at(0), answer_text(200));
+}
+
+TEST(CoordinatorLoop, StopEndsEveryRequestAndTellsTheReplicasToLeave) {
+  LiveCluster cluster;
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  Caller caller(cluster.endpoint());
+  caller.submit(Caller::ask("r", "hello", 50));
+  ASSERT_TRUE(caller.listen([&] { return !caller.answers["r"].tokens.empty(); }));
+  const Time before = now();
+  cluster.stop();
+  EXPECT_LT(now() - before, seconds(2));
+  ASSERT_TRUE(caller.listen_until_over({"r"}));
+  EXPECT_EQ(caller.answers["r"].finished.at(0).error.code, ErrorCode::kShutdown);
+  leader->wait_until_gone();
+  EXPECT_TRUE(leader->was_shut_down());
+}
+
+TEST(CoordinatorLoop, ItsRecordReplays) {
+  const std::string path = std::filesystem::temp_directory_path() / ("tailor_record_" + std::to_string(getpid()));
+  {
+    CoordinatorOptions options;
+    options.record_path = path;
+    LiveCluster cluster(options);
+    auto leader = cluster.leader();
+    Caller caller(cluster.endpoint());
+    std::vector<std::string> ids;
+    for (int i = 0; i < 20; ++i) {
+      ids.push_back("r" + std::to_string(i));
+      caller.submit(Caller::ask(ids.back(), "hello", 20));
+    }
+    ASSERT_TRUE(caller.listen_until_over(ids));
+    cluster.stop();
+  }
+  const auto summary = replay_log(path);
+  std::filesystem::remove(path);
+  ASSERT_TRUE(summary.has_value());
+  EXPECT_EQ(summary->damage, "");
+  EXPECT_EQ(summary->counters.finished, 20u);
+  EXPECT_EQ(summary->counters.tokens, 400u);
+  EXPECT_EQ(summary->live_at_end, 0u);
+}
+
+}  // namespace
+}  // namespace tailor::coordinator

@@ -1,0 +1,309 @@
+// A live coordinator in this process over real sockets, with scripted leaders: threads that speak WorkerIo and
+// produce a deterministic answer (letter i of the alphabet as token i), one token per sequence and step.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "comm/client.h"
+#include "comm/worker_io.h"
+#include "coordinator/coordinator_loop.h"
+
+namespace tailor::coordinator {
+
+/// Every byte is a token: byte b has id b. The written forms are GPT-2's (printable bytes as they are, the others
+/// from U+0100 on).
+inline text::VocabularySpec byte_vocabulary() {
+  const auto utf8 = [](uint32_t c) {
+    return c < 0x80 ? std::string(1, static_cast<char>(c))
+                    : std::string{static_cast<char>(0xC0 | (c >> 6)), static_cast<char>(0x80 | (c & 0x3F))};
+  };
+  text::VocabularySpec spec;
+  spec.model = "gpt2";
+  spec.pre = "gpt-2";
+  uint32_t next = 256;
+  for (uint32_t b = 0; b < 256; ++b) {
+    const bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
+    spec.tokens.push_back(utf8(printable ? b : next));
+    if (!printable) ++next;
+    spec.types.push_back(1);
+  }
+  return spec;
+}
+
+inline PromptText byte_text() {
+  PromptText text;
+  auto tokenizer = text::Tokenizer::from_vocabulary(byte_vocabulary());
+  EXPECT_TRUE(tokenizer.has_value()) << (tokenizer ? "" : tokenizer.error().message);
+  if (tokenizer) text.tokenizer = *tokenizer;
+  text.vocab_size = 256;
+  return text;
+}
+
+inline TokenId answer_token(uint32_t index) { return static_cast<TokenId>('a' + index % 26); }
+inline std::string answer_text(uint32_t tokens) {
+  std::string text;
+  for (uint32_t i = 0; i < tokens; ++i) text += static_cast<char>(answer_token(i));
+  return text;
+}
+
+class ScriptedLeader {
+ public:
+  struct Options {
+    std::string endpoint;
+    uint32_t replica = 0;
+    uint32_t slots = 4;
+    std::string fingerprint = "model-1";
+    uint32_t max_context = 4096;
+    uint64_t die_after_tokens = UINT64_MAX;   ///< then it leaves without a word
+    uint64_t pause_after_tokens = UINT64_MAX; ///< then it produces nothing more, but lives
+  };
+
+  explicit ScriptedLeader(const Options& options) : options_(options) {
+    comm::WorkerIoOptions io;
+    io.control_endpoint = options.endpoint;
+    io.replica = ReplicaId{options.replica};
+    io.heartbeat_every = milliseconds(20);
+    auto started = comm::WorkerIo::start(io, progress_);
+    EXPECT_TRUE(started.has_value());
+    io_ = std::move(*started);
+    thread_ = std::thread([this] { run(); });
+  }
+  ~ScriptedLeader() {
+    leave_ = true;
+    thread_.join();
+  }
+  void wait_until_gone() {
+    while (!gone_) std::this_thread::yield();
+  }
+  bool was_shut_down() const { return shut_down_; }
+  uint64_t tokens() const { return tokens_; }
+
+ private:
+  struct Run {
+    Dispatch dispatch;
+    std::vector<uint32_t> next;  // per sample
+    std::vector<bool> done;
+  };
+
+  void run() {
+    Hello hello;
+    hello.configured_replica = ReplicaId{options_.replica};
+    hello.info.model_fingerprint = options_.fingerprint;
+    hello.info.arithmetic_version = "letters-1";
+    hello.info.engine = "scripted";
+    hello.info.slots = options_.slots;
+    hello.info.block_tokens = 16;
+    hello.info.num_blocks = 1000;
+    hello.info.max_context = options_.max_context;
+    hello.info.vocab_size = 256;
+    hello.info.pid = static_cast<int32_t>(reinterpret_cast<uintptr_t>(this) >> 4 & 0x7FFFFFFF);
+    io_->report(hello);
+    while (!leave_ && !shut_down_) {
+      const bool idle = runs_.empty() || tokens_ >= options_.pause_after_tokens || io_->backlog() > 64;
+      for (auto& input : idle ? io_->inbox().drain_wait(runs_.empty() ? milliseconds(20) : milliseconds(1)) : io_->inbox().drain())
+        if (auto* command = std::get_if<comm::FromCoordinator>(&input)) take(*command);
+      if (tokens_ >= options_.die_after_tokens) break;
+      if (!runs_.empty() && tokens_ < options_.pause_after_tokens && io_->backlog() <= 64) step();
+    }
+    if (tokens_ >= options_.die_after_tokens) io_.reset();  // its words so far are flushed, then silence
+    gone_ = true;
+  }
+
+  void take(comm::FromCoordinator& input) {
+    applied_ = input.sequence;
+    if (std::holds_alternative<Welcome>(input.command)) {
+      runs_.clear();
+    } else if (auto* d = std::get_if<Dispatch>(&input.command)) {
+      Run run{std::move(*d), {}, {}};
+      for (const auto& generated : run.dispatch.generated) run.next.push_back(static_cast<uint32_t>(generated.size()));
+      run.done.assign(run.next.size(), false);
+      runs_[run.dispatch.request.id] = std::move(run);
+    } else if (auto* c = std::get_if<CancelRequest>(&input.command)) {
+      const auto it = runs_.find(c->request);
+      if (it != runs_.end() && it->second.dispatch.attempt == c->attempt) runs_.erase(it);
+    } else if (std::holds_alternative<Shutdown>(input.command)) {
+      shut_down_ = true;
+    } else if (std::holds_alternative<Drain>(input.command)) {
+      draining_ = true;
+    }
+  }
+
+  void step() {
+    StepReport report;
+    report.step = ++steps_;
+    report.applied_seq = applied_;
+    report.step_time = microseconds(100);
+    report.forward_time = microseconds(60);
+    report.free_blocks = 500;
+    uint32_t slots = options_.slots;
+    for (auto it = runs_.begin(); it != runs_.end() && slots > 0;) {
+      Run& run = it->second;
+      bool all_done = true;
+      for (uint32_t s = 0; s < run.next.size(); ++s) {
+        if (run.done[s]) continue;
+        if (slots == 0) {
+          all_done = false;
+          break;
+        }
+        --slots;
+        ++report.running_sequences;
+        SequenceProgress p;
+        p.sequence = {run.dispatch.request.id, s};
+        p.attempt = run.dispatch.attempt;
+        p.first_index = run.next[s];
+        p.token_ids = {answer_token(run.next[s])};
+        p.text_offset = run.next[s];
+        p.text = answer_text(run.next[s] + 1).substr(run.next[s]);
+        if (++run.next[s] == static_cast<uint32_t>(run.dispatch.request.sampling.max_tokens)) {
+          p.finish = FinishReason::kLength;
+          run.done[s] = true;
+        } else {
+          all_done = false;
+        }
+        ++tokens_;
+        report.progress.push_back(std::move(p));
+      }
+      it = all_done ? runs_.erase(it) : std::next(it);
+    }
+    io_->report(std::move(report));
+  }
+
+  const Options options_;
+  comm::Progress progress_;
+  std::unique_ptr<comm::WorkerIo> io_;
+  std::map<RequestId, Run> runs_;
+  uint64_t steps_ = 0, applied_ = 0;
+  bool draining_ = false;
+  std::atomic<uint64_t> tokens_{0};
+  std::atomic<bool> leave_{false}, shut_down_{false}, gone_{false};
+  std::thread thread_;
+};
+
+class LiveCluster {
+ public:
+  explicit LiveCluster(CoordinatorOptions options = {}, PromptText text = byte_text()) {
+    comm::CoordinatorIoOptions io;
+    io.api_endpoint = "tcp://127.0.0.1:*";
+    io.control_endpoint = "tcp://127.0.0.1:*";
+    auto started = comm::CoordinatorIo::start(io);
+    EXPECT_TRUE(started.has_value());
+    io_ = std::move(*started);
+    if (options.max_context == 0) options.max_context = 2048;
+    options.model_name = "letters";
+    options.seed_entropy = 42;
+    auto loop = CoordinatorLoop::create(options, *io_, std::move(text));
+    EXPECT_TRUE(loop.has_value());
+    loop_ = std::move(*loop);
+    thread_ = std::thread([this] { loop_->run(stop_.fd()); });
+  }
+  ~LiveCluster() { stop(); }
+  void stop() {
+    if (!thread_.joinable()) return;
+    stop_.signal();
+    thread_.join();
+  }
+
+  std::unique_ptr<ScriptedLeader> leader(ScriptedLeader::Options options = {}) {
+    options.endpoint = io_->control_endpoint();
+    return std::make_unique<ScriptedLeader>(options);
+  }
+  const std::string& endpoint() const { return io_->api_endpoint(); }
+
+ private:
+  std::unique_ptr<comm::CoordinatorIo> io_;
+  std::unique_ptr<CoordinatorLoop> loop_;
+  WakeFd stop_;
+  std::thread thread_;
+};
+
+/// A client that keeps what it hears, request by request, and checks that it joins.
+class Caller {
+ public:
+  struct Answer {
+    int accepted = 0;
+    api::Accepted acceptance;
+    std::vector<std::vector<TokenId>> tokens;
+    std::vector<std::string> text;
+    std::vector<api::Finished> finished;
+    std::vector<api::Rejected> rejected;
+    bool over() const { return !finished.empty() || !rejected.empty(); }
+  };
+
+  explicit Caller(const std::string& endpoint) {
+    auto connected = comm::Client::connect({endpoint, 64});
+    EXPECT_TRUE(connected.has_value());
+    client_ = std::move(*connected);
+  }
+  static api::Submit ask(const std::string& id, const std::string& prompt, int32_t max_tokens) {
+    api::Submit submit;
+    submit.request_id = id;
+    submit.prompt = prompt;
+    submit.sampling.max_tokens = max_tokens;
+    return submit;
+  }
+  void submit(const api::Submit& submit) { EXPECT_TRUE(client_->submit(submit).has_value()); }
+  comm::Client& client() { return *client_; }
+
+  /// Listens until `enough` says so; false after `limit`.
+  bool listen(const std::function<bool()>& enough, Duration limit = seconds(20)) {
+    const Time until = now() + limit;
+    while (!enough()) {
+      if (now() > until) return false;
+      auto events = client_->poll(milliseconds(50));
+      if (!events) continue;
+      for (auto& event : *events) take(std::move(event));
+    }
+    return true;
+  }
+  bool listen_until_over(const std::vector<std::string>& ids, Duration limit = seconds(20)) {
+    return listen([&] { return std::all_of(ids.begin(), ids.end(), [&](const auto& id) { return answers[id].over(); }); }, limit);
+  }
+  api::StatusReport status() {
+    auto report = client_->status(seconds(10));
+    EXPECT_TRUE(report.has_value());
+    return report ? *report : api::StatusReport{};
+  }
+  bool wait_ready(uint32_t replicas = 1) {
+    const Time until = now() + seconds(20);
+    while (now() < until)
+      if (status().replicas.size() >= replicas) return true;
+    return false;
+  }
+
+  std::map<std::string, Answer> answers;
+
+ private:
+  void take(api::ServerEvent event) {
+    if (auto* a = std::get_if<api::Accepted>(&event)) {
+      ++answers[a->request_id].accepted;
+      answers[a->request_id].acceptance = *a;
+    } else if (auto* c = std::get_if<api::TokenChunk>(&event)) {
+      Answer& answer = answers[c->request_id];
+      EXPECT_TRUE(answer.finished.empty()) << "a chunk behind the end";
+      if (answer.tokens.size() <= c->sample) {
+        answer.tokens.resize(c->sample + 1);
+        answer.text.resize(c->sample + 1);
+      }
+      EXPECT_EQ(c->first_index, answer.tokens[c->sample].size()) << c->request_id;
+      EXPECT_EQ(c->text_offset, answer.text[c->sample].size()) << c->request_id;
+      answer.tokens[c->sample].insert(answer.tokens[c->sample].end(), c->token_ids.begin(), c->token_ids.end());
+      answer.text[c->sample] += c->text;
+    } else if (auto* f = std::get_if<api::Finished>(&event)) {
+      answers[f->request_id].finished.push_back(*f);
+    } else if (auto* r = std::get_if<api::Rejected>(&event)) {
+      answers[r->request_id].rejected.push_back(*r);
+    }
+  }
+  std::unique_ptr<comm::Client> client_;
+};
+
+}  // namespace tailor::coordinator
