@@ -94,6 +94,8 @@ class LoadBars {
   std::string last_;
 };
 
+bool has_nvidia_gpu() { return access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0; }
+
 Result<void> settle(Options& options) {
   ClusterOptions& cluster = options.cluster;
   if (cluster.replicas < 1 || cluster.tp < 1) {
@@ -106,6 +108,7 @@ Result<void> settle(Options& options) {
   if (!cluster.oversubscribe) {
     TAILOR_TRY(check_fits_cores(cluster.replicas, cluster.tp, cluster.threads, cores));
   }
+  if (cluster.device == "auto") cluster.device = TAILOR_WITH_CUDA && has_nvidia_gpu() ? "cuda" : "cpu";
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
@@ -121,14 +124,22 @@ int print_lines(const Options& options, const RunDir& run) {
   ClusterOptions cluster = options.cluster;
   Result<std::string> control = with_free_port(cluster.control_endpoint);
   if (!control) return print_error(control.error());
-  std::printf("mkdir -p %s %s\n", run.mpi.c_str(), run.shared.c_str());
+  const auto make_folders = [&](const std::string& domain) {
+    const std::vector<std::string> folders = scratch_folders(run, domain);
+    std::printf("mkdir -p %s %s\n", folders[0].c_str(), folders[1].c_str());
+  };
   if (options.single) {
+    make_folders("cluster");
     std::printf("%s\n", to_shell(single_line(cluster, run, *control)).c_str());
     return 0;
   }
-  std::printf("# coordinator\n%s\n", to_shell(coordinator_line(cluster, run, *control)).c_str());
+  std::printf("# coordinator\n");
+  make_folders("coordinator");
+  std::printf("%s\n", to_shell(coordinator_line(cluster, run, *control)).c_str());
   for (int i = 0; i < cluster.replicas; ++i) {
-    std::printf("# replica %d\n%s\n", i, to_shell(replica_line(cluster, run, i, *control)).c_str());
+    std::printf("# replica %d\n", i);
+    make_folders("replica-" + std::to_string(i));
+    std::printf("%s\n", to_shell(replica_line(cluster, run, i, *control)).c_str());
   }
   return 0;
 }
@@ -175,7 +186,7 @@ std::vector<ChildSpec> children_of(const Options& options, const RunDir& run, Ad
       ClusterOptions bound = cluster;
       bound.endpoint = addresses.endpoint();
       return single_line(bound, run, *control);
-    }});
+    }, scratch_folders(run, "cluster")});
     return children;
   }
   children.push_back({"coordinator", run.logs + "/coordinator.log", [&]() -> std::optional<CommandLine> {
@@ -183,14 +194,15 @@ std::vector<ChildSpec> children_of(const Options& options, const RunDir& run, Ad
     ClusterOptions bound = cluster;
     bound.endpoint = addresses.endpoint();
     return coordinator_line(bound, run, addresses.control());
-  }});
+  }, scratch_folders(run, "coordinator")});
   for (int i = 0; i < cluster.replicas; ++i) {
     const std::string number = std::to_string(i);
     children.push_back({"replica " + number, run.logs + "/replica-" + number + ".log",
                         [&, i]() -> std::optional<CommandLine> {
                           if (!addresses.refresh()) return std::nullopt;
                           return replica_line(cluster, run, i, addresses.control());
-                        }});
+                        },
+                        scratch_folders(run, "replica-" + number)});
   }
   return children;
 }
@@ -270,9 +282,10 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--endpoint", cluster.endpoint, "Where clients connect");
   app.add_option("--control-endpoint", cluster.control_endpoint, "Where the replicas connect; port * = any free one");
   app.add_option("--engine", cluster.engine, "Who does the math")->check(CLI::IsMember({"torch"}));
+  cluster.device = "auto";
   app.add_option("--device", cluster.device, "auto = the GPUs where there are some")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option("--dtype", cluster.dtype, "Type of weights and KV, e.g. f32 or bf16; default by device");
+  app.add_option("--dtype", cluster.dtype, "Type of weights and KV: auto, f32 or bf16");
   app.add_option("--slots", cluster.slots, "Sequences a replica runs at once");
   app.add_option("--kv-memory", cluster.kv_memory, "Memory for KV blocks per rank, e.g. 2GiB");
   app.add_option("--max-context", cluster.max_context, "Longest prompt and answer together, in tokens");

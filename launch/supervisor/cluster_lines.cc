@@ -23,15 +23,16 @@ void add_if(Words& words, const char* name, const std::optional<int>& value) {
   if (value) add(words, {name, std::to_string(*value)});
 }
 
-CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run) {
+CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run, const std::string& domain) {
   CommandLine line;
+  const std::vector<std::string> folders = scratch_folders(run, domain);
   if (geteuid() == 0) {
     line.env = {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
   }
   // Without --bind-to none every job's first rank would sit on core 0. Slots are hardware threads, as in our own
   // count of usable cores. Session files and shared memory stay in folders that are swept.
   add(line.argv, {options.mpirun, "--bind-to", "none", "--use-hwthread-cpus", "--mca",
-                  "orte_tmpdir_base", run.mpi, "--mca", "btl_vader_backing_directory", run.shared});
+                  "orte_tmpdir_base", folders[0], "--mca", "btl_vader_backing_directory", folders[1]});
   if (options.oversubscribe) {
     add(line.argv, {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});
   }
@@ -56,7 +57,8 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
               std::to_string(options.tp), options.program_folder + "/tailor-worker"});
   add(words, {"--model", options.model, "--control-endpoint", control, "--replica",
               std::to_string(replica), "--tp", std::to_string(options.tp), "--engine", options.engine,
-              "--device", options.device, "--threads", threads, "--run-dir", run.path, "--log-level",
+              "--device", options.device, "--threads", threads, "--ranks-on-host",
+              std::to_string(options.replicas * options.tp), "--run-dir", run.path, "--log-level",
               options.log_level});
   add_if(words, "--dtype", options.dtype);
   add_if(words, "--slots", options.slots);
@@ -119,20 +121,20 @@ std::string tcp_endpoint(const std::string& host, const std::string& port) {
 }  // namespace
 
 CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run, const std::string& control) {
-  CommandLine line = mpirun_line(options, run);
+  CommandLine line = mpirun_line(options, run, "coordinator");
   add_coordinator(line.argv, options, run, control);
   return line;
 }
 
 CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int replica,
                          const std::string& control) {
-  CommandLine line = mpirun_line(options, run);
+  CommandLine line = mpirun_line(options, run, "replica-" + std::to_string(replica));
   add_replica(line.argv, options, run, replica, control);
   return line;
 }
 
 CommandLine single_line(const ClusterOptions& options, const RunDir& run, const std::string& control) {
-  CommandLine line = mpirun_line(options, run);
+  CommandLine line = mpirun_line(options, run, "cluster");
   // The coordinator is one more rank than the cores were counted for; it sleeps.
   if (!options.oversubscribe) line.argv.push_back("--oversubscribe");
   add_coordinator(line.argv, options, run, control);
@@ -141,6 +143,10 @@ CommandLine single_line(const ClusterOptions& options, const RunDir& run, const 
     add_replica(line.argv, options, run, replica, control);
   }
   return line;
+}
+
+std::vector<std::string> scratch_folders(const RunDir& run, const std::string& domain) {
+  return {run.mpi + "/" + domain, run.shared + "/" + domain};
 }
 
 std::string shape_text(const ClusterOptions& options) {

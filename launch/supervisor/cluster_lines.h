@@ -20,7 +20,7 @@ struct ClusterOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
   std::string control_endpoint = "tcp://127.0.0.1:*";
   std::string engine = "torch";
-  std::string device = "auto";
+  std::string device = "cpu";  ///< cpu or cuda: "auto" is settled before
   bool dummy_weights = false;
   bool oversubscribe = false;
   std::string log_level = "info";
@@ -42,6 +42,9 @@ CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int r
                          const std::string& control);
 /// Everything in one MPMD launch (roles by MPI_APPNUM): one failure domain. `control` needs a concrete port.
 CommandLine single_line(const ClusterOptions& options, const RunDir& run, const std::string& control);
+
+/// The folders that belong to one mpirun: "coordinator", "replica-0", ..., "cluster" (single).
+std::vector<std::string> scratch_folders(const RunDir& run, const std::string& domain);
 
 /// "1 replica x tp 2 x 1 thread"
 std::string shape_text(const ClusterOptions& options);

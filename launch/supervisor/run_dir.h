@@ -13,8 +13,8 @@ namespace tailor::launch {
 struct RunDir {
   std::string path;
   std::string logs;
-  std::string mpi;     ///< Open MPI's session files
-  std::string shared;  ///< backing files of shared memory; on /dev/shm where that works
+  std::string mpi;     ///< Open MPI's session files, a folder per mpirun
+  std::string shared;  ///< backing files of shared memory, a folder per mpirun; on /dev/shm where that works
   int lock = -1;       ///< held while the cluster lives: tells a later start that this folder is in use
 
   std::string coordinator_json() const { return path + "/coordinator.json"; }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,9 +31,12 @@ std::string describe_exit(int status) {
   return "exited with code " + std::to_string(WEXITSTATUS(status));
 }
 
-/// mpirun reports a rank killed by signal S as code 128 + S.
-bool failed_by_itself(int status) {
-  return WIFEXITED(status) && WEXITSTATUS(status) != 0 && WEXITSTATUS(status) < 128;
+/// An empty folder, for our eyes only.
+void make_empty(const std::string& folder) {
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
+  std::filesystem::create_directories(folder, ignored);
+  std::filesystem::permissions(folder, std::filesystem::perms::owner_all, ignored);
 }
 
 std::string in_seconds(Duration duration) {
@@ -161,14 +165,17 @@ class Supervisor {
 
   int run() {
     if (!start_warden()) return 1;
+    prctl(PR_SET_CHILD_SUBREAPER, 1);  // ranks whose mpirun was killed come to us, not to init
     wait_for_signals();
     wait_for_child_exits();
     wait_for_tick();
     for (auto& child : children_) start(*child);
     probe_soon();
     io_.run();
-    if (stopping_.has_value()) end_marked(options_.mark, 0);
+    end_marked(options_.mark, 0);
     for (auto& child : children_) child->output.drain();
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {
+    }
     warden_.reset();  // sweeps
     return exit_code_;
   }
@@ -190,6 +197,7 @@ class Supervisor {
     Duration backoff;
     pid_t pid = 0;  // 0 = not running
     int starts = 0;
+    int start_failures = 0;
     std::chrono::steady_clock::time_point started;
   };
 
@@ -216,6 +224,7 @@ class Supervisor {
       after(child.timer, milliseconds(50), [this, &child] { start(child); });
       return;
     }
+    for (const std::string& folder : child.spec.scratch) make_empty(folder);
     command->env.emplace_back(kMarkVariable, child.mark);
     Result<Spawned> spawned = spawn(*command);
     if (!spawned) {
@@ -237,7 +246,7 @@ class Supervisor {
       stop_if_all_ended();
       return;
     }
-    if (!ever_ready_ && failed_by_itself(status)) {
+    if (!ever_ready_ && (is_permanent(status) || ++child.start_failures >= options_.max_start_failures)) {
       give_up(failure_text(child, status));
       return;
     }
@@ -252,6 +261,14 @@ class Supervisor {
       ready_ = false;
       probe_soon();
     }
+  }
+
+  /// mpirun reports a rank killed by signal S as code 128 + S.
+  bool is_permanent(int status) const {
+    if (!WIFEXITED(status)) return false;
+    const int code = WEXITSTATUS(status);
+    const auto& passing = options_.passing_codes;
+    return code != 0 && code < 128 && std::find(passing.begin(), passing.end(), code) == passing.end();
   }
 
   static std::string failure_text(const Child& child, int status) {
@@ -344,24 +361,28 @@ class Supervisor {
 
   void collect_exits() {
     int status = 0;
-    for (auto& child : children_) {
-      if (child->pid != 0 && waitpid(child->pid, &status, WNOHANG) == child->pid) {
-        ended(*child, status);
-      }
-    }
-    if (probe_pid_ != 0 && waitpid(probe_pid_, &status, WNOHANG) == probe_pid_) {
-      probe_pid_ = 0;
-      if (stopping_) {
-        stop_if_all_ended();
-      } else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-        now_ready();
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+      if (pid == probe_pid_) {
+        probe_ended(status);
+      } else if (warden_ && pid == warden_->pid()) {
+        warden_->forget();
+        if (!finished_) start_warden();
       } else {
-        probe_soon();
+        for (auto& child : children_) {
+          if (child->pid == pid) ended(*child, status);
+        }
       }
     }
-    if (warden_ && warden_->pid() != 0 && waitpid(warden_->pid(), &status, WNOHANG) == warden_->pid()) {
-      warden_->forget();
-      if (!finished_) start_warden();
+  }
+
+  void probe_ended(int status) {
+    probe_pid_ = 0;
+    if (stopping_) {
+      stop_if_all_ended();
+    } else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+      now_ready();
+    } else {
+      probe_soon();
     }
   }
 

@@ -4,8 +4,8 @@
 //
 //   child ends ──► its leftovers are killed ──► wait (0.5 s, doubling to 30 s; 0.5 s again after 60 s of health) ──► start
 //
-// While the cluster has never been ready, a child that exits with an error of its own (a code below 128: a wrong
-// option, a missing file) ends the whole run with that error; one killed by a signal is restarted as ever.
+// While the cluster has never been ready, a child that exits with an error that starting again cannot mend (a wrong
+// option, a missing file) ends the whole run with that error, and so does the fifth failure of any kind.
 #pragma once
 
 #include <functional>
@@ -25,6 +25,7 @@ struct ChildSpec {
   std::string log_file;  ///< appended to; at 64 MiB it moves to NAME.1
   /// The line to start now, asked again at each start; nothing = cannot start yet, ask again soon.
   std::function<std::optional<CommandLine>()> command;
+  std::vector<std::string> scratch;  ///< folders of this child alone, made empty before each start
 };
 
 struct SupervisorOptions {
@@ -39,6 +40,8 @@ struct SupervisorOptions {
   Duration backoff_max = seconds(30);
   Duration healthy_after = seconds(60);
   Duration stop_grace = seconds(3);  ///< from SIGTERM to SIGKILL
+  std::vector<int> passing_codes = {69, 70, 71, 75};  ///< exit codes that starting again may mend (sysexits.h)
+  int max_start_failures = 5;                         ///< of one child, before the cluster was ever ready
 
   std::function<void(const std::string& line)> say;  ///< a line for the user
   std::function<void()> on_ready;                    ///< the first time
@@ -47,7 +50,8 @@ struct SupervisorOptions {
 
 /// Runs until a signal asks to stop (returns 0) or the start fails (returns 1, after saying why). When it returns,
 /// no child, no descendant of one and no swept file is left; that takes at most stop_grace + 2 s.
-/// Needs a process with one thread; leaves the signal handlers of SIGINT, SIGTERM, SIGHUP and SIGCHLD as it found them.
+/// Needs a process with one thread and no other children: it adopts and collects orphaned descendants. Leaves the
+/// handlers of SIGINT, SIGTERM, SIGHUP and SIGCHLD as it found them.
 int supervise(const SupervisorOptions& options);
 
 /// Whether a log line deserves the terminal: level warning, error or critical in the format of base/log.h.

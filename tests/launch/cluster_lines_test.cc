@@ -32,18 +32,19 @@ std::string joined(const CommandLine& line) {
 }
 
 TEST(ClusterLines, OneMpirunPerFailureDomain) {
-  const std::string common =
-      "mpirun --bind-to none --use-hwthread-cpus --mca orte_tmpdir_base /run/t/mpi --mca "
-      "btl_vader_backing_directory /dev/shm/t ";
+  const auto common = [](const std::string& domain) {
+    return "mpirun --bind-to none --use-hwthread-cpus --mca orte_tmpdir_base /run/t/mpi/" + domain +
+           " --mca btl_vader_backing_directory /dev/shm/t/" + domain + " ";
+  };
   EXPECT_EQ(joined(coordinator_line(test_cluster(), test_run(), "tcp://127.0.0.1:*")),
-            common +
+            common("coordinator") +
                 "-n 1 /bin/t/tailor-coordinator --model default --endpoint tcp://127.0.0.1:5555 "
                 "--control-endpoint tcp://127.0.0.1:* --replicas 2 --policy fcfs --run-dir /run/t --log-level info ");
   EXPECT_EQ(joined(replica_line(test_cluster(), test_run(), 1, "tcp://127.0.0.1:9")),
-            common +
+            common("replica-1") +
                 "-x OMP_NUM_THREADS=3 -x MKL_NUM_THREADS=3 -n 2 /bin/t/tailor-worker --model default "
-                "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine torch --device auto --threads 3 "
-                "--run-dir /run/t --log-level info ");
+                "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine torch --device cpu --threads 3 "
+                "--ranks-on-host 4 --run-dir /run/t --log-level info ");
 }
 
 TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {

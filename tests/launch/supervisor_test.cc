@@ -157,13 +157,17 @@ TEST_F(SupervisorTest, KillNineOfTheSupervisorLeavesNothing) {
 }
 
 TEST_F(SupervisorTest, WhatAKilledChildLeavesBehindIsKilled) {
-  add_child("echo $$ >> $DIR/pids; setsid sleep 1000 & echo $! >> $DIR/ranks; wait");
+  add_child("echo $$ >> $DIR/pids; setsid sleep 1000 & echo $! >> $DIR/ranks; ls $DIR/private/0 >> $DIR/found; "
+            "echo x > $DIR/private/0/file; wait");
+  options_.children[0].scratch = {folder_ + "/private/0"};
   start();
   ASSERT_TRUE(eventually([&] { return ready() && lines_of("ranks") == 1; }));
   const pid_t orphan = std::stoi(text_of("ranks"));
   kill(std::stoi(text_of("pids")), SIGKILL);
   ASSERT_TRUE(eventually([&] { return lines_of("ranks") == 2; }));
   EXPECT_TRUE(eventually([&] { return kill(orphan, 0) != 0; }, seconds(2)));
+  EXPECT_TRUE(eventually([&] { return fs::exists(folder_ + "/private/0/file"); }));
+  EXPECT_EQ(text_of("found"), "") << "the second start found what the first one left";
 }
 
 TEST_F(SupervisorTest, AnErrorBeforeEverBeingReadyEndsTheRunWithItsReason) {
@@ -178,6 +182,16 @@ TEST_F(SupervisorTest, AnErrorBeforeEverBeingReadyEndsTheRunWithItsReason) {
   EXPECT_EQ(said.find("chatter"), std::string::npos);
   EXPECT_EQ(alive(), 0);
   EXPECT_FALSE(fs::exists(folder_ + "/private"));
+}
+
+TEST_F(SupervisorTest, AFailureThatMayPassIsTriedAgainBeforeReadyButNotForEver) {
+  options_.probe = []() -> std::optional<CommandLine> { return CommandLine{{"/bin/false"}, {}}; };
+  options_.backoff_first = milliseconds(5);
+  options_.max_start_failures = 3;
+  add_child("echo x >> $DIR/starts; exit 69");
+  start();
+  EXPECT_EQ(wait_for_end(seconds(10)), 1);
+  EXPECT_EQ(lines_of("starts"), 3u);
 }
 
 TEST_F(SupervisorTest, AMissingProgramEndsTheRunWithItsName) {
