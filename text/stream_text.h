@@ -1,9 +1,14 @@
-// StreamText: one sequence's text as it grows. Feeds token ids in, gives whole UTF-8 characters out, and finds stop
-// strings across token borders. A pure function of (options, ids): after a migration or a restart, feeding the same
-// ids again gives the same pieces.
+// StreamText: one sequence's text as it grows. Feeds token ids in, gives whole UTF-8 characters
+// out, and finds stop strings across token borders. A pure function of (options, ids): after a
+// migration or a restart, feeding the same ids again gives the same pieces.
 //
-// Text that could be the beginning of a stop string is held back until it is decided; an unfinished UTF-8 character
-// is held back until it is whole (or shown as U+FFFD when it can no longer become whole).
+// Text that could be the beginning of a stop string is held back until it is decided; an unfinished
+// UTF-8 character is held back until it is whole (or shown as U+FFFD when it can no longer become
+// whole). Without a stop, the pieces joined are Tokenizer::decode of all ids; every piece is UTF-8.
+//
+// Of several stop strings the one that is complete first ends the text, whichever way it was cut
+// into tokens; of two that end together, the longer one. Owner: one thread at a time. Cost: new
+// characters x bytes of the stop strings.
 #pragma once
 
 #include <cstdint>
@@ -17,10 +22,11 @@
 namespace tailor::text {
 
 struct StreamTextOptions {
-  std::vector<std::string> stop;
+  std::vector<std::string> stop;  ///< empty ones and ones that are not UTF-8 are ignored
   bool include_stop_in_output = false;
   bool skip_special_tokens = true;
-  int32_t min_tokens = 0;  ///< stop strings that end inside the first min_tokens tokens do not count
+  int32_t min_tokens =
+      0;  ///< stop strings that end inside the first min_tokens tokens do not count
 };
 
 class StreamText {
@@ -30,7 +36,7 @@ class StreamText {
   struct Piece {
     uint64_t offset = 0;  ///< bytes of text given out before this piece
     std::string text;
-    bool stopped = false;      ///< a stop string was completed by this token; nothing may follow
+    bool stopped = false;  ///< a stop string was completed by this token; nothing may follow
     std::string stop_match;
   };
   /// Feeds one token. After `stopped` it must not be called again.
@@ -41,12 +47,12 @@ class StreamText {
   uint64_t text_bytes() const { return emitted_; }
 
  private:
-  std::string take_ready(bool at_end);
+  Piece give(size_t size);
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   StreamTextOptions options_;
-  std::string bytes_;        // decoded, not yet whole characters
-  std::string pending_;      // whole characters, held back for stop strings
+  std::string bytes_;    // decoded, not yet whole characters
+  std::string pending_;  // whole characters, held back for stop strings
   uint64_t emitted_ = 0;
   int32_t tokens_ = 0;
   bool at_start_ = true;
