@@ -1,0 +1,313 @@
+// tailor-worker: one tensor-parallel rank of one replica. Started by mpirun (one per failure domain), watched by
+// `tailor serve`. Rank 0 leads: it talks to the coordinator, plans and samples; the others replay its plans.
+// Exit codes: worker/exit_codes.h.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <string>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "comm/collective_mpi.h"
+#include "comm/mpi_environment.h"
+#include "comm/worker_io.h"
+#include "launch/device_collective.h"
+#include "launch/model_text.h"
+#include "parallel/engine_torch.h"
+#include "parallel/weights/default_model.h"
+#include "parallel/weights/weight_files.h"
+#include "worker/follower_loop.h"
+#include "worker/leader_loop.h"
+#include "worker/token_budget.h"
+
+namespace tailor::launch {
+namespace {
+
+using namespace worker;  // exit codes and loops
+
+struct Options {
+  std::string model = "default", control_endpoint, engine = "torch", device = "cpu", dtype = "auto", run_dir,
+              log_level = "info";
+  int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0, ranks_on_host = 0;
+  uint64_t kv_memory = 0, dummy_seed = 1;
+  int64_t stuck_after_ms = 30000;
+  bool dummy_weights = false;
+};
+
+constexpr Duration kStepTarget = milliseconds(150);
+
+void add_options(CLI::App& app, Options& o) {
+  app.add_option("--model", o.model, "A Hugging Face folder, a .gguf file, or \"default\"");
+  app.add_option("--control-endpoint", o.control_endpoint, "Where the coordinator listens for workers")->required();
+  app.add_option("--replica", o.replica, "Number of this replica")->check(CLI::Range(0, 65535));
+  app.add_option("--tp", o.tp, "Tensor-parallel ranks of this replica")->check(CLI::Range(1, 1024));
+  app.add_option("--engine", o.engine, "Which engine computes")->check(CLI::IsMember({"torch"}));
+  app.add_option("--device", o.device, "cpu, cuda, or cuda:N")->check([](const std::string& device) {
+    return device == "cpu" || device == "cuda" ||
+                   (device.rfind("cuda:", 0) == 0 && device.size() > 5 && device.size() < 9 &&
+                    device.find_first_not_of("0123456789", 5) == std::string::npos)
+               ? std::string()
+               : "a device is cpu, cuda or cuda:N, found " + device;
+  });
+  app.add_option("--dtype", o.dtype, "Type of weights and KV")->check(CLI::IsMember({"auto", "f32", "bf16"}));
+  app.add_option("--threads", o.threads, "Math threads of a rank")->check(CLI::Range(1, 1024));
+  app.add_option("--slots", o.slots, "Sequences that run at once")->check(CLI::Range(1, 1024));
+  app.add_option("--kv-memory", o.kv_memory, "KV pool of a rank, e.g. 512MiB; 0 = from free memory")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option("--max-context", o.max_context, "Tokens of prompt and answer; 0 = the model's")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--prefill-budget", o.prefill_budget, "Rows of a step; 0 = measured at start")
+      ->check(CLI::Range(0, kMaxTokenBudget));
+  app.add_flag("--dummy-weights", o.dummy_weights, "Random weights of the model's config");
+  app.add_option("--dummy-seed", o.dummy_seed, "Their seed");
+  app.add_option("--ranks-on-host", o.ranks_on_host, "Worker processes that share this host's memory; 0 = --tp")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--stuck-after-ms", o.stuck_after_ms, "No progress inside a step for that long: leave")
+      ->check(CLI::Range(int64_t{100}, int64_t{3600000}));
+  app.add_option("--run-dir", o.run_dir, "Where load progress is shown (a file a replica)");
+  app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
+}
+
+/// DIR/replica-I.progress: a number 0..1 for the supervisor's bar, replaced atomically. Rank 0 only.
+class LoadProgress {
+ public:
+  LoadProgress(const Options& o, bool leader)
+      : path_(o.run_dir.empty() || !leader ? "" : o.run_dir + "/replica-" + std::to_string(o.replica) + ".progress") {}
+
+  void show(double part) {
+    if (path_.empty() || (part < last_ + 0.01 && part < 1)) return;
+    last_ = part;
+    const std::string next = path_ + ".next";
+    std::ofstream(next) << part << "\n";
+    std::rename(next.c_str(), path_.c_str());
+  }
+
+ private:
+  const std::string path_;
+  double last_ = -1;
+};
+
+/// A failure before serving begins, and how to leave.
+struct Stop {
+  int code;
+  Error error;
+};
+template <class T>
+using Step = tl::expected<T, Stop>;
+
+template <class T>
+Step<T> or_stop(Result<T> result, int code) {
+  if (!result) return tl::unexpected(Stop{code, std::move(result.error())});
+  if constexpr (std::is_void_v<T>) return {};
+  else return std::move(*result);
+}
+
+#define STEP_TRY(decl, expr, code)                                     \
+  auto TAILOR_CONCAT(step_, __LINE__) = or_stop((expr), (code));       \
+  if (!TAILOR_CONCAT(step_, __LINE__)) return tl::unexpected(std::move(TAILOR_CONCAT(step_, __LINE__).error())); \
+  decl = std::move(*TAILOR_CONCAT(step_, __LINE__))
+
+int local_rank(int fallback) {
+  const char* text = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+  return text == nullptr ? fallback : std::atoi(text);
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+/// Rank 0's `value`, up to 255 bytes, on every rank.
+Result<std::string> from_leader(comm::Collective& control, const std::string& value) {
+  std::array<char, 256> text{};
+  std::strncpy(text.data(), value.c_str(), text.size() - 1);
+  TAILOR_TRY(control.broadcast(std::as_writable_bytes(std::span(text)), 0));
+  return std::string(text.data());
+}
+
+Result<int32_t> minimum(comm::Collective& control, int32_t mine) {
+  std::vector<int32_t> all(control.size());
+  TAILOR_TRY(control.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all))));
+  return *std::min_element(all.begin(), all.end());
+}
+
+Result<std::unique_ptr<weights::WeightFiles>> open_files(const Options& o) {
+  TAILOR_ASSIGN(std::string path, weights::resolve_model(o.model));
+  return o.dummy_weights ? weights::WeightFiles::dummy(path, o.dummy_seed) : weights::WeightFiles::open(path);
+}
+
+/// The leader binds its doorbell on loopback where all ranks share its host, and tells the others where.
+Result<std::unique_ptr<comm::WorkerIo>> start_io(const Options& o, comm::Collective& control,
+                                                 const comm::Progress& progress) {
+  comm::WorkerIoOptions io;
+  io.control_endpoint = o.control_endpoint;
+  io.replica = ReplicaId{static_cast<uint32_t>(o.replica)};
+  io.rank = static_cast<uint32_t>(control.rank());
+  io.tp_size = static_cast<uint32_t>(control.size());
+  io.stuck_after = milliseconds(o.stuck_after_ms);
+  if (control.size() == 1) return comm::WorkerIo::start(io, progress);
+
+  TAILOR_ASSIGN(const std::string leader_host, from_leader(control, host_name()));
+  TAILOR_ASSIGN(const int32_t one_host, minimum(control, leader_host == host_name()));
+  std::unique_ptr<comm::WorkerIo> started;
+  std::string endpoint;
+  if (control.rank() == 0) {
+    if (!one_host) io.doorbell_bind = "tcp://*:*";
+    TAILOR_ASSIGN(started, comm::WorkerIo::start(io, progress));
+    endpoint = started->doorbell_endpoint();
+    if (!one_host) endpoint = "tcp://" + leader_host + endpoint.substr(endpoint.rfind(':'));
+  }
+  TAILOR_ASSIGN(io.doorbell_endpoint, from_leader(control, endpoint));
+  if (control.rank() == 0) return started;
+  return comm::WorkerIo::start(io, progress);
+}
+
+struct Loaded {
+  std::unique_ptr<comm::Collective> device_collective;  ///< null: the control collective serves
+  std::unique_ptr<parallel::Engine> engine;
+  std::shared_ptr<const text::Tokenizer> tokenizer;     ///< leader only; null: token ids only
+  std::string fingerprint;
+  std::vector<TokenId> eos_tokens;
+  int32_t num_blocks = 0, max_context = 0, token_budget = 0;
+};
+
+Step<Loaded> load(const Options& o, comm::Collective& control, LoadProgress& shown, std::atomic<uint64_t>& progress) {
+  Loaded out;
+  const bool leader = control.rank() == 0;
+  STEP_TRY(auto files, open_files(o), kExitModel);
+  out.fingerprint = files->fingerprint();
+  out.eos_tokens = files->config().eos_tokens;
+  if (leader) {
+    auto text = load_model_text(*files);
+    if (text) {
+      out.tokenizer = text->tokenizer;
+    } else if (o.dummy_weights) {
+      LOG_WARN("serving token ids only: {}", text.error().message);
+    } else {
+      return tl::unexpected(Stop{kExitModel, text.error()});
+    }
+  }
+  const int local = local_rank(control.rank());
+  const std::string device = device_of_rank(o.device, o.replica * o.tp, local);
+  STEP_TRY(out.device_collective, make_device_collective(device, control), kExitDevice);
+  parallel::TpContext tp{control.rank(), control.size(),
+                         out.device_collective ? out.device_collective.get() : &control};
+  parallel::EngineOptions engine;
+  engine.device = device;
+  engine.dtype = o.dtype;
+  engine.threads = o.threads;
+  engine.kv_bytes = o.kv_memory;
+  engine.max_context = o.max_context;
+  engine.max_rows = kMaxTokenBudget + o.slots + kv::kBlockTokens;
+  engine.ranks_on_host = o.ranks_on_host;
+  engine.on_load_progress = [&shown](double part) { shown.show(0.95 * part); };
+  STEP_TRY(out.engine, parallel::make_torch_engine(*files, tp, engine), kExitModel);
+  parallel::log_ready(out.engine->info());
+
+  STEP_TRY(out.num_blocks, minimum(control, out.engine->info().num_blocks), kExitUnavailable);
+  const int64_t room = int64_t{out.num_blocks} * kv::kBlockTokens;
+  out.max_context = static_cast<int32_t>(std::min<int64_t>(out.engine->info().max_context, room));
+  out.token_budget = o.prefill_budget;
+  if (o.prefill_budget == 0) {
+    STEP_TRY(out.token_budget,
+             measure_token_budget(*out.engine, leader, out.num_blocks, kv::kBlockTokens, kStepTarget, progress),
+             kExitDevice);
+  }
+  return out;
+}
+
+LeaderOptions leader_options(const Options& o, const Loaded& loaded) {
+  LeaderOptions options;
+  const parallel::EngineInfo& info = loaded.engine->info();
+  options.hello.configured_replica = ReplicaId{static_cast<uint32_t>(o.replica)};
+  options.hello.info = {.model_fingerprint = loaded.fingerprint,
+                        .arithmetic_version = info.arithmetic_version,
+                        .engine = info.name,
+                        .tp_size = static_cast<uint32_t>(o.tp),
+                        .slots = static_cast<uint32_t>(o.slots),
+                        .block_tokens = kv::kBlockTokens,
+                        .num_blocks = static_cast<uint32_t>(loaded.num_blocks),
+                        .max_context = static_cast<uint32_t>(loaded.max_context),
+                        .vocab_size = static_cast<uint32_t>(info.vocab_size),
+                        .host = host_name(),
+                        .pid = getpid()};
+  options.planner = {.num_blocks = loaded.num_blocks, .slots = o.slots, .token_budget = loaded.token_budget};
+  options.limits = {.eos_tokens = loaded.eos_tokens, .max_context = loaded.max_context};
+  return options;
+}
+
+Step<LoopExit> serve(const Options& o, comm::Collective& control) {
+  const bool leader = control.rank() == 0;
+  LoadProgress shown(o, leader);
+  shown.show(0);
+  comm::Progress progress;
+  const Time start = now();
+  auto loaded = load(o, control, shown, progress.counter);
+  if (!loaded) return tl::unexpected(std::move(loaded.error()));
+  STEP_TRY(auto io, start_io(o, control, progress), kExitUnavailable);
+  shown.show(1);
+  if (!leader) return run_follower({*loaded->engine, control, *io, progress});
+  LOG_INFO("ready in {:.1f} s: {} blocks of {} tokens, context {}, {} slots, {} rows a step",
+           to_seconds(now() - start), loaded->num_blocks, kv::kBlockTokens, loaded->max_context, o.slots,
+           loaded->token_budget);
+  comm::Collective* followers = control.size() > 1 ? &control : nullptr;
+  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer}, leader_options(o, *loaded));
+  return loop.run();
+}
+
+int run(int argc, char** argv) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun gone = we are gone
+  Options o;
+  CLI::App app("One tensor-parallel rank of a Tailor replica; started by mpirun, see `tailor serve --print`.");
+  add_options(app, o);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+
+  auto environment = comm::MpiEnvironment::start(&argc, &argv);
+  if (!environment) return std::fprintf(stderr, "tailor-worker: %s\n", to_string(environment.error()).c_str()), kExitUnavailable;
+  comm::MpiEnvironment& mpi = **environment;
+  auto communicator = mpi.replica_communicator(o.tp);
+  if (!communicator) {
+    std::fprintf(stderr, "tailor-worker: %s\n", to_string(communicator.error()).c_str());
+    std::fflush(stderr);
+    _exit(kExitUsage);
+  }
+  // A rank that hangs leaves by its own watchdog; this bound is behind it, and also covers loading.
+  auto control = comm::make_mpi_collective(*communicator, {.deadline = milliseconds(o.stuck_after_ms) + seconds(120)});
+  init_logging("replica " + std::to_string(o.replica) + " rank " + std::to_string(control->rank()), o.log_level);
+
+  Step<LoopExit> end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, "no reason given"}});
+  try {
+    end = serve(o, *control);
+  } catch (const std::exception& error) {
+    end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, error.what()}});
+  }
+  if (!end) LOG_ERROR("{}", to_string(end.error().error));
+  const int code = end ? end->code : end.error().code;
+  if (!end || !end->together) {  // the peers may be gone or stuck: mpirun takes the group down
+    mpi.abandon();
+    spdlog::shutdown();
+    _exit(code);
+  }
+  LOG_INFO("leaving with code {}", code);
+  return code;
+}
+
+}  // namespace
+}  // namespace tailor::launch
+
+int main(int argc, char** argv) { return tailor::launch::run(argc, argv); }
