@@ -34,7 +34,15 @@ if(WITH_TORCH)
   target_compile_options(ext_torch INTERFACE -Wno-unused-parameter -Wno-sign-compare)
   target_link_libraries(ext_torch INTERFACE
     ${TAILOR_TORCH_DIR}/lib/libtorch_cpu.so ${TAILOR_TORCH_DIR}/lib/libc10.so)
-  file(GLOB nvidia_libs ${TAILOR_TORCH_DIR}/../nvidia/cu13/lib ${TAILOR_TORCH_DIR}/../nvidia/cuda_cupti/lib)
+  if(WITH_CUDA)  # registers its kernels when loaded: nothing names a symbol of it, so the linker must be told to keep it
+    if(NOT EXISTS "${TAILOR_TORCH_DIR}/lib/libtorch_cuda.so")
+      message(FATAL_ERROR "WITH_CUDA needs libtorch_cuda.so, which ${TAILOR_TORCH_DIR}/lib lacks: this torch was built for "
+                          "CPUs only. Run launch/setup --build cuda.")
+    endif()
+    target_link_libraries(ext_torch INTERFACE -Wl,--push-state,--no-as-needed
+      ${TAILOR_TORCH_DIR}/lib/libtorch_cuda.so ${TAILOR_TORCH_DIR}/lib/libc10_cuda.so -Wl,--pop-state)
+  endif()
+  file(GLOB nvidia_libs ${TAILOR_TORCH_DIR}/../nvidia/*/lib)
   foreach(dir ${TAILOR_TORCH_DIR}/lib ${nvidia_libs})
     target_link_options(ext_torch INTERFACE -Wl,-rpath,${dir} -Wl,-rpath-link,${dir})
   endforeach()
