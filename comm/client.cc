@@ -95,7 +95,8 @@ class ClientConnection final : public Client {
     std::vector<api::ServerEvent> events = std::exchange(kept_, {});
     const Time until = events.empty() ? now() + std::min<Duration>(timeout, std::chrono::hours(24)) : now();
     do {
-      TAILOR_TRY(receive_some(until, events));
+      // What has come is never lost to an error: that shows again at the next poll.
+      if (auto ok = receive_some(until, events); !ok && events.empty()) return fail(ok.error());
     } while (events.empty() && now() < until);
     return events;
   }

@@ -24,6 +24,7 @@ constexpr Duration kFlushLimit = seconds(1);
 constexpr int kFlushPollMs = 50;
 constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
 constexpr int kStuckExitCode = 70;
+constexpr Duration kOwnDelay = milliseconds(500);  // this thread woke so late: the machine, not main, was stuck
 
 struct RingBell {};
 using Outgoing = std::variant<WorkerReport, RingBell>;
@@ -232,7 +233,11 @@ class WorkerIoThread final : public WorkerIo {
   void beat(Time at) {
     const uint64_t count = progress_.counter.load(std::memory_order_relaxed);
     const bool busy = progress_.busy.load(std::memory_order_relaxed);
-    if (!busy || count != last_progress_) last_progress_at_ = at;
+    if (!busy || count != last_progress_) {
+      last_progress_at_ = at;
+    } else if (at - next_beat_ > kOwnDelay) {
+      last_progress_at_ += at - next_beat_;  // the whole process did not run, so main could not move either
+    }
     last_progress_ = count;
     if (at - last_progress_at_ >= options_.stuck_after) {
       LOG_ERROR("replica {} rank {}: the main thread has been stuck at progress {} for {:.1f} s; this rank leaves",
