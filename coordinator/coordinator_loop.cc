@@ -28,8 +28,8 @@ const char* meaning(ErrorCode code) {
 
 Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const CoordinatorOptions& options, comm::CoordinatorIo& io,
                                                                  PromptText text) {
-  if (!text.tokenizer || text.vocab_size <= 0 || options.max_context == 0)
-    return fail(ErrorCode::kInvalidArgument, "the coordinator needs a tokenizer, a vocabulary size and a context length");
+  if (text.vocab_size <= 0 || options.max_context == 0)
+    return fail(ErrorCode::kInvalidArgument, "the coordinator needs a vocabulary size and a context length");
   if (options.tokenizer_threads == 0)
     return fail(ErrorCode::kInvalidArgument, "the coordinator needs at least one tokenizer thread");
   std::unique_ptr<CoordinatorLoop> loop(new CoordinatorLoop(options, io, std::move(text)));
@@ -48,7 +48,8 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
       streams_(options.streams),
       sessions_(options.sessions, streams_),
       links_(options.heartbeat_timeout),
-      now_(started_) {}
+      now_(started_),
+      last_id_{options.first_request_id} {}
 
 // ---- turns ----------------------------------------------------------------------------------------------------
 

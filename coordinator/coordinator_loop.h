@@ -39,6 +39,9 @@ struct CoordinatorOptions {
   uint32_t max_context = 0;                 ///< of the model: prompt and answer together
   std::string model_name;
   std::string version;
+  /// Request ids begin above it. A worker may outlive a coordinator with reports still in its hands, so neither ids nor
+  /// epochs (core.epoch_base) of two coordinators may be the same; launch/ takes both from the wall clock.
+  uint64_t first_request_id = 0;
   uint64_t seed_entropy = 0;                ///< seeds of requests without one are drawn from it; from launch/
   std::string record_path;                  ///< write the event log there; empty = none
 };

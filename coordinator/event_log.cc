@@ -93,7 +93,7 @@ void fields(S& s, E& e) {
   using T = std::remove_const_t<E>;
   if constexpr (std::is_same_v<T, CoreOptions>) {
     s.field(e.policy.kind), s.field(e.queue_limit), s.field(e.ahead_requests), s.field(e.max_losses);
-    s.field(e.expected_replicas), s.field(e.retry_after_min), s.field(e.retry_after_max);
+    s.field(e.expected_replicas), s.field(e.epoch_base), s.field(e.retry_after_min), s.field(e.retry_after_max);
   } else if constexpr (std::is_same_v<T, Arrived>) {
     s.field(e.id), s.field(e.priority), s.field(e.samples), s.field(e.prompt_tokens), s.field(e.max_tokens);
     s.field(e.arrival), s.field(e.deadline);

@@ -16,6 +16,8 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
                                                      std::to_string(text.vocab_size - 1));
     return *ids;
   }
+  if (!text.tokenizer)
+    return fail(ErrorCode::kInvalidArgument, "this model has no tokenizer; send token ids instead of text");
   if (const auto* written = std::get_if<std::string>(&submit.prompt)) {
     if (written->empty()) return std::vector<TokenId>{};
     return text.tokenizer->encode(*written, submit.add_special_tokens);

@@ -92,6 +92,7 @@ void SchedulerCore::on(const ReplicaJoined& event) {
   if (event.replica.value >= replicas_.size()) replicas_.resize(event.replica.value + 1);
   Replica& replica = replicas_[event.replica.value];
   if (replica.joined) leave(event.replica.value, true);
+  if (!replica.known) replica.epoch.value = options_.epoch_base;
   replica.known = replica.joined = true;
   replica.draining = false;
   ++replica.epoch.value;

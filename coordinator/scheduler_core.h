@@ -48,6 +48,7 @@ struct CoreOptions {
   uint32_t ahead_requests = 2;       ///< per replica, dispatched beyond its slots
   uint32_t max_losses = 4;           ///< lost attempts before a request fails
   uint32_t expected_replicas = 1;    ///< once so many have joined, an n above all their slots is refused
+  uint32_t epoch_base = 0;           ///< epochs begin above it: no two coordinators' epochs are the same
   Duration retry_after_min = milliseconds(100);
   Duration retry_after_max = seconds(30);
 };

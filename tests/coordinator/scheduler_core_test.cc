@@ -167,6 +167,14 @@ TEST(SchedulerCore, HelloOfALivingReplicaLosesItsOldEpoch) {
   EXPECT_EQ(c.join(0, 1), Lines({"welcome replica=0 epoch=2", "dispatch replica=0 epoch=2 request=1 attempt=2"}));
 }
 
+TEST(SchedulerCore, EpochsBeginAboveTheBaseOfThisCoordinator) {
+  CoreOptions options;
+  options.epoch_base = 700;
+  Core c(options);
+  EXPECT_EQ(c.join(0, 1), Lines({"welcome replica=0 epoch=701"}));
+  EXPECT_EQ(c.join(0, 1), Lines({"welcome replica=0 epoch=702"}));
+}
+
 TEST(SchedulerCore, ARequestThatOutlivesTooManyReplicasFails) {
   CoreOptions options;
   options.max_losses = 2;
