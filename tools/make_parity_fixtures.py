@@ -3,7 +3,8 @@
 
     make_parity_fixtures.py default            the default model (dequantized GGUF): prompts.jsonl -> default.jsonl
     make_parity_fixtures.py small              small random-weight models and their fixtures
-    make_parity_fixtures.py --check N          makes N randomly chosen fixtures anew and compares (exit 1 on a difference)
+    make_parity_fixtures.py --check N          makes N randomly chosen fixtures anew and compares (exit 1 on a
+                                               difference, 77 where the reference is not installed)
 
 Needs torch, transformers, gguf, safetensors and numpy: development only, the product never runs this.
 
@@ -28,6 +29,7 @@ MODELS = ROOT / "tests/fixtures/models"
 MAX_TOKENS = 64
 SMALL_TOKENS = 32
 TIE_GAP = 0.01
+SKIPPED = 77  # exit status: the reference is not installed
 TOP_LOGITS = 50
 
 # Sizes chosen so that each feature shows: a head size apart from hidden / heads, three KV groups, wavelengths on both
@@ -230,8 +232,12 @@ def main():
     args = parser.parse_args()
     if not args.what and args.check is None:
         parser.error("say default, small or --check N")
-    import torch
-
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as missing:
+        print(f"skipped: {missing} (the reference needs torch, transformers, gguf: pip install them)")
+        sys.exit(SKIPPED)
     if args.threads:
         torch.set_num_threads(args.threads)
     if "default" in args.what or args.check:

@@ -13,9 +13,11 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kSupported =
-    "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2 and models of that layout) or MistralForCausalLM without sliding window";
+    "LlamaForCausalLM (Llama 2, 3, 3.1, 3.2 and models of that layout) or MistralForCausalLM "
+    "without sliding window";
 
-// Reads typed fields of one JSON object; the first wrong one is kept in `error`. Absent and null mean the default.
+// Reads typed fields of one JSON object; the first wrong one is kept in `error`. Absent and null
+// mean the default.
 struct Fields {
   const json& object;
   const std::string& path;
@@ -80,17 +82,20 @@ struct Fields {
 };
 
 Result<void> check_architecture(Fields& fields) {
-  const auto refuse = [&](const std::string& what, const std::string& expected, const std::string& found) {
-    return fail(ErrorCode::kInvalidArgument, fields.path + ": unsupported " + what + ": expected " + expected +
-                                                 ", found " + printable(found));
+  const auto refuse = [&](const std::string& what, const std::string& expected,
+                          const std::string& found) {
+    return fail(ErrorCode::kInvalidArgument, fields.path + ": unsupported " + what + ": expected " +
+                                                 expected + ", found " + printable(found));
   };
   std::string architecture;
-  if (const json* list = fields.find("architectures"); list && list->is_array() && !list->empty() &&
-                                                      list->front().is_string()) {
+  if (const json* list = fields.find("architectures");
+      list && list->is_array() && !list->empty() && list->front().is_string()) {
     architecture = list->front().get<std::string>();
   } else {
     const std::string type = fields.text("model_type", "");
-    architecture = type == "llama" ? "LlamaForCausalLM" : type == "mistral" ? "MistralForCausalLM" : type;
+    architecture = type == "llama"     ? "LlamaForCausalLM"
+                   : type == "mistral" ? "MistralForCausalLM"
+                                       : type;
   }
   if (architecture != "LlamaForCausalLM" && architecture != "MistralForCausalLM") {
     return refuse("architecture", kSupported, architecture.empty() ? "none named" : architecture);
@@ -102,9 +107,11 @@ Result<void> check_architecture(Fields& fields) {
     return refuse("hidden_act", "silu", act);
   }
   if (const json* quantization = fields.find("quantization_config")) {
-    const auto method = quantization->is_object() ? quantization->find("quant_method") : quantization->end();
-    return refuse("quantization_config", "unquantized weights (or a GGUF file)",
-                  quantization->is_object() && method != quantization->end() ? method->dump() : "one");
+    const auto method =
+        quantization->is_object() ? quantization->find("quant_method") : quantization->end();
+    return refuse(
+        "quantization_config", "unquantized weights (or a GGUF file)",
+        quantization->is_object() && method != quantization->end() ? method->dump() : "one");
   }
   if (fields.real("partial_rotary_factor", 1.0) != 1.0f) {
     return refuse("partial_rotary_factor", "1", fields.find("partial_rotary_factor")->dump());
@@ -112,7 +119,8 @@ Result<void> check_architecture(Fields& fields) {
   return {};
 }
 
-// `rope_parameters` (transformers 5) holds theta and scaling; before, `rope_theta` stood beside `rope_scaling`.
+// `rope_parameters` (transformers 5) holds theta and scaling; before, `rope_theta` stood beside
+// `rope_scaling`.
 Result<void> read_rope(Fields& fields, ModelConfig& config) {
   config.rope_theta = fields.real("rope_theta", 10000.0);
   const json* settings = fields.find("rope_parameters");
@@ -134,13 +142,17 @@ Result<void> read_rope(Fields& fields, ModelConfig& config) {
     config.rope_original_max_position =
         rope.integer("original_max_position_embeddings", config.max_position);
   } else if (type != "default") {
-    return fail(ErrorCode::kInvalidArgument, fields.path + ": unsupported rope_type: expected default, linear or "
-                                             "llama3, found " + printable(type));
+    return fail(ErrorCode::kInvalidArgument,
+                fields.path +
+                    ": unsupported rope_type: expected default, linear or "
+                    "llama3, found " +
+                    printable(type));
   }
   if (config.rope_scaling != RopeScaling::kNone) config.rope_factor = rope.real("factor", 1.0);
   if (rope.real("partial_rotary_factor", 1.0) != 1.0f) {
-    return fail(ErrorCode::kInvalidArgument, fields.path + ": unsupported partial_rotary_factor: expected 1, found " +
-                                                 rope.find("partial_rotary_factor")->dump());
+    return fail(ErrorCode::kInvalidArgument,
+                fields.path + ": unsupported partial_rotary_factor: expected 1, found " +
+                    rope.find("partial_rotary_factor")->dump());
   }
   if (!fields.error) fields.error = rope.error;
   return {};
@@ -158,7 +170,8 @@ struct Keys {
         return list->front();
       }
       error = Error{ErrorCode::kInvalidArgument,
-                    file.path() + ": " + key + ": expected the same number in all layers, found different ones"};
+                    file.path() + ": " + key +
+                        ": expected the same number in all layers, found different ones"};
       return 0;
     }
     if (!otherwise && !error) {
@@ -204,8 +217,11 @@ Result<void> read_gguf_rope(const GgufFile& file, Keys& keys, ModelConfig& confi
   auto factor = file.number("llama.rope.scaling.factor");
   if (!factor) factor = file.number("llama.rope.scale_linear");
   if (type && *type != "none" && *type != "linear") {
-    return fail(ErrorCode::kInvalidArgument, file.path() + ": unsupported llama.rope.scaling.type: expected none or "
-                                             "linear, found " + printable(*type));
+    return fail(ErrorCode::kInvalidArgument,
+                file.path() +
+                    ": unsupported llama.rope.scaling.type: expected none or "
+                    "linear, found " +
+                    printable(*type));
   }
   if (factor && *factor != 1.0 && !(type && *type == "none")) {
     config.rope_scaling = RopeScaling::kLinear;
@@ -214,12 +230,14 @@ Result<void> read_gguf_rope(const GgufFile& file, Keys& keys, ModelConfig& confi
   for (const StoredTensor& tensor : file.tensors()) {
     if (tensor.name != "rope_freqs.weight") continue;
     if (tensor.shape != std::vector<int64_t>{config.head_dim / 2}) {
-      return fail(ErrorCode::kInvalidArgument, file.path() + ": tensor rope_freqs.weight: expected shape " +
-                                                   shape_string({config.head_dim / 2}) + ", found " +
-                                                   shape_string(tensor.shape));
+      return fail(ErrorCode::kInvalidArgument, file.path() +
+                                                   ": tensor rope_freqs.weight: expected shape " +
+                                                   shape_string({config.head_dim / 2}) +
+                                                   ", found " + shape_string(tensor.shape));
     }
     config.rope_frequency_factors.resize(static_cast<size_t>(config.head_dim / 2));
-    dequantize_row(tensor.type, tensor.data, 0, config.head_dim / 2, config.rope_frequency_factors.data());
+    dequantize_row(tensor.type, tensor.data, 0, config.head_dim / 2,
+                   config.rope_frequency_factors.data());
   }
   return {};
 }
@@ -287,8 +305,9 @@ Result<ModelConfig> config_from_gguf(const GgufFile& file) {
   }
   Keys keys{file, {}};
   if (const int64_t experts = keys.integer("llama.expert_count", 0); experts > 0) {
-    return fail(ErrorCode::kInvalidArgument, file.path() + ": unsupported llama.expert_count: expected 0, found " +
-                                                 std::to_string(experts));
+    return fail(ErrorCode::kInvalidArgument,
+                file.path() + ": unsupported llama.expert_count: expected 0, found " +
+                    std::to_string(experts));
   }
   ModelConfig config;
   const auto* name = file.find<std::string>("general.name");
@@ -304,9 +323,9 @@ Result<ModelConfig> config_from_gguf(const GgufFile& file) {
   const int64_t value_length = keys.integer("llama.attention.value_length", config.head_dim);
   if (keys.error) return fail(*keys.error);
   if (value_length != config.head_dim) {
-    return fail(ErrorCode::kInvalidArgument, file.path() + ": llama.attention.value_length: expected the key length " +
-                                                 std::to_string(config.head_dim) + ", found " +
-                                                 std::to_string(value_length));
+    return fail(ErrorCode::kInvalidArgument,
+                file.path() + ": llama.attention.value_length: expected the key length " +
+                    std::to_string(config.head_dim) + ", found " + std::to_string(value_length));
   }
   const auto eps = file.number("llama.attention.layer_norm_rms_epsilon");
   if (!eps) {
@@ -319,10 +338,12 @@ Result<ModelConfig> config_from_gguf(const GgufFile& file) {
     if (tensor.name == "output.weight") config.tie_embeddings = false;
     if (tensor.name == "blk.0.attn_q.bias") config.attention_bias = true;
     if (tensor.name == "blk.0.ffn_gate.bias") config.mlp_bias = true;
-    if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2) config.vocab_size = tensor.shape[0];
+    if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2)
+      config.vocab_size = tensor.shape[0];
   }
   if (config.vocab_size == 0) {
-    return fail(ErrorCode::kDataLoss, file.path() + ": tensor token_embd.weight is missing or has no two dimensions");
+    return fail(ErrorCode::kDataLoss,
+                file.path() + ": tensor token_embd.weight is missing or has no two dimensions");
   }
   config.bos_token = keys.token("tokenizer.ggml.bos_token_id");
   add_named_end_tokens(file, config);

@@ -1,4 +1,5 @@
-// ModelConfig from a Hugging Face config.json (with generation_config.json beside it) and from GGUF metadata.
+// ModelConfig from a Hugging Face config.json (with generation_config.json beside it) and from GGUF
+// metadata.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -13,9 +14,10 @@ namespace tailor::weights {
 /// Errors: NotFound, DataLoss (no JSON object).
 Result<nlohmann::json> load_json_object(const std::string& path);
 
-/// `path`: the config.json. Accepts both spellings of RoPE's settings (`rope_theta` + `rope_scaling`, and
-/// `rope_parameters`). The end tokens of generation_config.json, where there are any, go before config.json's.
-/// Errors: NotFound, DataLoss, InvalidArgument (unsupported architecture or setting, field of a wrong kind).
+/// `path`: the config.json. Accepts both spellings of RoPE's settings (`rope_theta` +
+/// `rope_scaling`, and `rope_parameters`). The end tokens of generation_config.json, where there
+/// are any, go before config.json's. Errors: NotFound, DataLoss, InvalidArgument (unsupported
+/// architecture or setting, field of a wrong kind).
 Result<ModelConfig> config_from_json(const std::string& path);
 
 /// From the llama.* and tokenizer.ggml.* keys and the tensor rope_freqs.weight.

@@ -32,11 +32,14 @@ Result<std::string> resolve_model(const std::string& model) {
   if (model == "default") {
     const std::string path = default_model_path();
     if (std::filesystem::exists(path, ignored)) return path;
-    return fail(ErrorCode::kNotFound, "the default model is not at " + path + ": run launch/setup, which puts it there");
+    return fail(ErrorCode::kNotFound,
+                "the default model is not at " + path + ": run launch/setup, which puts it there");
   }
-  if (model.empty()) return fail(ErrorCode::kNotFound, "no model named: expected default, a folder or a .gguf file");
+  if (model.empty())
+    return fail(ErrorCode::kNotFound, "no model named: expected default, a folder or a .gguf file");
   if (std::filesystem::exists(model, ignored)) return model;
-  return fail(ErrorCode::kNotFound, "no model at " + model + ": expected default, a Hugging Face folder or a .gguf file");
+  return fail(ErrorCode::kNotFound,
+              "no model at " + model + ": expected default, a Hugging Face folder or a .gguf file");
 }
 
 }  // namespace tailor::weights

@@ -13,8 +13,8 @@ std::string cache_folder();
 /// The default model's file, whether it is there or not: cache_folder() + /models/default/...gguf.
 std::string default_model_path();
 
-/// What `--model` means: "default" is the default model's file, anything else is a path. Checks only that it exists.
-/// Errors: NotFound, with what to do.
+/// What `--model` means: "default" is the default model's file, anything else is a path. Checks
+/// only that it exists. Errors: NotFound, with what to do.
 Result<std::string> resolve_model(const std::string& model);
 
 }  // namespace tailor::weights

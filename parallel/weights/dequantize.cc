@@ -44,8 +44,8 @@ uint32_t load_u32(const uint8_t* p) {
 
 float load_half(const uint8_t* p) { return half_to_float(load_u16(p)); }
 
-// Blocks of 32: value j sits in the low nibble of byte j, value j + 16 in its high nibble; the fifth bit of the
-// 5-bit types in a mask of 32 bits.
+// Blocks of 32: value j sits in the low nibble of byte j, value j + 16 in its high nibble; the
+// fifth bit of the 5-bit types in a mask of 32 bits.
 
 void block_q4_0(const uint8_t* b, float* out) {
   const float d = load_half(b);
@@ -90,9 +90,9 @@ void block_q8_0(const uint8_t* b, float* out) {
   for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(static_cast<int8_t>(b[2 + j]));
 }
 
-// Blocks of 256: eight runs of 32 values, each with a 6-bit scale and a 6-bit minimum packed into 12 bytes. The first
-// four of either kind lie in the low six bits of bytes 0-3 and 4-7; the last four are split into nibbles (bytes 8-11)
-// and the two bits left over in bytes 0-7.
+// Blocks of 256: eight runs of 32 values, each with a 6-bit scale and a 6-bit minimum packed into
+// 12 bytes. The first four of either kind lie in the low six bits of bytes 0-3 and 4-7; the last
+// four are split into nibbles (bytes 8-11) and the two bits left over in bytes 0-7.
 struct ScaleAndMin {
   int scale, min;
 };
@@ -109,7 +109,8 @@ void block_q4_k(const uint8_t* b, float* out) {
     const float run_d = d * static_cast<float>(scale), run_min = d_min * static_cast<float>(min);
     const uint8_t* q = quants + run / 2 * 32;
     const int shift = run % 2 * 4;
-    for (int j = 0; j < 32; ++j) *out++ = run_d * static_cast<float>((q[j] >> shift) & 0xF) - run_min;
+    for (int j = 0; j < 32; ++j)
+      *out++ = run_d * static_cast<float>((q[j] >> shift) & 0xF) - run_min;
   }
 }
 
@@ -129,8 +130,9 @@ void block_q5_k(const uint8_t* b, float* out) {
   }
 }
 
-// Two halves of 128 values; in each, four runs of 32: two from the low and two from the high nibbles of 64 bytes, with
-// two more bits per value in 32 bytes, and one signed scale per 16 values.
+// Two halves of 128 values; in each, four runs of 32: two from the low and two from the high
+// nibbles of 64 bytes, with two more bits per value in 32 bytes, and one signed scale per 16
+// values.
 void block_q6_k(const uint8_t* b, float* out) {
   const float d = load_half(b + 208);
   for (int half = 0; half < 2; ++half) {
@@ -150,17 +152,26 @@ void block_q6_k(const uint8_t* b, float* out) {
 
 void dequantize_block(DataType type, const uint8_t* block, float* out) {
   switch (type) {
-    case DataType::kQ4_0: return block_q4_0(block, out);
-    case DataType::kQ4_1: return block_q4_1(block, out);
-    case DataType::kQ5_0: return block_q5_0(block, out);
-    case DataType::kQ5_1: return block_q5_1(block, out);
-    case DataType::kQ8_0: return block_q8_0(block, out);
-    case DataType::kQ4_K: return block_q4_k(block, out);
-    case DataType::kQ5_K: return block_q5_k(block, out);
-    case DataType::kQ6_K: return block_q6_k(block, out);
+    case DataType::kQ4_0:
+      return block_q4_0(block, out);
+    case DataType::kQ4_1:
+      return block_q4_1(block, out);
+    case DataType::kQ5_0:
+      return block_q5_0(block, out);
+    case DataType::kQ5_1:
+      return block_q5_1(block, out);
+    case DataType::kQ8_0:
+      return block_q8_0(block, out);
+    case DataType::kQ4_K:
+      return block_q4_k(block, out);
+    case DataType::kQ5_K:
+      return block_q5_k(block, out);
+    case DataType::kQ6_K:
+      return block_q6_k(block, out);
     case DataType::kF32:
     case DataType::kF16:
-    case DataType::kBF16: break;
+    case DataType::kBF16:
+      break;
   }
   TAILOR_CHECK(false, "plain types have no blocks");
 }

@@ -9,7 +9,20 @@ namespace {
 
 // Numbers of the metadata value types in the file.
 enum ValueType : uint32_t {
-  kU8 = 0, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64, kNumTypes
+  kU8 = 0,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64,
+  kNumTypes
 };
 constexpr uint64_t kFixedSize[kNumTypes] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 constexpr uint64_t kMaxDimensions = 4;
@@ -42,8 +55,9 @@ class GgufParser {
 
   Result<void> need(uint64_t bytes, const std::string& what) const {
     if (bytes <= left()) return {};
-    return damaged(what + " is cut off: expected " + std::to_string(bytes) + " more bytes at offset " +
-                   std::to_string(position_) + ", found " + std::to_string(left()));
+    return damaged(what + " is cut off: expected " + std::to_string(bytes) +
+                   " more bytes at offset " + std::to_string(position_) + ", found " +
+                   std::to_string(left()));
   }
 
   template <class T>
@@ -71,10 +85,12 @@ class GgufParser {
   Result<void> header() {
     TAILOR_TRY(need(4, "the magic number"));
     if (std::memcmp(file_->bytes().data(), "GGUF", 4) != 0) {
-      const bool pointer = file_->bytes().size() > 8 && std::memcmp(file_->bytes().data(), "version ", 8) == 0;
+      const bool pointer =
+          file_->bytes().size() > 8 && std::memcmp(file_->bytes().data(), "version ", 8) == 0;
       return fail(ErrorCode::kInvalidArgument,
-                  file_->path() + (pointer ? " is a Git LFS pointer, not the model itself (run git lfs pull)"
-                                           : " is no GGUF file: its first four bytes are not \"GGUF\""));
+                  file_->path() +
+                      (pointer ? " is a Git LFS pointer, not the model itself (run git lfs pull)"
+                               : " is no GGUF file: its first four bytes are not \"GGUF\""));
     }
     position_ = 4;
     TAILOR_ASSIGN(const uint32_t version, number<uint32_t>("the version"));
@@ -82,12 +98,13 @@ class GgufParser {
       const bool swapped = version == 0x02000000u || version == 0x03000000u;
       return fail(ErrorCode::kInvalidArgument,
                   file_->path() + (swapped ? ": big-endian GGUF files are not supported"
-                                           : ": expected GGUF version 2 or 3, found " + std::to_string(version)));
+                                           : ": expected GGUF version 2 or 3, found " +
+                                                 std::to_string(version)));
     }
     TAILOR_ASSIGN(num_tensors_, number<uint64_t>("the tensor count"));
     TAILOR_ASSIGN(num_values_, number<uint64_t>("the metadata count"));
-    // An entry takes at least 13 (metadata) or 24 bytes (tensor): a larger count is damage, and is refused before
-    // anything is allocated for it.
+    // An entry takes at least 13 (metadata) or 24 bytes (tensor): a larger count is damage, and is
+    // refused before anything is allocated for it.
     if (num_values_ > left() / 13 || num_tensors_ > left() / 24) {
       return damaged("the header names " + std::to_string(num_tensors_) + " tensors and " +
                      std::to_string(num_values_) + " metadata entries, which " +
@@ -98,15 +115,24 @@ class GgufParser {
 
   int64_t take_integer(uint32_t type) {
     switch (type) {
-      case kU8: return take<uint8_t>();
-      case kI8: return take<int8_t>();
-      case kU16: return take<uint16_t>();
-      case kI16: return take<int16_t>();
-      case kU32: return take<uint32_t>();
-      case kI32: return take<int32_t>();
-      case kBool: return take<uint8_t>() != 0;
-      case kU64: return static_cast<int64_t>(std::min<uint64_t>(take<uint64_t>(), INT64_MAX));
-      default: return take<int64_t>();
+      case kU8:
+        return take<uint8_t>();
+      case kI8:
+        return take<int8_t>();
+      case kU16:
+        return take<uint16_t>();
+      case kI16:
+        return take<int16_t>();
+      case kU32:
+        return take<uint32_t>();
+      case kI32:
+        return take<int32_t>();
+      case kBool:
+        return take<uint8_t>() != 0;
+      case kU64:
+        return static_cast<int64_t>(std::min<uint64_t>(take<uint64_t>(), INT64_MAX));
+      default:
+        return take<int64_t>();
     }
   }
 
@@ -173,12 +199,15 @@ class GgufParser {
 
   Result<void> check_metadata() {
     if (const double parts = result_.number("split.count").value_or(1); parts > 1) {
-      return fail(ErrorCode::kInvalidArgument,
-                  file_->path() + " is one part of a split GGUF model; expected one file (merge the parts first)");
+      return fail(
+          ErrorCode::kInvalidArgument,
+          file_->path() +
+              " is one part of a split GGUF model; expected one file (merge the parts first)");
     }
     const double alignment = result_.number("general.alignment").value_or(32);
     if (!(alignment >= 1 && alignment <= 1 << 20)) {
-      return damaged("general.alignment: expected 1 to 1048576, found " + std::to_string(alignment));
+      return damaged("general.alignment: expected 1 to 1048576, found " +
+                     std::to_string(alignment));
     }
     alignment_ = static_cast<uint64_t>(alignment);
     return {};
@@ -195,24 +224,29 @@ class GgufParser {
     uint64_t values = 1;
     for (uint32_t d = 0; d < dimensions; ++d) {
       TAILOR_ASSIGN(const uint64_t size, number<uint64_t>(what));
-      if (size > INT64_MAX || __builtin_mul_overflow(values, size, &values) || values > INT64_MAX / 8) {
+      if (size > INT64_MAX || __builtin_mul_overflow(values, size, &values) ||
+          values > INT64_MAX / 8) {
         return damaged(what + ": its sizes multiply to more than any file can hold");
       }
-      tensor.shape.insert(tensor.shape.begin(), static_cast<int64_t>(size));  // the file counts from the inside
+      tensor.shape.insert(tensor.shape.begin(),
+                          static_cast<int64_t>(size));  // the file counts from the inside
     }
     TAILOR_ASSIGN(const uint32_t type, number<uint32_t>(what));
     TAILOR_ASSIGN(const uint64_t offset, number<uint64_t>(what));
     const auto known = type_of_ggml(type);
     if (!known) {
       return fail(ErrorCode::kInvalidArgument,
-                  file_->path() + ": " + what + ": expected type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, "
-                  "Q4_K, Q5_K or Q6_K, found ggml type number " + std::to_string(type));
+                  file_->path() + ": " + what +
+                      ": expected type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, "
+                      "Q4_K, Q5_K or Q6_K, found ggml type number " +
+                      std::to_string(type));
     }
     tensor.type = *known;
     const int64_t block = block_values(*known);
     if (tensor.shape.back() % block != 0) {
-      return damaged(what + ": expected rows of a multiple of " + std::to_string(block) + " values for " +
-                     std::string(to_string(*known)) + ", found " + std::to_string(tensor.shape.back()));
+      return damaged(what + ": expected rows of a multiple of " + std::to_string(block) +
+                     " values for " + std::string(to_string(*known)) + ", found " +
+                     std::to_string(tensor.shape.back()));
     }
     tensor.bytes = row_bytes(*known, values);
     tensor.name = std::move(name);
@@ -228,16 +262,19 @@ class GgufParser {
     const uint64_t start = (position_ + alignment_ - 1) / alignment_ * alignment_;
     for (size_t i = 0; i < offsets_.size(); ++i) {
       StoredTensor& tensor = result_.tensors_[i];
-      const uint64_t available = start <= size && offsets_[i] <= size - start ? size - start - offsets_[i] : 0;
+      const uint64_t available =
+          start <= size && offsets_[i] <= size - start ? size - start - offsets_[i] : 0;
       if (tensor.bytes > available) {
-        return damaged("tensor " + printable(tensor.name) + ": expected " + std::to_string(tensor.bytes) +
-                       " bytes at data offset " + std::to_string(offsets_[i]) + ", found " +
-                       std::to_string(available) + " (the file is truncated or damaged)");
+        return damaged("tensor " + printable(tensor.name) + ": expected " +
+                       std::to_string(tensor.bytes) + " bytes at data offset " +
+                       std::to_string(offsets_[i]) + ", found " + std::to_string(available) +
+                       " (the file is truncated or damaged)");
       }
       if (tensor.bytes == 0) continue;
       if (offsets_[i] % alignment_ != 0) {
-        return damaged("tensor " + printable(tensor.name) + ": expected an offset that is a multiple of " +
-                       std::to_string(alignment_) + ", found " + std::to_string(offsets_[i]));
+        return damaged("tensor " + printable(tensor.name) +
+                       ": expected an offset that is a multiple of " + std::to_string(alignment_) +
+                       ", found " + std::to_string(offsets_[i]));
       }
       tensor.data = file_->bytes().data() + start + offsets_[i];
     }

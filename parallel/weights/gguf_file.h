@@ -1,7 +1,7 @@
-// Reader of GGUF files (versions 2 and 3, little-endian): metadata and the tensor directory. The file is
-// memory-mapped; opening touches the head only. Every length in the file is checked against what is left of it, so
-// that a damaged or hostile file gives an error, never a crash. Immutable after open().
-// Source: the GGUF specification (ggml, docs/gguf.md).
+// Reader of GGUF files (versions 2 and 3, little-endian): metadata and the tensor directory. The
+// file is memory-mapped; opening touches the head only. Every length in the file is checked against
+// what is left of it, so that a damaged or hostile file gives an error, never a crash. Immutable
+// after open(). Source: the GGUF specification (ggml, docs/gguf.md).
 #pragma once
 
 #include <map>
@@ -23,12 +23,15 @@ using GgufValue = std::variant<bool, int64_t, double, std::string, std::vector<i
 
 class GgufFile {
  public:
-  /// Errors: NotFound; InvalidArgument (no GGUF, version, byte order, split file, tensor type we cannot read: one
-  /// sentence with the tensor and what is supported); DataLoss (truncated, damaged).
+  /// Errors: NotFound; InvalidArgument (no GGUF, version, byte order, split file, tensor type we
+  /// cannot read: one sentence with the tensor and what is supported); DataLoss (truncated,
+  /// damaged).
   static Result<GgufFile> open(const std::string& path);
 
   const std::string& path() const { return file_->path(); }
-  const std::shared_ptr<const MappedFile>& file() const { return file_; }  ///< what the tensors point into
+  const std::shared_ptr<const MappedFile>& file() const {
+    return file_;
+  }  ///< what the tensors point into
   const std::vector<StoredTensor>& tensors() const { return tensors_; }  ///< in the file's order
 
   /// The value of `key` if it is there with type T.

@@ -12,8 +12,9 @@ namespace tailor::weights {
 
 Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return fail(ErrorCode::kNotFound, "cannot open " + path + ": " + std::strerror(errno));
-  struct stat info{};
+  if (fd < 0)
+    return fail(ErrorCode::kNotFound, "cannot open " + path + ": " + std::strerror(errno));
+  struct stat info {};
   const bool plain = ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
   if (!plain || info.st_size == 0) {
     ::close(fd);

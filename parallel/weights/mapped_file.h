@@ -1,5 +1,6 @@
-// A read-only memory mapping of a whole file, shared by everything that points into it. A file that shrinks while it
-// is mapped kills the reader (SIGBUS): weight files are replaced by renaming, never rewritten in place.
+// A read-only memory mapping of a whole file, shared by everything that points into it. A file that
+// shrinks while it is mapped kills the reader (SIGBUS): weight files are replaced by renaming,
+// never rewritten in place.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +32,8 @@ class MappedFile {
   const size_t size_;
 };
 
-/// `name` as it may stand in a message: control characters and non-ASCII bytes become '?', cut after 80 characters.
+/// `name` as it may stand in a message: control characters and non-ASCII bytes become '?', cut
+/// after 80 characters.
 std::string printable(std::string_view name);
 
 }  // namespace tailor::weights

@@ -68,7 +68,8 @@ Result<void> validate(const ModelConfig& config) {
     return wrong("rope factor", "at least 1", config.rope_factor);
   }
   if (config.rope_scaling == RopeScaling::kLlama3) {
-    if (!(config.rope_low_freq_factor > 0 && config.rope_high_freq_factor > config.rope_low_freq_factor &&
+    if (!(config.rope_low_freq_factor > 0 &&
+          config.rope_high_freq_factor > config.rope_low_freq_factor &&
           std::isfinite(config.rope_high_freq_factor))) {
       return wrong("rope high_freq_factor",
                    "more than low_freq_factor = " + std::to_string(config.rope_low_freq_factor) +
@@ -76,15 +77,18 @@ Result<void> validate(const ModelConfig& config) {
                    config.rope_high_freq_factor);
     }
     if (config.rope_original_max_position < 1) {
-      return wrong("rope original_max_position_embeddings", "at least 1", config.rope_original_max_position);
+      return wrong("rope original_max_position_embeddings", "at least 1",
+                   config.rope_original_max_position);
     }
   }
   for (float factor : config.rope_frequency_factors) {
-    if (!(factor > 0 && std::isfinite(factor))) return wrong("rope_freqs.weight", "factors above 0", factor);
+    if (!(factor > 0 && std::isfinite(factor)))
+      return wrong("rope_freqs.weight", "factors above 0", factor);
   }
   for (TokenId token : config.eos_tokens) {
     if (token < 0 || token >= config.vocab_size) {
-      return wrong("eos_token_id", "below vocab_size = " + std::to_string(config.vocab_size), token);
+      return wrong("eos_token_id", "below vocab_size = " + std::to_string(config.vocab_size),
+                   token);
     }
   }
   return {};

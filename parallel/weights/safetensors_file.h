@@ -1,6 +1,7 @@
-// Reader of safetensors files: one file, or the shards that a model.safetensors.index.json names. Memory-mapped;
-// opening touches the heads only. Every length and offset is checked against the file. Immutable after open.
-// Source: the safetensors format description (8-byte header length, JSON header, data).
+// Reader of safetensors files: one file, or the shards that a model.safetensors.index.json names.
+// Memory-mapped; opening touches the heads only. Every length and offset is checked against the
+// file. Immutable after open. Source: the safetensors format description (8-byte header length,
+// JSON header, data).
 #pragma once
 
 #include <memory>
@@ -15,12 +16,15 @@ namespace tailor::weights {
 
 class SafetensorsFile {
  public:
-  /// Tensors of a type other than F32, F16 and BF16 are left out of `tensors()` and named in `unreadable()`.
-  /// Errors: NotFound; InvalidArgument (no safetensors file); DataLoss (truncated, damaged).
+  /// Tensors of a type other than F32, F16 and BF16 are left out of `tensors()` and named in
+  /// `unreadable()`. Errors: NotFound; InvalidArgument (no safetensors file); DataLoss (truncated,
+  /// damaged).
   static Result<SafetensorsFile> open(const std::string& path);
 
   const std::string& path() const { return file_->path(); }
-  const std::shared_ptr<const MappedFile>& file() const { return file_; }  ///< what the tensors point into
+  const std::shared_ptr<const MappedFile>& file() const {
+    return file_;
+  }  ///< what the tensors point into
   const std::vector<StoredTensor>& tensors() const { return tensors_; }  ///< in the header's order
   struct Unreadable {
     std::string name, dtype;
@@ -33,9 +37,9 @@ class SafetensorsFile {
   std::vector<Unreadable> unreadable_;
 };
 
-/// The safetensors files of a Hugging Face folder: the shards named by model.safetensors.index.json (each tensor must
-/// be in the shard the index names), else model.safetensors.
-/// Errors: NotFound (names what was looked for), InvalidArgument, DataLoss.
+/// The safetensors files of a Hugging Face folder: the shards named by model.safetensors.index.json
+/// (each tensor must be in the shard the index names), else model.safetensors. Errors: NotFound
+/// (names what was looked for), InvalidArgument, DataLoss.
 Result<std::vector<SafetensorsFile>> open_safetensors_folder(const std::string& folder);
 
 }  // namespace tailor::weights

@@ -1,4 +1,5 @@
-// One tensor as a file stores it, whatever the file's format. `data` points into the file's mapping.
+// One tensor as a file stores it, whatever the file's format. `data` points into the file's
+// mapping.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,7 @@ struct StoredTensor {
   std::vector<int64_t> shape;  ///< row-major, last dimension contiguous; all sizes at least 0
   DataType type = DataType::kF32;
   const std::byte* data = nullptr;
-  uint64_t bytes = 0;          ///< checked: `data + bytes` lies inside the mapping and fits shape and type
+  uint64_t bytes = 0;  ///< checked: `data + bytes` lies inside the mapping and fits shape and type
 };
 
 /// "[576, 1536]"

@@ -30,11 +30,16 @@ std::vector<NeededTensor> needed_tensors(const ModelConfig& c) {
     const std::string hf = "model.layers." + std::to_string(layer) + ".";
     const std::string gguf = "blk." + std::to_string(layer) + ".";
     out.push_back({hf + "input_layernorm.weight", gguf + "attn_norm.weight", {c.hidden_size}});
-    out.push_back({hf + "post_attention_layernorm.weight", gguf + "ffn_norm.weight", {c.hidden_size}});
+    out.push_back(
+        {hf + "post_attention_layernorm.weight", gguf + "ffn_norm.weight", {c.hidden_size}});
     for (const Linear& l : linears) {
-      out.push_back({hf + l.name + ".weight", gguf + l.gguf_name + ".weight", {l.rows, l.cols}, l.permuted_head_rows});
+      out.push_back({hf + l.name + ".weight",
+                     gguf + l.gguf_name + ".weight",
+                     {l.rows, l.cols},
+                     l.permuted_head_rows});
       if (l.bias) {
-        out.push_back({hf + l.name + ".bias", gguf + l.gguf_name + ".bias", {l.rows}, l.permuted_head_rows});
+        out.push_back(
+            {hf + l.name + ".bias", gguf + l.gguf_name + ".bias", {l.rows}, l.permuted_head_rows});
       }
     }
   }

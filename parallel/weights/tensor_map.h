@@ -1,4 +1,5 @@
-// Which tensors a Llama model consists of, by Hugging Face name, and what GGUF calls and does to them. Pure.
+// Which tensors a Llama model consists of, by Hugging Face name, and what GGUF calls and does to
+// them. Pure.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +11,12 @@
 namespace tailor::weights {
 
 struct NeededTensor {
-  std::string name;            ///< Hugging Face name
+  std::string name;  ///< Hugging Face name
   std::string gguf_name;
   std::vector<int64_t> shape;
-  /// Rows per head if GGUF stores them permuted, else 0. GGUF's llama files interleave the two halves of each q and k
-  /// head (llama.cpp rotates neighbouring pairs, Hugging Face rotates halves).
+  /// Rows per head if GGUF stores them permuted, else 0. GGUF's llama files interleave the two
+  /// halves of each q and k head (llama.cpp rotates neighbouring pairs, Hugging Face rotates
+  /// halves).
   int64_t permuted_head_rows = 0;
 };
 

@@ -17,7 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Where a tensor's values come from: a file, or (data null, random_key set) the counter-based generator.
+// Where a tensor's values come from: a file, or (data null, random_key set) the counter-based
+// generator.
 struct Source {
   StoredTensor stored;
   int64_t permuted_head_rows = 0;
@@ -25,13 +26,14 @@ struct Source {
   float random_center = 0.0f;
 };
 
-// Values [begin, end) of the random tensor `key`, each a pure function of (key, index). The sum of four uniform 16-bit
-// numbers is close enough to normal for speed runs, and has no far outliers.
+// Values [begin, end) of the random tensor `key`, each a pure function of (key, index). The sum of
+// four uniform 16-bit numbers is close enough to normal for speed runs, and has no far outliers.
 void random_values(uint64_t key, float center, int64_t begin, int64_t end, float* out) {
   constexpr float kScale = 0.02f / 37837.2f;  // 37837.2 = standard deviation of the sum
   for (int64_t i = begin; i < end; ++i) {
     const uint64_t bits = mix64(key + static_cast<uint64_t>(i));
-    const int sum = static_cast<int>((bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48));
+    const int sum = static_cast<int>((bits & 0xFFFF) + (bits >> 16 & 0xFFFF) +
+                                     (bits >> 32 & 0xFFFF) + (bits >> 48));
     *out++ = center + kScale * static_cast<float>(sum - 131070);
   }
 }
@@ -42,31 +44,36 @@ class IndexedWeights : public WeightFiles {
   const std::vector<TensorInfo>& tensors() const override { return infos_; }
   uint64_t total_stored_bytes() const override { return total_stored_bytes_; }
   const std::string& fingerprint() const override { return fingerprint_; }
-  const GgufVocabulary* vocabulary() const override { return vocabulary_ ? &*vocabulary_ : nullptr; }
+  const GgufVocabulary* vocabulary() const override {
+    return vocabulary_ ? &*vocabulary_ : nullptr;
+  }
   const std::string& path() const override { return path_; }
 
   const TensorInfo* find(const std::string& name) const override {
     const bool tied_head = config_.tie_embeddings && name == "lm_head.weight";
     const std::string& wanted = tied_head ? kEmbedding : name;
-    const auto it = std::lower_bound(infos_.begin(), infos_.end(), wanted,
-                                     [](const TensorInfo& info, const std::string& n) { return info.name < n; });
+    const auto it = std::lower_bound(
+        infos_.begin(), infos_.end(), wanted,
+        [](const TensorInfo& info, const std::string& n) { return info.name < n; });
     return it != infos_.end() && it->name == wanted ? &*it : nullptr;
   }
 
   Result<void> read(const std::string& name, int64_t row_begin, int64_t row_end, int64_t col_begin,
                     int64_t col_end, std::span<float> out) const override {
     const TensorInfo* info = find(name);
-    if (!info) return fail(ErrorCode::kNotFound, path_ + ": tensor " + printable(name) + " is not there");
+    if (!info)
+      return fail(ErrorCode::kNotFound, path_ + ": tensor " + printable(name) + " is not there");
     const bool two = info->shape.size() == 2;
     const int64_t rows = two ? info->shape[0] : 1, cols = two ? info->shape[1] : info->shape[0];
-    const bool inside = 0 <= row_begin && row_begin <= row_end && row_end <= rows && 0 <= col_begin &&
-                        col_begin <= col_end && col_end <= cols;
-    if (!inside || out.size() != static_cast<uint64_t>((row_end - row_begin) * (col_end - col_begin))) {
+    const bool inside = 0 <= row_begin && row_begin <= row_end && row_end <= rows &&
+                        0 <= col_begin && col_begin <= col_end && col_end <= cols;
+    if (!inside ||
+        out.size() != static_cast<uint64_t>((row_end - row_begin) * (col_end - col_begin))) {
       return fail(ErrorCode::kInvalidArgument,
-                  path_ + ": tensor " + name + " of shape " + shape_string(info->shape) + ": asked for rows " +
-                      std::to_string(row_begin) + " to " + std::to_string(row_end) + ", columns " +
-                      std::to_string(col_begin) + " to " + std::to_string(col_end) + " into " +
-                      std::to_string(out.size()) + " floats");
+                  path_ + ": tensor " + name + " of shape " + shape_string(info->shape) +
+                      ": asked for rows " + std::to_string(row_begin) + " to " +
+                      std::to_string(row_end) + ", columns " + std::to_string(col_begin) + " to " +
+                      std::to_string(col_end) + " into " + std::to_string(out.size()) + " floats");
     }
     const Source& source = sources_[static_cast<size_t>(info - infos_.data())];
     float* to = out.data();
@@ -80,10 +87,11 @@ class IndexedWeights : public WeightFiles {
   friend class WeightsBuilder;
   static const std::string kEmbedding;
 
-  static void read_row(const Source& source, bool two, int64_t row, int64_t cols, int64_t begin, int64_t end,
-                       float* to) {
+  static void read_row(const Source& source, bool two, int64_t row, int64_t cols, int64_t begin,
+                       int64_t end, float* to) {
     if (!source.stored.data) {
-      return random_values(source.random_key, source.random_center, row * cols + begin, row * cols + end, to);
+      return random_values(source.random_key, source.random_center, row * cols + begin,
+                           row * cols + end, to);
     }
     const StoredTensor& stored = source.stored;
     if (source.permuted_head_rows && !two) {  // a bias: its values are what the weight's rows are
@@ -111,13 +119,14 @@ class IndexedWeights : public WeightFiles {
 const std::string IndexedWeights::kEmbedding = "model.embed_tokens.weight";
 
 void hash_config(const ModelConfig& c, Hasher& hash) {
-  for (int64_t v : {c.hidden_size, c.intermediate_size, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim,
-                    c.vocab_size, c.max_position, c.rope_original_max_position,
+  for (int64_t v : {c.hidden_size, c.intermediate_size, c.num_layers, c.num_heads, c.num_kv_heads,
+                    c.head_dim, c.vocab_size, c.max_position, c.rope_original_max_position,
                     static_cast<int64_t>(c.rope_scaling), static_cast<int64_t>(c.tie_embeddings),
                     static_cast<int64_t>(c.attention_bias), static_cast<int64_t>(c.mlp_bias)}) {
     hash.add(static_cast<uint64_t>(v));
   }
-  for (float v : {c.rms_norm_eps, c.rope_theta, c.rope_factor, c.rope_low_freq_factor, c.rope_high_freq_factor}) {
+  for (float v : {c.rms_norm_eps, c.rope_theta, c.rope_factor, c.rope_low_freq_factor,
+                  c.rope_high_freq_factor}) {
     hash.add(std::bit_cast<uint32_t>(v));
   }
   for (float v : c.rope_frequency_factors) hash.add(std::bit_cast<uint32_t>(v));
@@ -144,7 +153,8 @@ std::optional<GgufVocabulary> read_vocabulary(const GgufFile& file) {
   if (const auto* types = file.find<std::vector<int64_t>>("tokenizer.ggml.token_type")) {
     out.types.assign(types->begin(), types->end());
   }
-  if (const auto* merges = file.find<std::vector<std::string>>("tokenizer.ggml.merges")) out.merges = *merges;
+  if (const auto* merges = file.find<std::vector<std::string>>("tokenizer.ggml.merges"))
+    out.merges = *merges;
   out.bos = token("tokenizer.ggml.bos_token_id");
   out.eos = token("tokenizer.ggml.eos_token_id");
   out.unknown = token("tokenizer.ggml.unknown_token_id");
@@ -154,7 +164,8 @@ std::optional<GgufVocabulary> read_vocabulary(const GgufFile& file) {
     const auto* value = file.find<bool>(key);
     return value ? *value : otherwise;
   };
-  out.add_bos = flag("tokenizer.ggml.add_bos_token", pieces || out.pre == "llama-bpe" || out.pre == "llama3");
+  out.add_bos =
+      flag("tokenizer.ggml.add_bos_token", pieces || out.pre == "llama-bpe" || out.pre == "llama3");
   out.add_eos = flag("tokenizer.ggml.add_eos_token", false);
   out.add_space_prefix = flag("tokenizer.ggml.add_space_prefix", pieces);
   out.chat_template = text("tokenizer.chat_template");
@@ -196,7 +207,8 @@ class WeightsBuilder {
     for (const NeededTensor& needed : needed_tensors(out_->config_)) {
       if (const auto it = unreadable.find(needed.name); it != unreadable.end()) {
         return fail(ErrorCode::kInvalidArgument, out_->path_ + ": tensor " + needed.name +
-                                                     ": expected type F32, F16 or BF16, found " + it->second);
+                                                     ": expected type F32, F16 or BF16, found " +
+                                                     it->second);
       }
       const auto it = by_name.find(needed.name);
       TAILOR_TRY(add(needed, needed.name, it == by_name.end() ? nullptr : it->second, 0));
@@ -220,18 +232,21 @@ class WeightsBuilder {
   }
 
  private:
-  Result<void> add(const NeededTensor& needed, const std::string& stored_name, const StoredTensor* stored,
-                   int64_t permuted_head_rows) {
+  Result<void> add(const NeededTensor& needed, const std::string& stored_name,
+                   const StoredTensor* stored, int64_t permuted_head_rows) {
     const std::string what = out_->path_ + ": tensor " + stored_name;
     if (!stored) {
-      return fail(ErrorCode::kInvalidArgument, what + " is missing: expected shape " + shape_string(needed.shape));
+      return fail(ErrorCode::kInvalidArgument,
+                  what + " is missing: expected shape " + shape_string(needed.shape));
     }
     if (stored->shape != needed.shape) {
-      return fail(ErrorCode::kInvalidArgument, what + ": expected shape " + shape_string(needed.shape) +
-                                                   " from the config, found " + shape_string(stored->shape));
+      return fail(ErrorCode::kInvalidArgument,
+                  what + ": expected shape " + shape_string(needed.shape) +
+                      " from the config, found " + shape_string(stored->shape));
     }
     out_->total_stored_bytes_ += stored->bytes;
-    out_->infos_.push_back({needed.name, needed.shape, std::string(to_string(stored->type)), stored->bytes});
+    out_->infos_.push_back(
+        {needed.name, needed.shape, std::string(to_string(stored->type)), stored->bytes});
     out_->sources_.push_back({*stored, permuted_head_rows});
     return {};
   }
@@ -266,8 +281,10 @@ Result<std::unique_ptr<WeightFiles>> open_path(const std::string& path) {
   if (!fs::is_directory(path, ignored)) {
     const fs::path file(path);
     if (file.extension() == ".safetensors" || file.extension() == ".json") {
-      return fail(ErrorCode::kInvalidArgument,
-                  path + ": expected the folder that holds config.json and the weights, found one file of it");
+      return fail(
+          ErrorCode::kInvalidArgument,
+          path +
+              ": expected the folder that holds config.json and the weights, found one file of it");
     }
     return WeightsBuilder(path).from_gguf();
   }
@@ -277,10 +294,11 @@ Result<std::unique_ptr<WeightFiles>> open_path(const std::string& path) {
     if (entry.path().extension() == ".gguf") gguf_files.push_back(entry.path().string());
   }
   if (gguf_files.size() == 1) return WeightsBuilder(gguf_files.front()).from_gguf();
-  return fail(ErrorCode::kNotFound, path + ": expected config.json or one .gguf file, found neither config.json nor " +
-                                        (gguf_files.empty() ? "a .gguf file"
-                                                            : "a single .gguf file (name one of the " +
-                                                                  std::to_string(gguf_files.size()) + ")"));
+  return fail(ErrorCode::kNotFound,
+              path + ": expected config.json or one .gguf file, found neither config.json nor " +
+                  (gguf_files.empty() ? "a .gguf file"
+                                      : "a single .gguf file (name one of the " +
+                                            std::to_string(gguf_files.size()) + ")"));
 }
 
 Result<std::unique_ptr<WeightFiles>> dummy_path(const std::string& path, uint64_t seed) {

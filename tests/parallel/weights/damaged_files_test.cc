@@ -1,5 +1,5 @@
-// Property: whatever happens to a model's files, open() and read() return (a value or an error) and never crash.
-// Runs under AddressSanitizer and UBSan in the asan preset.
+// Property: whatever happens to a model's files, open() and read() return (a value or an error) and
+// never crash. Runs under AddressSanitizer and UBSan in the asan preset.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -28,8 +28,10 @@ void try_model(const std::string& path, Tally& tally) {
   for (const TensorInfo& info : (*files)->tensors()) read_all(**files, info.name);
 }
 
-/// Truncates `good` at every point of its head and some of its data, then flips bytes and writes extreme numbers.
-Tally damage(const std::string& file, const std::string& model, const std::string& good, size_t head, int flips) {
+/// Truncates `good` at every point of its head and some of its data, then flips bytes and writes
+/// extreme numbers.
+Tally damage(const std::string& file, const std::string& model, const std::string& good,
+             size_t head, int flips) {
   Tally tally;
   const size_t step = std::max<size_t>(1, head / 200);
   for (size_t size = 0; size < good.size(); size += size < head ? step : 97) {
@@ -38,7 +40,9 @@ Tally damage(const std::string& file, const std::string& model, const std::strin
   }
   EXPECT_EQ(tally.opened, 0) << "a truncated file must be refused";
   std::mt19937 random(11);
-  const auto pick = [&](size_t n) { return std::uniform_int_distribution<size_t>(0, n - 1)(random); };
+  const auto pick = [&](size_t n) {
+    return std::uniform_int_distribution<size_t>(0, n - 1)(random);
+  };
   for (int i = 0; i < flips; ++i) {
     std::string bytes = good;
     const size_t at = pick(head);
@@ -47,10 +51,12 @@ Tally damage(const std::string& file, const std::string& model, const std::strin
     } else if (i % 3 == 1) {
       bytes[at] = static_cast<char>(bytes[at] ^ (1 << pick(8)));
     } else {
-      const uint64_t extremes[] = {~uint64_t{0}, uint64_t{1} << 63, uint64_t{1} << 62, uint64_t{1} << 32, 0,
-                                   good.size(), 0x7FFFFFFFFFFFFFFF};
+      const uint64_t extremes[] = {
+          ~uint64_t{0}, uint64_t{1} << 63, uint64_t{1} << 62, uint64_t{1} << 32, 0,
+          good.size(),  0x7FFFFFFFFFFFFFFF};
       const std::string value = raw(extremes[pick(7)]);
-      bytes.replace(at, std::min<size_t>(8, bytes.size() - at), value.substr(0, std::min<size_t>(8, bytes.size() - at)));
+      bytes.replace(at, std::min<size_t>(8, bytes.size() - at),
+                    value.substr(0, std::min<size_t>(8, bytes.size() - at)));
     }
     write_file(file, bytes);
     try_model(model, tally);
@@ -101,7 +107,8 @@ TEST(DamagedFiles, ShardIndex) {
   ScratchFolder folder;
   std::filesystem::copy(fixtures("models/llama2_small"), folder.path());
   const std::string good = read_file(folder / "model.safetensors.index.json");
-  const std::string trimmed = good.substr(0, good.rfind('}') + 1);  // so that no truncation is still whole
+  const std::string trimmed =
+      good.substr(0, good.rfind('}') + 1);  // so that no truncation is still whole
   damage(folder / "model.safetensors.index.json", folder.path(), trimmed, trimmed.size(), 300);
 }
 

@@ -1,10 +1,11 @@
 // The default model as launch/setup puts it into the cache: opens, and every tensor can be read.
+#include "parallel/weights/default_model.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
 
-#include "parallel/weights/default_model.h"
 #include "parallel/weights/weight_files.h"
 
 namespace tailor::weights {
@@ -18,7 +19,7 @@ std::unique_ptr<WeightFiles> open_default() {
   return opened ? std::move(*opened) : nullptr;
 }
 
-#define OPEN_OR_SKIP(name) \
+#define OPEN_OR_SKIP(name)    \
   auto name = open_default(); \
   if (!name) GTEST_SKIP() << "the default model is not in the cache (launch/setup puts it there)"
 

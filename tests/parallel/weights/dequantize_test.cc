@@ -29,7 +29,8 @@ class Formats : public ::testing::TestWithParam<const char*> {
   }
   std::vector<float> piece(int64_t row, int64_t begin, int64_t end) const {
     std::vector<float> out(static_cast<size_t>(end - begin));
-    dequantize_row(stored_->type, stored_->data + row * static_cast<int64_t>(row_bytes(stored_->type, 512)), begin,
+    dequantize_row(stored_->type,
+                   stored_->data + row * static_cast<int64_t>(row_bytes(stored_->type, 512)), begin,
                    end, out.data());
     return out;
   }
@@ -59,12 +60,13 @@ TEST_P(Formats, PiecesEqualTheSameValuesOfTheWhole) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Dequantize, Formats,
-                         ::testing::Values("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K",
-                                           "Q6_K"));
+                         ::testing::Values("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0",
+                                           "Q4_K", "Q5_K", "Q6_K"));
 
 TEST(HalfToFloat, AllBitPatterns) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
-    const int exponent = static_cast<int>(bits >> 10 & 31), mantissa = static_cast<int>(bits & 1023);
+    const int exponent = static_cast<int>(bits >> 10 & 31),
+              mantissa = static_cast<int>(bits & 1023);
     const float sign = bits & 0x8000 ? -1.0f : 1.0f;
     const float value = half_to_float(static_cast<uint16_t>(bits));
     if (exponent == 31 && mantissa) {
@@ -72,8 +74,9 @@ TEST(HalfToFloat, AllBitPatterns) {
     } else if (exponent == 31) {
       ASSERT_EQ(value, sign * INFINITY) << bits;
     } else {
-      const float expected = exponent == 0 ? std::ldexp(sign * static_cast<float>(mantissa), -24)
-                                           : std::ldexp(sign * static_cast<float>(1024 + mantissa), exponent - 25);
+      const float expected =
+          exponent == 0 ? std::ldexp(sign * static_cast<float>(mantissa), -24)
+                        : std::ldexp(sign * static_cast<float>(1024 + mantissa), exponent - 25);
       ASSERT_EQ(std::bit_cast<uint32_t>(value), std::bit_cast<uint32_t>(expected)) << bits;
     }
   }

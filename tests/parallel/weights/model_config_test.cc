@@ -38,13 +38,15 @@ TEST(RopeInverseFrequencies, EqualTransformers) {
     config.head_dim = s["head_dim"];
     config.rope_theta = s["rope_theta"];
     const std::string type = s["rope_type"];
-    config.rope_scaling = type == "llama3" ? RopeScaling::kLlama3
-                          : type == "linear" ? RopeScaling::kLinear : RopeScaling::kNone;
+    config.rope_scaling = type == "llama3"   ? RopeScaling::kLlama3
+                          : type == "linear" ? RopeScaling::kLinear
+                                             : RopeScaling::kNone;
     config.rope_factor = s.value("factor", 1.0f);
     config.rope_low_freq_factor = s.value("low_freq_factor", 1.0f);
     config.rope_high_freq_factor = s.value("high_freq_factor", 4.0f);
     config.rope_original_max_position = s.value("original_max_position_embeddings", 0);
-    const std::vector<float> expected = s["inverse_frequencies"], found = rope_inverse_frequencies(config);
+    const std::vector<float> expected = s["inverse_frequencies"],
+                             found = rope_inverse_frequencies(config);
     ASSERT_EQ(found.size(), expected.size());
     for (size_t i = 0; i < found.size(); ++i) {
       // One or two roundings: torch's vectorized pow is not the C library's.
@@ -56,8 +58,11 @@ TEST(RopeInverseFrequencies, EqualTransformers) {
 TEST(ConfigFromJson, BothSpellingsOfRopeMeanTheSame) {
   json older = llama(), newer = llama();
   older["rope_theta"] = 500000.0;
-  older["rope_scaling"] = {{"type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0},
-                           {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 32}};
+  older["rope_scaling"] = {{"type", "llama3"},
+                           {"factor", 8.0},
+                           {"low_freq_factor", 1.0},
+                           {"high_freq_factor", 4.0},
+                           {"original_max_position_embeddings", 32}};
   newer["rope_parameters"] = older["rope_scaling"];
   newer["rope_parameters"].erase("type");
   newer["rope_parameters"]["rope_type"] = "llama3";
@@ -99,7 +104,8 @@ TEST(ConfigFromJson, MistralIsLlamaUnlessItsWindowSlides) {
   config["sliding_window"] = nullptr;
   EXPECT_TRUE(parse(config));
   config["sliding_window"] = 4096;
-  EXPECT_THAT(refusal(config), AllOf(HasSubstr("config.json"), HasSubstr("sliding_window"), HasSubstr("4096")));
+  EXPECT_THAT(refusal(config),
+              AllOf(HasSubstr("config.json"), HasSubstr("sliding_window"), HasSubstr("4096")));
 }
 
 TEST(ConfigFromJson, RefusalsNameWhatWasExpectedAndFound) {
@@ -109,15 +115,19 @@ TEST(ConfigFromJson, RefusalsNameWhatWasExpectedAndFound) {
     return refusal(config);
   };
   EXPECT_THAT(with("architectures", {"Qwen2ForCausalLM"}),
-              AllOf(HasSubstr("config.json"), HasSubstr("LlamaForCausalLM"), HasSubstr("found Qwen2ForCausalLM")));
+              AllOf(HasSubstr("config.json"), HasSubstr("LlamaForCausalLM"),
+                    HasSubstr("found Qwen2ForCausalLM")));
   EXPECT_THAT(with("hidden_act", "gelu"), AllOf(HasSubstr("silu"), HasSubstr("found gelu")));
   EXPECT_THAT(with("quantization_config", {{"quant_method", "gptq"}}), HasSubstr("gptq"));
-  EXPECT_THAT(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4}}), HasSubstr("found yarn"));
+  EXPECT_THAT(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4}}),
+              HasSubstr("found yarn"));
   EXPECT_THAT(with("rope_scaling", "linear"), HasSubstr("an object"));
-  EXPECT_THAT(with("hidden_size", "big"), AllOf(HasSubstr("hidden_size"), HasSubstr("found \"big\"")));
+  EXPECT_THAT(with("hidden_size", "big"),
+              AllOf(HasSubstr("hidden_size"), HasSubstr("found \"big\"")));
   EXPECT_THAT(with("hidden_size", -1), HasSubstr("found -1"));
   EXPECT_THAT(with("hidden_size", 1e30), HasSubstr("hidden_size"));
-  EXPECT_THAT(with("num_key_value_heads", 3), AllOf(HasSubstr("multiple of"), HasSubstr("found 2")));
+  EXPECT_THAT(with("num_key_value_heads", 3),
+              AllOf(HasSubstr("multiple of"), HasSubstr("found 2")));
   EXPECT_THAT(with("num_attention_heads", 0), HasSubstr("num_attention_heads"));
   EXPECT_THAT(with("head_dim", 3), HasSubstr("even"));
   EXPECT_THAT(with("eos_token_id", 10), AllOf(HasSubstr("eos_token_id"), HasSubstr("found 10")));

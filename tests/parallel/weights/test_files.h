@@ -1,4 +1,5 @@
-// Files for the weight tests: a scratch folder, small model folders made on the spot, and a GGUF writer.
+// Files for the weight tests: a scratch folder, small model folders made on the spot, and a GGUF
+// writer.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,7 +18,9 @@
 
 namespace tailor::weights {
 
-inline std::string fixtures(const std::string& path) { return std::string(TAILOR_SOURCE_DIR "/tests/fixtures/") + path; }
+inline std::string fixtures(const std::string& path) {
+  return std::string(TAILOR_SOURCE_DIR "/tests/fixtures/") + path;
+}
 
 inline std::string read_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -66,16 +69,19 @@ class GgufWriter {
     add(key, 9, bytes);
   }
   /// `shape` row-major, as we write it everywhere else.
-  void tensor(const std::string& name, const std::vector<int64_t>& shape, uint32_t type, const std::string& data) {
+  void tensor(const std::string& name, const std::vector<int64_t>& shape, uint32_t type,
+              const std::string& data) {
     directory_ += string(name) + raw(static_cast<uint32_t>(shape.size()));
-    for (auto it = shape.rbegin(); it != shape.rend(); ++it) directory_ += raw(static_cast<uint64_t>(*it));
+    for (auto it = shape.rbegin(); it != shape.rend(); ++it)
+      directory_ += raw(static_cast<uint64_t>(*it));
     directory_ += raw(type) + raw(uint64_t{data_.size()});
     data_ += data;
     data_.resize((data_.size() + 31) / 32 * 32);
     ++tensors_;
   }
   std::string bytes() const {
-    std::string head = "GGUF" + raw(uint32_t{3}) + raw(tensors_) + raw(entries_) + metadata_ + directory_;
+    std::string head =
+        "GGUF" + raw(uint32_t{3}) + raw(tensors_) + raw(entries_) + metadata_ + directory_;
     head.resize((head.size() + 31) / 32 * 32);
     return head + data_;
   }
@@ -102,9 +108,10 @@ inline std::vector<float> read_all(const WeightFiles& files, const std::string& 
   return out;
 }
 
-/// Puts q and k rows into GGUF's order, written as llama.cpp's converter thinks of it: [heads, 2, half, cols] with the
-/// two middle axes swapped (the reader computes with row numbers instead).
-inline std::vector<float> interleave_halves(const std::vector<float>& rows, int64_t heads, int64_t head_dim) {
+/// Puts q and k rows into GGUF's order, written as llama.cpp's converter thinks of it: [heads, 2,
+/// half, cols] with the two middle axes swapped (the reader computes with row numbers instead).
+inline std::vector<float> interleave_halves(const std::vector<float>& rows, int64_t heads,
+                                            int64_t head_dim) {
   const int64_t half = head_dim / 2, cols = static_cast<int64_t>(rows.size()) / (heads * head_dim);
   std::vector<float> out;
   for (int64_t h = 0; h < heads; ++h) {
@@ -135,28 +142,41 @@ inline GgufWriter as_gguf(const WeightFiles& files) {
   out.integer("llama.context_length", u32(c.max_position));
   out.real("llama.attention.layer_norm_rms_epsilon", c.rms_norm_eps);
   out.real("llama.rope.freq_base", c.rope_theta);
-  const std::pair<const char*, const char*> parts[] = {
-      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"},
-      {"model.layers.", "blk."}, {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
-      {"self_attn.q_proj", "attn_q"}, {"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"},
-      {"self_attn.o_proj", "attn_output"}, {"mlp.gate_proj", "ffn_gate"}, {"mlp.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"}};
+  const std::pair<const char*, const char*> parts[] = {{"model.embed_tokens", "token_embd"},
+                                                       {"model.norm", "output_norm"},
+                                                       {"lm_head", "output"},
+                                                       {"model.layers.", "blk."},
+                                                       {"input_layernorm", "attn_norm"},
+                                                       {"post_attention_layernorm", "ffn_norm"},
+                                                       {"self_attn.q_proj", "attn_q"},
+                                                       {"self_attn.k_proj", "attn_k"},
+                                                       {"self_attn.v_proj", "attn_v"},
+                                                       {"self_attn.o_proj", "attn_output"},
+                                                       {"mlp.gate_proj", "ffn_gate"},
+                                                       {"mlp.up_proj", "ffn_up"},
+                                                       {"mlp.down_proj", "ffn_down"}};
   for (const TensorInfo& info : files.tensors()) {
     std::string name = info.name;
     for (const auto& [hf, gguf] : parts) {
-      if (const auto at = name.find(hf); at != std::string::npos) name.replace(at, std::strlen(hf), gguf);
+      if (const auto at = name.find(hf); at != std::string::npos)
+        name.replace(at, std::strlen(hf), gguf);
     }
     std::vector<float> values = read_all(files, info.name);
-    if (info.name.find("q_proj") != std::string::npos) values = interleave_halves(values, c.num_heads, c.head_dim);
-    if (info.name.find("k_proj") != std::string::npos) values = interleave_halves(values, c.num_kv_heads, c.head_dim);
-    out.tensor(name, info.shape, 0, {reinterpret_cast<const char*>(values.data()), values.size() * 4});
+    if (info.name.find("q_proj") != std::string::npos)
+      values = interleave_halves(values, c.num_heads, c.head_dim);
+    if (info.name.find("k_proj") != std::string::npos)
+      values = interleave_halves(values, c.num_kv_heads, c.head_dim);
+    out.tensor(name, info.shape, 0,
+               {reinterpret_cast<const char*>(values.data()), values.size() * 4});
   }
   return out;
 }
 
-inline const char* kTinyConfig = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 12,
+inline const char* kTinyConfig =
+    R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 12,
   "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 10,
-  "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "attention_bias": true})";
+  "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+  "attention_bias": true})";
 
 /// A folder's model.safetensors in F32 with the values of `files`.
 inline std::string as_safetensors(const WeightFiles& files) {
@@ -167,8 +187,9 @@ inline std::string as_safetensors(const WeightFiles& files) {
     for (int64_t size : info.shape) shape += (shape.empty() ? "" : ",") + std::to_string(size);
     const size_t begin = data.size();
     data.append(reinterpret_cast<const char*>(values.data()), values.size() * 4);
-    header += (header.size() > 1 ? "," : "") + ("\"" + info.name) + "\":{\"dtype\":\"F32\",\"shape\":[" + shape +
-              "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(data.size()) + "]}";
+    header += (header.size() > 1 ? "," : "") + ("\"" + info.name) +
+              "\":{\"dtype\":\"F32\",\"shape\":[" + shape + "],\"data_offsets\":[" +
+              std::to_string(begin) + "," + std::to_string(data.size()) + "]}";
   }
   header += "}";
   return raw(uint64_t{header.size()}) + header + data;

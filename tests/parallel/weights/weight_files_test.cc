@@ -50,7 +50,8 @@ TEST(WeightFiles, SmallFoldersHoldWhatTransformersReads) {
       EXPECT_EQ(files->find(name)->shape, expected["shape"].get<std::vector<int64_t>>()) << name;
       const std::vector<float> values = read_all(*files, name);
       for (size_t i = 0; i < 8; ++i) {
-        EXPECT_EQ(values.at(expected["at"][i].get<size_t>()), expected["values"][i].get<float>()) << name;
+        EXPECT_EQ(values.at(expected["at"][i].get<size_t>()), expected["values"][i].get<float>())
+            << name;
       }
     }
   }
@@ -91,7 +92,8 @@ TEST(WeightFiles, RopeFactorsOfGgufDivideTheFrequencies) {
   ASSERT_TRUE(folder);
   ModelConfig plain = folder->config();
   plain.rope_scaling = RopeScaling::kNone;
-  const std::vector<float> scaled = rope_inverse_frequencies(folder->config()), base = rope_inverse_frequencies(plain);
+  const std::vector<float> scaled = rope_inverse_frequencies(folder->config()),
+                           base = rope_inverse_frequencies(plain);
   std::vector<float> factors;
   for (size_t i = 0; i < base.size(); ++i) factors.push_back(base[i] / scaled[i]);
   GgufWriter writer = as_gguf(*folder);
@@ -135,7 +137,8 @@ TEST(WeightFiles, AnyRectangleEqualsThatPartOfTheWhole) {
 
 TEST(WeightFiles, RandomWeightsAreNormalAndDependOnTheSeedOnly) {
   const std::string path = fixtures("models/llama31_small");
-  auto a = WeightFiles::dummy(path, 1), b = WeightFiles::dummy(path + "/config.json", 1), c = WeightFiles::dummy(path, 2);
+  auto a = WeightFiles::dummy(path, 1), b = WeightFiles::dummy(path + "/config.json", 1),
+       c = WeightFiles::dummy(path, 2);
   ASSERT_TRUE(a && b && c);
   const std::string q = "model.layers.0.self_attn.q_proj.weight";
   const std::vector<float> values = read_all(**a, q);
@@ -156,7 +159,8 @@ TEST(WeightFiles, FingerprintFollowsContentNotPlace) {
   const std::string before = open_ok(tiny.path())->fingerprint();
   EXPECT_EQ(before, open_ok(tiny.path())->fingerprint());
   ScratchFolder other;
-  for (const char* name : {"config.json", "model.safetensors"}) write_file(other / name, read_file(tiny / name));
+  for (const char* name : {"config.json", "model.safetensors"})
+    write_file(other / name, read_file(tiny / name));
   EXPECT_EQ(before, open_ok(other.path())->fingerprint());
   std::string bytes = read_file(tiny / "model.safetensors");
   bytes.back() ^= 1;
@@ -187,7 +191,8 @@ TEST(WeightFiles, MissingTensorIsNamedWithTheFile) {
   write_file(tiny / "config.json", config.dump());
   const Error error = open_error(tiny.path());
   EXPECT_EQ(error.code, ErrorCode::kInvalidArgument);
-  EXPECT_THAT(error.message, AllOf(HasSubstr(tiny.path()), HasSubstr("lm_head.weight is missing"), HasSubstr("[10, 8]")));
+  EXPECT_THAT(error.message, AllOf(HasSubstr(tiny.path()), HasSubstr("lm_head.weight is missing"),
+                                   HasSubstr("[10, 8]")));
 }
 
 TEST(WeightFiles, ShapeMismatchNamesTensorExpectedAndFound) {
@@ -196,8 +201,8 @@ TEST(WeightFiles, ShapeMismatchNamesTensorExpectedAndFound) {
   config["intermediate_size"] = 16;
   write_file(tiny / "config.json", config.dump());
   EXPECT_THAT(open_error(tiny.path()).message,
-              AllOf(HasSubstr(tiny.path()), HasSubstr("mlp.down_proj.weight"), HasSubstr("expected shape [8, 16]"),
-                    HasSubstr("found [8, 12]")));
+              AllOf(HasSubstr(tiny.path()), HasSubstr("mlp.down_proj.weight"),
+                    HasSubstr("expected shape [8, 16]"), HasSubstr("found [8, 12]")));
 }
 
 TEST(WeightFiles, UnreadableTypeIsNamedOnlyWhereItMatters) {
@@ -208,32 +213,41 @@ TEST(WeightFiles, UnreadableTypeIsNamedOnlyWhereItMatters) {
     std::memcpy(&length, bytes.data(), 8);
     std::string header = bytes.substr(8, length);
     header.replace(header.find(from), from.size(), to);
-    write_file(tiny / "model.safetensors", raw(uint64_t{header.size()}) + header + bytes.substr(8 + length));
+    write_file(tiny / "model.safetensors",
+               raw(uint64_t{header.size()}) + header + bytes.substr(8 + length));
   };
-  with_header("{", R"({"model.layers.0.self_attn.rotary_emb.inv_freq":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},)");
+  with_header(
+      "{",
+      R"({"model.layers.0.self_attn.rotary_emb.inv_freq":)"
+      R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]},)");
   EXPECT_TRUE(open_ok(tiny.path())) << "a tensor nobody needs may be of any type";
   with_header("F32", "F64");
-  EXPECT_THAT(open_error(tiny.path()).message, AllOf(HasSubstr("expected type F32, F16 or BF16"), HasSubstr("found F64")));
+  EXPECT_THAT(open_error(tiny.path()).message,
+              AllOf(HasSubstr("expected type F32, F16 or BF16"), HasSubstr("found F64")));
 }
 
 TEST(WeightFiles, ShardedIndexIsChecked) {
   ScratchFolder scratch;
-  std::filesystem::copy(fixtures("models/llama2_small"), scratch.path(),
-                        std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
+  std::filesystem::copy(
+      fixtures("models/llama2_small"), scratch.path(),
+      std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
   ASSERT_TRUE(open_ok(scratch.path()));
   const std::string index_path = scratch / "model.safetensors.index.json";
   const json index = json::parse(read_file(index_path));
   json wrong = index;
   wrong["weight_map"]["lm_head.weight"] = "../model-00001-of-00002.safetensors";
   write_file(index_path, wrong.dump());
-  EXPECT_THAT(open_error(scratch.path()).message, AllOf(HasSubstr("lm_head.weight"), HasSubstr("same folder")));
+  EXPECT_THAT(open_error(scratch.path()).message,
+              AllOf(HasSubstr("lm_head.weight"), HasSubstr("same folder")));
   const std::string first = index["weight_map"]["model.embed_tokens.weight"];
-  const std::string second = first.find("00001") == std::string::npos ? "model-00001-of-00002.safetensors"
-                                                                      : "model-00002-of-00002.safetensors";
+  const std::string second = first.find("00001") == std::string::npos
+                                 ? "model-00001-of-00002.safetensors"
+                                 : "model-00002-of-00002.safetensors";
   wrong = index;
   wrong["weight_map"]["model.embed_tokens.weight"] = second;
   write_file(index_path, wrong.dump());
-  EXPECT_THAT(open_error(scratch.path()).message, AllOf(HasSubstr("model.embed_tokens.weight"), HasSubstr(second)));
+  EXPECT_THAT(open_error(scratch.path()).message,
+              AllOf(HasSubstr("model.embed_tokens.weight"), HasSubstr(second)));
   write_file(index_path, index.dump());
   std::filesystem::remove(scratch / second);
   const Error error = open_error(scratch.path());
@@ -259,15 +273,18 @@ TEST(WeightFiles, GgufRefusals) {
   EXPECT_THAT(replaced("GGUF", "GGML"), AllOf(HasSubstr(path), HasSubstr("no GGUF file")));
   EXPECT_THAT(replaced(raw(uint32_t{3}), raw(uint32_t{1})), HasSubstr("found 1"));
   EXPECT_THAT(replaced(raw(uint32_t{3}), raw(uint32_t{0x03000000})), HasSubstr("big-endian"));
-  EXPECT_THAT(replaced("\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0qwen2"s), HasSubstr("found qwen2"));
+  EXPECT_THAT(replaced("\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0qwen2"s),
+              HasSubstr("found qwen2"));
   EXPECT_THAT(replaced("llama.embedding_length", "llama.embeddinq_length"),
               AllOf(HasSubstr("llama.embedding_length is missing")));
   EXPECT_THAT(replaced("blk.0.attn_q.weight", "blk.0.attn_x.weight"),
               AllOf(HasSubstr("blk.0.attn_q.weight is missing"), HasSubstr("[8, 8]")));
-  EXPECT_THAT(message(good.substr(0, good.size() - 64)), AllOf(HasSubstr("expected"), HasSubstr("truncated")));
+  EXPECT_THAT(message(good.substr(0, good.size() - 64)),
+              AllOf(HasSubstr("expected"), HasSubstr("truncated")));
   GgufWriter odd = as_gguf(*folder);
   odd.tensor("extra", {4}, 99, std::string(16, '\0'));
-  EXPECT_THAT(message(odd.bytes()), AllOf(HasSubstr("tensor extra"), HasSubstr("ggml type number 99")));
+  EXPECT_THAT(message(odd.bytes()),
+              AllOf(HasSubstr("tensor extra"), HasSubstr("ggml type number 99")));
   GgufWriter split = as_gguf(*folder);
   split.integer("split.count", 2);
   EXPECT_THAT(message(split.bytes()), HasSubstr("split"));
@@ -280,7 +297,8 @@ TEST(WeightFiles, GgufRefusals) {
 TEST(WeightFiles, PathsThatHoldNoModel) {
   ScratchFolder scratch;
   EXPECT_EQ(open_error(scratch / "nothing").code, ErrorCode::kNotFound);
-  EXPECT_THAT(open_error(scratch.path()).message, AllOf(HasSubstr(scratch.path()), HasSubstr("config.json")));
+  EXPECT_THAT(open_error(scratch.path()).message,
+              AllOf(HasSubstr(scratch.path()), HasSubstr("config.json")));
   write_file(scratch / "config.json", kTinyConfig);
   EXPECT_THAT(open_error(scratch.path()).message, HasSubstr("model.safetensors"));
   EXPECT_THAT(open_error(scratch / "config.json").message, HasSubstr("expected the folder"));
