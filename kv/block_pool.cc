@@ -12,9 +12,7 @@
 namespace tailor::kv {
 namespace {
 
-std::string mib(uint64_t bytes) {
-  return std::to_string((bytes + (1u << 19)) >> 20) + " MiB";
-}
+std::string mib(uint64_t bytes) { return std::to_string((bytes + (1u << 19)) >> 20) + " MiB"; }
 
 }  // namespace
 
@@ -35,12 +33,12 @@ Result<PoolSize> choose_pool_size(const PoolRequest& request) {
     budget = std::min({wanted, share, request.ceiling_bytes});
     why = budget == wanted ? std::to_string(request.target_sequences) + " sequences of " +
                                  std::to_string(request.max_context) + " tokens"
-          : budget == share
-              ? std::to_string(static_cast<int>(request.available_share * 100)) + " % of " +
-                    mib(request.available_bytes) + " free"
-              : "the ceiling of " + mib(request.ceiling_bytes);
+          : budget == share ? std::to_string(static_cast<int>(request.available_share * 100)) +
+                                  " % of " + mib(request.available_bytes) + " free"
+                            : "the ceiling of " + mib(request.ceiling_bytes);
   }
-  const uint64_t blocks = std::min<uint64_t>(budget / block_bytes, std::numeric_limits<int32_t>::max());
+  const uint64_t blocks =
+      std::min<uint64_t>(budget / block_bytes, std::numeric_limits<int32_t>::max());
   const std::string unit = "a block of " + std::to_string(layout.block_tokens) + " tokens takes " +
                            std::to_string(block_bytes) + " bytes";
 
@@ -51,28 +49,30 @@ Result<PoolSize> choose_pool_size(const PoolRequest& request) {
   if (blocks < blocks_per_sequence) {
     if (request.max_context_given || blocks == 0) {
       return fail(ErrorCode::kLimitExceeded,
-                  "the KV pool of " + mib(budget) + " (" + why + ") holds " + std::to_string(blocks) +
-                      " blocks, but one sequence of " + std::to_string(request.max_context) +
-                      " tokens needs " + std::to_string(blocks_per_sequence) + " (" + unit +
+                  "the KV pool of " + mib(budget) + " (" + why + ") holds " +
+                      std::to_string(blocks) + " blocks, but one sequence of " +
+                      std::to_string(request.max_context) + " tokens needs " +
+                      std::to_string(blocks_per_sequence) + " (" + unit +
                       "); raise the KV memory or lower the context limit");
     }
     size.max_context = static_cast<int32_t>(blocks * static_cast<uint64_t>(layout.block_tokens));
     capped = "; context limit lowered from " + std::to_string(request.max_context) + " to " +
              std::to_string(size.max_context) + " tokens so that one sequence fits";
   }
-  size.sentence = "KV pool: " + std::to_string(blocks) + " blocks, " + mib(blocks * block_bytes) + " (" +
-                  why + "; " + unit + ")" + capped;
+  size.sentence = "KV pool: " + std::to_string(blocks) + " blocks, " + mib(blocks * block_bytes) +
+                  " (" + why + "; " + unit + ")" + capped;
   return size;
 }
 
-Result<std::unique_ptr<BlockPool>> BlockPool::create(const BlockLayout& layout, int32_t num_blocks) {
+Result<std::unique_ptr<BlockPool>> BlockPool::create(const BlockLayout& layout,
+                                                     int32_t num_blocks) {
   TAILOR_CHECK(num_blocks > 0 && layout.block_bytes() > 0, "an empty pool");
   const size_t bytes = static_cast<size_t>(layout.block_bytes()) * static_cast<size_t>(num_blocks);
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) {
-    return fail(ErrorCode::kOutOfBlocks, "could not reserve " + mib(bytes) + " for the KV pool: " +
-                                             std::strerror(errno));
+    return fail(ErrorCode::kOutOfBlocks,
+                "could not reserve " + mib(bytes) + " for the KV pool: " + std::strerror(errno));
   }
   return std::unique_ptr<BlockPool>(
       new BlockPool(layout, num_blocks, static_cast<std::byte*>(data), bytes));

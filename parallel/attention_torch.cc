@@ -8,17 +8,20 @@ namespace tailor::parallel {
 namespace {
 
 /// Query rows of one prompt chunk that a tile takes: bounds the scores and saves the masked half.
-constexpr int64_t kTileRows = 128;
+constexpr int64_t kTileRowsMin = 16, kTileRowsMax = 128, kTileScores = int64_t{1} << 22;
 /// Padded key positions of one decode tile: its gathered K and V of a group stay in the cache.
-constexpr int64_t kTilePositions = 16384;
+constexpr int64_t kTilePositions = 4096;
 
 at::Tensor to_device(std::vector<int64_t>& values, at::Device device) {
-  return at::from_blob(values.data(), {static_cast<int64_t>(values.size())}, at::kLong).clone().to(device);
+  return at::from_blob(values.data(), {static_cast<int64_t>(values.size())}, at::kLong)
+      .clone()
+      .to(device);
 }
 
 /// Blocks that hold positions 0..last.
 int64_t blocks_used(const Chunk& chunk, int64_t block_tokens) {
-  return (static_cast<int64_t>(chunk.first_position) + chunk.num_rows + block_tokens - 1) / block_tokens;
+  return (static_cast<int64_t>(chunk.first_position) + chunk.num_rows + block_tokens - 1) /
+         block_tokens;
 }
 
 /// A piece of one chunk: what one batch entry of a tile holds.
@@ -44,11 +47,14 @@ class LayoutBuilder {
       for (int64_t r = 0; r < chunk.num_rows; ++r) add_row(chunk, r);
       if (chunk.num_rows > 1) {
         flush(decode);
-        for (int64_t at = 0; at < chunk.num_rows; at += kTileRows) {
-          add_tile({Piece{&chunk, at, std::min<int64_t>(kTileRows, chunk.num_rows - at)}});
+        const int64_t keys = static_cast<int64_t>(chunk.first_position) + chunk.num_rows;
+        const int64_t tile_rows = std::clamp(kTileScores / keys, kTileRowsMin, kTileRowsMax);
+        for (int64_t at = 0; at < chunk.num_rows; at += tile_rows) {
+          add_tile({Piece{&chunk, at, std::min(tile_rows, chunk.num_rows - at)}});
         }
       } else {
-        if (!decode.empty() && !shares_tile(*decode.front().chunk, chunk, decode.size())) flush(decode);
+        if (!decode.empty() && !shares_tile(*decode.front().chunk, chunk, decode.size()))
+          flush(decode);
         decode.push_back({&chunk, 0, 1});
       }
     }
@@ -80,7 +86,8 @@ class LayoutBuilder {
   }
 
   bool shares_tile(const Chunk& longest, const Chunk& next, size_t batch) const {
-    const int64_t most = blocks_used(longest, block_tokens_), own = blocks_used(next, block_tokens_);
+    const int64_t most = blocks_used(longest, block_tokens_),
+                  own = blocks_used(next, block_tokens_);
     return most - own <= std::max<int64_t>(2, most / 4) &&
            static_cast<int64_t>(batch + 1) * most * block_tokens_ <= kTilePositions;
   }
@@ -114,17 +121,21 @@ class LayoutBuilder {
       num_blocks = std::max(num_blocks, (end + block_tokens_ - 1) / block_tokens_);
     }
     tile.kv_tokens = num_blocks * block_tokens_;
+    tile.open = tile.kv_tokens;
+    for (const Piece& piece : pieces)
+      tile.open = std::min(tile.open, piece.chunk->first_position + piece.first + 1);
 
     std::vector<int64_t> blocks;
-    at::Tensor mask = at::zeros({tile.batch, 1, tile.rows, 1, tile.kv_tokens}, at::kFloat);
+    at::Tensor mask = at::zeros({tile.batch, tile.rows, 1, tile.kv_tokens - tile.open}, at::kFloat);
     float* row_mask = mask.data_ptr<float>();
     for (const Piece& piece : pieces) {
       const int64_t first = piece.chunk->first_position + piece.first;
       const int64_t own = (first + piece.rows + block_tokens_ - 1) / block_tokens_;
       // A masked key still meets a value, so padding repeats a block of the sequence's own.
-      for (int64_t i = 0; i < num_blocks; ++i) blocks.push_back(block(*piece.chunk, i < own ? i : 0));
-      for (int64_t r = 0; r < piece.rows; ++r, row_mask += tile.kv_tokens) {
-        std::fill(row_mask + first + r + 1, row_mask + tile.kv_tokens,
+      for (int64_t i = 0; i < num_blocks; ++i)
+        blocks.push_back(block(*piece.chunk, i < own ? i : 0));
+      for (int64_t r = 0; r < piece.rows; ++r, row_mask += tile.kv_tokens - tile.open) {
+        std::fill(row_mask + (first + r + 1 - tile.open), row_mask + (tile.kv_tokens - tile.open),
                   -std::numeric_limits<float>::infinity());
       }
     }
@@ -145,7 +156,8 @@ class LayoutBuilder {
 
 PagedPool::PagedPool(at::Tensor memory, const kv::BlockLayout& layout, int64_t num_blocks)
     : layout_(layout), num_blocks_(num_blocks) {
-  const int64_t tokens = layout.block_tokens, dim = layout.head_dim, groups = layout.num_groups_local;
+  const int64_t tokens = layout.block_tokens, dim = layout.head_dim,
+                groups = layout.num_groups_local;
   for (int64_t layer = 0; layer < layout.num_layers; ++layer) {
     for (int kv = 0; kv < 2; ++kv) {
       slots_.push_back(memory.as_strided({num_blocks, tokens, groups, dim},
@@ -171,8 +183,8 @@ void write_kv(const PagedPool& pool, const StepLayout& step, int64_t layer, cons
   v_slots.index_put_(where, v);
 }
 
-void paged_attention(const PagedPool& pool, const StepLayout& step, int64_t layer, const at::Tensor& q,
-                     at::Tensor& out) {
+void paged_attention(const PagedPool& pool, const StepLayout& step, int64_t layer,
+                     const at::Tensor& q, at::Tensor& out) {
   const int64_t groups = pool.layout().num_groups_local, dim = pool.layout().head_dim;
   const int64_t per_group = q.size(1) / groups;
   for (const AttentionTile& tile : step.tiles) {
@@ -182,13 +194,16 @@ void paged_attention(const PagedPool& pool, const StepLayout& step, int64_t laye
     };
     const at::Tensor queries = rows_of(q);
     at::Tensor results = rows_of(out);
-    const at::Tensor mask = tile.mask.view({b, n, 1, t});
     for (int64_t group = 0; group < groups; ++group) {
-      const at::Tensor k = pool.planes(layer, 0, group).index_select(0, tile.blocks).view({b, t, dim});
-      const at::Tensor v = pool.planes(layer, 1, group).index_select(0, tile.blocks).view({b, t, dim});
+      const at::Tensor k =
+          pool.planes(layer, 0, group).index_select(0, tile.blocks).view({b, t, dim});
+      const at::Tensor v =
+          pool.planes(layer, 1, group).index_select(0, tile.blocks).view({b, t, dim});
       const at::Tensor query = queries.select(2, group).reshape({b, n * per_group, dim});
-      at::Tensor scores = at::bmm(query, k.transpose(1, 2)).to(at::kFloat).view({b, n, per_group, t});
-      const at::Tensor weights = scores.add_(mask).softmax(-1).to(v.scalar_type());
+      at::Tensor scores =
+          at::bmm(query, k.transpose(1, 2)).to(at::kFloat).view({b, n, per_group, t});
+      scores.narrow(3, tile.open, t - tile.open).add_(tile.mask);
+      const at::Tensor weights = scores.softmax(-1).to(v.scalar_type());
       results.select(2, group).copy_(
           at::bmm(weights.view({b, n * per_group, t}), v).view({b, n, per_group, dim}));
     }

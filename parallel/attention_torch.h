@@ -1,7 +1,8 @@
-// Paged attention, the reference: one function over a list of query rows; a decode step is a chunk of one row. K and V
-// of every row are written to the pool first and read from the pool only. Rows are cut into tiles: decode rows with
-// contexts of similar length share one (their tables padded to the longest and masked), prompt chunks are cut into runs
-// of rows of one sequence. A tile is a batch of equally many rows; the arithmetic of a row is the same in either kind.
+// Paged attention, the reference: one function over a list of query rows; a decode step is a chunk
+// of one row. K and V of every row are written to the pool first and read from the pool only. Rows
+// are cut into tiles: decode rows with contexts of similar length share one (their tables padded to
+// the longest and masked), prompt chunks are cut into runs of rows of one sequence. A tile is a
+// batch of equally many rows; the arithmetic of a row is the same in either kind.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -25,7 +26,8 @@ class PagedPool {
   const at::Tensor& slots(int64_t layer, int kv) const { return slots_[at(layer, kv)]; }
   /// [num_blocks, block_tokens * head_dim] of one group: what is gathered.
   const at::Tensor& planes(int64_t layer, int kv, int64_t group) const {
-    return planes_[at(layer, kv) * static_cast<size_t>(layout_.num_groups_local) + static_cast<size_t>(group)];
+    return planes_[at(layer, kv) * static_cast<size_t>(layout_.num_groups_local) +
+                   static_cast<size_t>(group)];
   }
 
  private:
@@ -40,16 +42,18 @@ class PagedPool {
 struct AttentionTile {
   int64_t first_row = 0, batch = 0, rows = 0;
   int64_t kv_tokens = 0;  ///< padded to whole blocks of the longest
+  int64_t open = 0;       ///< keys that every row sees; the mask covers those after
   at::Tensor blocks;      ///< [batch * kv_tokens / block_tokens] int64
-  at::Tensor mask;        ///< [batch, 1, rows, 1, kv_tokens] F32, 0 or -inf: keys up to the row's own position
+  at::Tensor mask;  ///< [batch, rows, 1, kv_tokens - open] F32, 0 or -inf: keys up to the row's own
+                    ///< position
 };
 
 /// A step as the layers see it: rows reordered so that the rows of a tile are adjacent.
 struct StepLayout {
-  at::Tensor tokens;            ///< [rows] int64
-  at::Tensor positions;         ///< [rows] F32
+  at::Tensor tokens;                   ///< [rows] int64
+  at::Tensor positions;                ///< [rows] F32
   at::Tensor write_block, write_slot;  ///< [rows] int64
-  at::Tensor logit_rows;        ///< [num_logits] int64, in chunk order
+  at::Tensor logit_rows;               ///< [num_logits] int64, in chunk order
   std::vector<AttentionTile> tiles;
 };
 
@@ -61,7 +65,7 @@ void write_kv(const PagedPool& pool, const StepLayout& step, int64_t layer, cons
               const at::Tensor& v);
 
 /// q [rows, heads, head_dim], scaled already; out of the same shape.
-void paged_attention(const PagedPool& pool, const StepLayout& step, int64_t layer, const at::Tensor& q,
-                     at::Tensor& out);
+void paged_attention(const PagedPool& pool, const StepLayout& step, int64_t layer,
+                     const at::Tensor& q, at::Tensor& out);
 
 }  // namespace tailor::parallel

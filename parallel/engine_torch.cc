@@ -53,7 +53,8 @@ Result<at::Device> parse_device(const std::string& name) {
     return fail(ErrorCode::kInvalidArgument, "device must be cpu or cuda, found " + name);
   }
   if (!at::globalContext().hasCUDA()) {
-    return fail(ErrorCode::kInvalidArgument, "device " + name + " asked for, but this program sees no CUDA device");
+    return fail(ErrorCode::kInvalidArgument,
+                "device " + name + " asked for, but this program sees no CUDA device");
   }
   at::Device device(name);
   if (!device.has_index()) device.set_index(0);
@@ -62,12 +63,14 @@ Result<at::Device> parse_device(const std::string& name) {
 
 /// Bytes this rank may take of the device it is on.
 uint64_t available_bytes(at::Device device, int ranks_on_host) {
-  if (!device.is_cpu()) return at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
+  if (!device.is_cpu())
+    return at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
   return available_memory_bytes() / static_cast<uint64_t>(std::max(1, ranks_on_host));
 }
 
 /// F32 where it is asked for or fits, else BF16; refused with the numbers where neither does.
-Result<void> choose_dtype(const EngineOptions& options, const TpContext& tp, uint64_t values, Setup& setup) {
+Result<void> choose_dtype(const EngineOptions& options, const TpContext& tp, uint64_t values,
+                          Setup& setup) {
   const uint64_t available = setup.available_bytes;
   const uint64_t f32_bytes = values * 4, bf16_bytes = values * 2;
   // A tenth stays for activations and everything else.
@@ -78,14 +81,16 @@ Result<void> choose_dtype(const EngineOptions& options, const TpContext& tp, uin
     TAILOR_ASSIGN(const int64_t agreed, smallest(tp, setup.device, wanted ? 1 : 0));
     use_f32 = agreed == 1;
   } else if (options.dtype != "f32" && options.dtype != "bf16") {
-    return fail(ErrorCode::kInvalidArgument, "dtype must be f32, bf16 or auto, found " + options.dtype);
+    return fail(ErrorCode::kInvalidArgument,
+                "dtype must be f32, bf16 or auto, found " + options.dtype);
   }
   setup.dtype = use_f32 ? at::kFloat : at::kBFloat16;
   setup.weight_bytes = use_f32 ? f32_bytes : bf16_bytes;
   if (!fits(setup.weight_bytes)) {
     return fail(ErrorCode::kLimitExceeded,
-                "rank " + std::to_string(tp.rank) + "'s weights take " + mib(f32_bytes) + " as F32 and " +
-                    mib(bf16_bytes) + " as BF16, but its share of free memory is " + mib(available) +
+                "rank " + std::to_string(tp.rank) + "'s weights take " + mib(f32_bytes) +
+                    " as F32 and " + mib(bf16_bytes) +
+                    " as BF16, but its share of free memory is " + mib(available) +
                     "; use a larger tp over more hosts or a smaller model");
   }
   return {};
@@ -99,11 +104,18 @@ int64_t block_columns(const weights::WeightFiles& files) {
 
 class TorchEngine final : public Engine {
  public:
-  TorchEngine(const weights::ModelConfig& config, const TpContext& tp, const EngineOptions& options, Setup setup,
-              ShardWeights weights, std::unique_ptr<kv::BlockPool> host_pool, PagedPool pool, EngineInfo info)
-      : config_(config), tp_(tp), max_rows_(options.max_rows), setup_(std::move(setup)),
-        shard_(setup_.sharding.ranks[static_cast<size_t>(tp.rank)]), weights_(std::move(weights)),
-        host_pool_(std::move(host_pool)), pool_(std::move(pool)), info_(std::move(info)),
+  TorchEngine(const weights::ModelConfig& config, const TpContext& tp, const EngineOptions& options,
+              Setup setup, ShardWeights weights, std::unique_ptr<kv::BlockPool> host_pool,
+              PagedPool pool, EngineInfo info)
+      : config_(config),
+        tp_(tp),
+        max_rows_(options.max_rows),
+        setup_(std::move(setup)),
+        shard_(setup_.sharding.ranks[static_cast<size_t>(tp.rank)]),
+        weights_(std::move(weights)),
+        host_pool_(std::move(host_pool)),
+        pool_(std::move(pool)),
+        info_(std::move(info)),
         attention_plan_(make_reduction_plan(setup_.sharding.attention_runs(), tp.rank)),
         mlp_plan_(make_reduction_plan(setup_.sharding.mlp_runs(), tp.rank)) {
     std::vector<float> frequencies = weights::rope_inverse_frequencies(config);
@@ -116,7 +128,9 @@ class TorchEngine final : public Engine {
       ends.push_back(rank.vocab.end);
       vocab_rows_max_ = std::max(vocab_rows_max_, rank.vocab.size());
     }
-    vocab_ends_ = at::from_blob(ends.data(), {static_cast<int64_t>(ends.size())}, at::kLong).clone().to(setup_.device);
+    vocab_ends_ = at::from_blob(ends.data(), {static_cast<int64_t>(ends.size())}, at::kLong)
+                      .clone()
+                      .to(setup_.device);
   }
 
   const EngineInfo& info() const override { return info_; }
@@ -129,7 +143,8 @@ class TorchEngine final : public Engine {
       const c10::InferenceMode guard;
       return run(input, logits, progress);
     } catch (const std::exception& error) {
-      return fail(ErrorCode::kDeviceFailure, "engine step " + std::to_string(input.step) + ": " + error.what());
+      return fail(ErrorCode::kDeviceFailure,
+                  "engine step " + std::to_string(input.step) + ": " + error.what());
     }
   }
 
@@ -137,14 +152,17 @@ class TorchEngine final : public Engine {
   /// Nothing a plan says may reach memory unchecked.
   Result<void> check(const StepInput& input, std::span<float> logits) const {
     const auto bad = [&](const std::string& what) {
-      return fail(ErrorCode::kInvalidArgument, "engine step " + std::to_string(input.step) + ": " + what);
+      return fail(ErrorCode::kInvalidArgument,
+                  "engine step " + std::to_string(input.step) + ": " + what);
     };
     if (input.num_rows() > max_rows_) {
       return bad(std::to_string(input.num_rows()) + " rows, at most " + std::to_string(max_rows_));
     }
-    const size_t wanted = tp_.rank == 0 ? static_cast<size_t>(input.num_logits() * config_.vocab_size) : 0;
+    const size_t wanted =
+        tp_.rank == 0 ? static_cast<size_t>(input.num_logits() * config_.vocab_size) : 0;
     if (logits.size() != wanted) {
-      return bad("room for " + std::to_string(logits.size()) + " logits, expected " + std::to_string(wanted));
+      return bad("room for " + std::to_string(logits.size()) + " logits, expected " +
+                 std::to_string(wanted));
     }
     for (TokenId token : input.token_ids) {
       if (token < 0 || token >= config_.vocab_size) return bad("token id " + std::to_string(token));
@@ -153,15 +171,17 @@ class TorchEngine final : public Engine {
     for (const Chunk& chunk : input.chunks) {
       const int64_t end = static_cast<int64_t>(chunk.first_position) + chunk.num_rows;
       const int64_t block_end = static_cast<int64_t>(chunk.first_block) + chunk.num_blocks;
-      if (chunk.num_rows < 1 || chunk.first_row != rows || chunk.first_position < 0 || chunk.first_block < 0 ||
-          block_end > static_cast<int64_t>(input.block_ids.size())) {
+      if (chunk.num_rows < 1 || chunk.first_row != rows || chunk.first_position < 0 ||
+          chunk.first_block < 0 || block_end > static_cast<int64_t>(input.block_ids.size())) {
         return bad("a chunk's rows or blocks are out of range");
       }
       if (end > info_.max_context) {
-        return bad("position " + std::to_string(end - 1) + " in a context of " + std::to_string(info_.max_context));
+        return bad("position " + std::to_string(end - 1) + " in a context of " +
+                   std::to_string(info_.max_context));
       }
       if (chunk.num_blocks * pool_.layout().block_tokens < end) {
-        return bad(std::to_string(chunk.num_blocks) + " blocks for " + std::to_string(end) + " tokens");
+        return bad(std::to_string(chunk.num_blocks) + " blocks for " + std::to_string(end) +
+                   " tokens");
       }
       rows += chunk.num_rows;
     }
@@ -172,7 +192,8 @@ class TorchEngine final : public Engine {
     return {};
   }
 
-  Result<void> run(const StepInput& input, std::span<float> logits, std::atomic<uint64_t>& progress) {
+  Result<void> run(const StepInput& input, std::span<float> logits,
+                   std::atomic<uint64_t>& progress) {
     const StepLayout step = make_step_layout(input, pool_.layout().block_tokens, setup_.device);
     at::Tensor x;
     TAILOR_TRY(embed(step, x));
@@ -181,8 +202,10 @@ class TorchEngine final : public Engine {
     const at::Tensor cos = angles.cos(), sin = angles.sin();
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerWeights& layer = weights_.layers[static_cast<size_t>(l)];
-      at::Tensor attended = attention(step, l, layer, normalized(x, layer.attention_norm), cos, sin);
-      TAILOR_TRY(add_row_parallel(attended, layer.attention_out, layer.attention_out_bias, attention_plan_, x));
+      at::Tensor attended =
+          attention(step, l, layer, normalized(x, layer.attention_norm), cos, sin);
+      TAILOR_TRY(add_row_parallel(attended, layer.attention_out, layer.attention_out_bias,
+                                  attention_plan_, x));
       at::Tensor activated = gated(layer, normalized(x, layer.mlp_norm));
       TAILOR_TRY(add_row_parallel(activated, layer.down, layer.down_bias, mlp_plan_, x));
       progress.fetch_add(1, std::memory_order_relaxed);
@@ -197,7 +220,8 @@ class TorchEngine final : public Engine {
     return x.mul(scale).mul_(weight).to(setup_.dtype);
   }
 
-  /// Rows of the vocabulary-parallel embedding: every rank looks up what it can, the owner's row counts. F32.
+  /// Rows of the vocabulary-parallel embedding: every rank looks up what it can, the owner's row
+  /// counts. F32.
   Result<void> embed(const StepLayout& step, at::Tensor& x) {
     const at::Tensor local = (step.tokens - shard_.vocab.begin).clamp_(0, shard_.vocab.size() - 1);
     at::Tensor mine = weights_.embedding.index_select(1, local).t().to(at::kFloat).contiguous();
@@ -212,8 +236,8 @@ class TorchEngine final : public Engine {
     return {};
   }
 
-  at::Tensor attention(const StepLayout& step, int64_t l, const LayerWeights& layer, const at::Tensor& h,
-                       const at::Tensor& cos, const at::Tensor& sin) const {
+  at::Tensor attention(const StepLayout& step, int64_t l, const LayerWeights& layer,
+                       const at::Tensor& h, const at::Tensor& cos, const at::Tensor& sin) const {
     const int64_t rows = h.size(0), dim = config_.head_dim, half = dim / 2;
     const int64_t heads = shard_.heads.size(), groups = shard_.groups.size();
     at::Tensor qkv = h.mm(layer.qkv);
@@ -228,7 +252,8 @@ class TorchEngine final : public Engine {
     at::mul_out(ra, a, cos).addcmul_(b, sin, -1);
     at::mul_out(rb, b, cos).addcmul_(a, sin);
 
-    write_kv(pool_, step, l, rotated.narrow(1, heads, groups).to(setup_.dtype), qkv.narrow(1, heads + groups, groups));
+    write_kv(pool_, step, l, rotated.narrow(1, heads, groups).to(setup_.dtype),
+             qkv.narrow(1, heads + groups, groups));
     const double scale = 1.0 / std::sqrt(static_cast<double>(dim));
     const at::Tensor q = rotated.narrow(1, 0, heads).mul(scale).to(setup_.dtype);
     at::Tensor out = at::empty(q.sizes(), q.options());
@@ -245,8 +270,8 @@ class TorchEngine final : public Engine {
   }
 
   /// x += h @ W, W given in units: partials per unit, summed in the fixed tree, in F32.
-  Result<void> add_row_parallel(const at::Tensor& h, const std::vector<at::Tensor>& units, const at::Tensor& bias,
-                                const ReductionPlan& plan, at::Tensor& x) {
+  Result<void> add_row_parallel(const at::Tensor& h, const std::vector<at::Tensor>& units,
+                                const at::Tensor& bias, const ReductionPlan& plan, at::Tensor& x) {
     std::vector<at::Tensor> sums;
     int64_t column = 0;
     for (const at::Tensor& unit : units) {
@@ -254,7 +279,8 @@ class TorchEngine final : public Engine {
       column += unit.size(0);
     }
     for (const ReductionPlan::Subtree& subtree : plan.mine) {
-      for (AddStep add : subtree.steps) sums[static_cast<size_t>(add.into)].add_(sums[static_cast<size_t>(add.from)]);
+      for (AddStep add : subtree.steps)
+        sums[static_cast<size_t>(add.into)].add_(sums[static_cast<size_t>(add.from)]);
     }
     if (tp_.size == 1) {
       x.add_(sums[static_cast<size_t>(plan.mine.front().slot)]);
@@ -290,7 +316,8 @@ class TorchEngine final : public Engine {
     }
     at::Tensor padded = at::zeros({rows, vocab_rows_max_}, mine.options());
     padded.narrow(1, 0, mine.size(1)).copy_(mine);
-    at::Tensor all = at::empty({tp_.rank == 0 ? tp_.size : 0, rows, vocab_rows_max_}, mine.options());
+    at::Tensor all =
+        at::empty({tp_.rank == 0 ? tp_.size : 0, rows, vocab_rows_max_}, mine.options());
     wait_for_device();
     TAILOR_TRY(tp_.collective->gather(bytes_of(padded), bytes_of(all), 0));
     if (tp_.rank != 0) return {};
@@ -326,24 +353,29 @@ class TorchEngine final : public Engine {
   int64_t vocab_rows_max_ = 0;
 };
 
-Result<Setup> make_setup(const weights::WeightFiles& files, const TpContext& tp, const EngineOptions& options) {
+Result<Setup> make_setup(const weights::WeightFiles& files, const TpContext& tp,
+                         const EngineOptions& options) {
   Setup setup;
   TAILOR_ASSIGN(setup.device, parse_device(options.device));
   TAILOR_ASSIGN(setup.sharding, make_sharding(files.config(), tp.size, block_columns(files)));
   setup.available_bytes =
       available_bytes(setup.device, options.ranks_on_host > 0 ? options.ranks_on_host : tp.size);
   const RankShard& shard = setup.sharding.ranks[static_cast<size_t>(tp.rank)];
-  TAILOR_TRY(choose_dtype(options, tp, shard_values(files.config(), shard, has_tied_head(files)), setup));
+  TAILOR_TRY(
+      choose_dtype(options, tp, shard_values(files.config(), shard, has_tied_head(files)), setup));
   return setup;
 }
 
 Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const TpContext& tp,
-                               const EngineOptions& options, const Setup& setup, kv::BlockLayout& layout) {
+                               const EngineOptions& options, const Setup& setup,
+                               kv::BlockLayout& layout) {
   if (options.block_tokens < 1 || options.max_rows < 1 || options.max_context < 0 ||
       options.max_context > config.max_position) {
     return fail(ErrorCode::kInvalidArgument,
-                "block tokens " + std::to_string(options.block_tokens) + ", rows " + std::to_string(options.max_rows) +
-                    ", context " + std::to_string(options.max_context) + ": each must be positive, and the context at most the model's " +
+                "block tokens " + std::to_string(options.block_tokens) + ", rows " +
+                    std::to_string(options.max_rows) + ", context " +
+                    std::to_string(options.max_context) +
+                    ": each must be positive, and the context at most the model's " +
                     std::to_string(config.max_position));
   }
   layout.block_tokens = options.block_tokens;
@@ -376,8 +408,8 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   TAILOR_ASSIGN(Setup setup, make_setup(files, tp, options));
   kv::BlockLayout layout;
   TAILOR_ASSIGN(const kv::PoolSize size, size_pool(config, tp, options, setup, layout));
-  TAILOR_ASSIGN(ShardWeights weights, load_shard(files, setup.sharding, tp.rank, setup.dtype, setup.device,
-                                                 options.on_load_progress));
+  TAILOR_ASSIGN(ShardWeights weights, load_shard(files, setup.sharding, tp.rank, setup.dtype,
+                                                 setup.device, options.on_load_progress));
 
   std::unique_ptr<kv::BlockPool> host_pool;
   at::Tensor memory;
@@ -396,20 +428,21 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   info.max_context = size.max_context;
   info.num_blocks = size.num_blocks;
   info.weight_bytes = setup.weight_bytes;
-  info.kv_bytes = static_cast<uint64_t>(layout.block_bytes()) * static_cast<uint64_t>(size.num_blocks);
+  info.kv_bytes =
+      static_cast<uint64_t>(layout.block_bytes()) * static_cast<uint64_t>(size.num_blocks);
   info.summary = "rank " + std::to_string(tp.rank) + " of " + std::to_string(tp.size) + " on " +
                  setup.device.str() + ", weights " + mib(info.weight_bytes) + " as " +
                  (setup.dtype == at::kFloat ? "F32; " : "BF16; ") + size.sentence;
-  log_ready(info);
   PagedPool pool(std::move(memory), layout, size.num_blocks);
-  return std::unique_ptr<Engine>(std::make_unique<TorchEngine>(
-      config, tp, options, std::move(setup), std::move(weights), std::move(host_pool), std::move(pool),
-      std::move(info)));
+  return std::unique_ptr<Engine>(
+      std::make_unique<TorchEngine>(config, tp, options, std::move(setup), std::move(weights),
+                                    std::move(host_pool), std::move(pool), std::move(info)));
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> make_torch_engine(const weights::WeightFiles& files, const TpContext& tp,
+Result<std::unique_ptr<Engine>> make_torch_engine(const weights::WeightFiles& files,
+                                                  const TpContext& tp,
                                                   const EngineOptions& options) {
   try {
     const c10::InferenceMode guard;

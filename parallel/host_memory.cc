@@ -33,9 +33,9 @@ uint64_t available_memory_bytes() {
   }
   if (available == 0) return 0;
   const std::string root = "/sys/fs/cgroup";
-  return std::min({available, left_under(root + "/memory.max", root + "/memory.current"),
-                   left_under(root + "/memory/memory.limit_in_bytes",
-                              root + "/memory/memory.usage_in_bytes")});
+  return std::min(
+      {available, left_under(root + "/memory.max", root + "/memory.current"),
+       left_under(root + "/memory/memory.limit_in_bytes", root + "/memory/memory.usage_in_bytes")});
 }
 
 }  // namespace tailor::parallel

@@ -1,5 +1,5 @@
-// How much memory this process may still take: the smaller of what the kernel calls available and what is left under
-// the control group's limit. Read once at start.
+// How much memory this process may still take: the smaller of what the kernel calls available and
+// what is left under the control group's limit. Read once at start.
 #pragma once
 
 #include <cstdint>

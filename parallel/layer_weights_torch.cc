@@ -10,14 +10,20 @@ class ShardReader {
  public:
   ShardReader(const weights::WeightFiles& files, at::ScalarType dtype, at::Device device,
               uint64_t total_values, const std::function<void(double)>& on_progress)
-      : files_(files), dtype_(dtype), device_(device), total_values_(total_values), on_progress_(on_progress) {}
+      : files_(files),
+        dtype_(dtype),
+        device_(device),
+        total_values_(total_values),
+        on_progress_(on_progress) {}
 
   at::Tensor matrix(int64_t in, int64_t out) const {
     return at::empty({in, out}, at::TensorOptions().dtype(dtype_).device(device_));
   }
 
-  /// Rows x columns of a stored [out, in] matrix, written transposed to `out_columns` [columns, rows].
-  Result<void> read_transposed(const std::string& name, Range rows, Range columns, at::Tensor out_columns) {
+  /// Rows x columns of a stored [out, in] matrix, written transposed to `out_columns` [columns,
+  /// rows].
+  Result<void> read_transposed(const std::string& name, Range rows, Range columns,
+                               at::Tensor out_columns) {
     // Pieces of rows keep the staging buffer small on large vocabularies.
     const int64_t step = std::max<int64_t>(1, (int64_t{8} << 20) / columns.size());
     for (int64_t begin = rows.begin; begin < rows.end; begin += step) {
@@ -66,7 +72,8 @@ class ShardReader {
   double reported_ = 0;
 };
 
-/// The rank's units as column ranges of the stored row-parallel matrix; `scale` columns per unit item.
+/// The rank's units as column ranges of the stored row-parallel matrix; `scale` columns per unit
+/// item.
 std::vector<Range> unit_columns(const std::vector<Range>& units, Range run, int64_t scale) {
   std::vector<Range> columns;
   for (int64_t u = run.begin; u < run.end; ++u) {
@@ -78,8 +85,9 @@ std::vector<Range> unit_columns(const std::vector<Range>& units, Range run, int6
 
 Range times(Range range, int64_t scale) { return {range.begin * scale, range.end * scale}; }
 
-Result<void> load_attention(ShardReader& reader, const weights::ModelConfig& config, const Sharding& sharding,
-                            const RankShard& shard, const std::string& prefix, LayerWeights& layer) {
+Result<void> load_attention(ShardReader& reader, const weights::ModelConfig& config,
+                            const Sharding& sharding, const RankShard& shard,
+                            const std::string& prefix, LayerWeights& layer) {
   const int64_t hidden = config.hidden_size, dim = config.head_dim;
   const Range q = times(shard.heads, dim), kv = times(shard.groups, dim);
   layer.qkv = reader.matrix(hidden, q.size() + 2 * kv.size());
@@ -97,7 +105,8 @@ Result<void> load_attention(ShardReader& reader, const weights::ModelConfig& con
   }
   if (config.attention_bias) {
     layer.qkv_bias = at::cat(biases);
-    TAILOR_ASSIGN(layer.attention_out_bias, reader.read_vector(prefix + "o_proj.bias", {0, hidden}));
+    TAILOR_ASSIGN(layer.attention_out_bias,
+                  reader.read_vector(prefix + "o_proj.bias", {0, hidden}));
   }
   TAILOR_ASSIGN(layer.attention_out,
                 reader.read_units(prefix + "o_proj.weight", hidden,
@@ -106,8 +115,9 @@ Result<void> load_attention(ShardReader& reader, const weights::ModelConfig& con
   return {};
 }
 
-Result<void> load_mlp(ShardReader& reader, const weights::ModelConfig& config, const Sharding& sharding,
-                      const RankShard& shard, const std::string& prefix, LayerWeights& layer) {
+Result<void> load_mlp(ShardReader& reader, const weights::ModelConfig& config,
+                      const Sharding& sharding, const RankShard& shard, const std::string& prefix,
+                      LayerWeights& layer) {
   const int64_t hidden = config.hidden_size, columns = shard.columns.size();
   layer.gate_up = reader.matrix(hidden, 2 * columns);
   std::vector<at::Tensor> biases;
@@ -125,8 +135,9 @@ Result<void> load_mlp(ShardReader& reader, const weights::ModelConfig& config, c
     layer.gate_up_bias = at::cat(biases);
     TAILOR_ASSIGN(layer.down_bias, reader.read_vector(prefix + "down_proj.bias", {0, hidden}));
   }
-  TAILOR_ASSIGN(layer.down, reader.read_units(prefix + "down_proj.weight", hidden,
-                                              unit_columns(sharding.units.mlp, shard.mlp_units, 1)));
+  TAILOR_ASSIGN(layer.down,
+                reader.read_units(prefix + "down_proj.weight", hidden,
+                                  unit_columns(sharding.units.mlp, shard.mlp_units, 1)));
   return {};
 }
 
@@ -143,8 +154,8 @@ uint64_t shard_values(const weights::ModelConfig& config, const RankShard& shard
   return static_cast<uint64_t>(per_layer * config.num_layers + tables);
 }
 
-Result<ShardWeights> load_shard(const weights::WeightFiles& files, const Sharding& sharding, int rank,
-                                at::ScalarType dtype, at::Device device,
+Result<ShardWeights> load_shard(const weights::WeightFiles& files, const Sharding& sharding,
+                                int rank, at::ScalarType dtype, at::Device device,
                                 const std::function<void(double)>& on_progress) {
   const weights::ModelConfig& config = files.config();
   const RankShard& shard = sharding.ranks[static_cast<size_t>(rank)];
@@ -154,13 +165,16 @@ Result<ShardWeights> load_shard(const weights::WeightFiles& files, const Shardin
 
   ShardWeights out;
   out.embedding = reader.matrix(config.hidden_size, shard.vocab.size());
-  TAILOR_TRY(reader.read_transposed("model.embed_tokens.weight", shard.vocab, hidden, out.embedding));
+  TAILOR_TRY(
+      reader.read_transposed("model.embed_tokens.weight", shard.vocab, hidden, out.embedding));
   out.head = out.embedding;
   for (int64_t l = 0; l < config.num_layers; ++l) {
     const std::string prefix = "model.layers." + std::to_string(l) + ".";
     LayerWeights layer;
-    TAILOR_ASSIGN(layer.attention_norm, reader.read_vector(prefix + "input_layernorm.weight", hidden));
-    TAILOR_ASSIGN(layer.mlp_norm, reader.read_vector(prefix + "post_attention_layernorm.weight", hidden));
+    TAILOR_ASSIGN(layer.attention_norm,
+                  reader.read_vector(prefix + "input_layernorm.weight", hidden));
+    TAILOR_ASSIGN(layer.mlp_norm,
+                  reader.read_vector(prefix + "post_attention_layernorm.weight", hidden));
     TAILOR_TRY(load_attention(reader, config, sharding, shard, prefix + "self_attn.", layer));
     TAILOR_TRY(load_mlp(reader, config, sharding, shard, prefix + "mlp.", layer));
     out.layers.push_back(std::move(layer));

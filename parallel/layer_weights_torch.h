@@ -1,6 +1,7 @@
-// One rank's shard of a Llama, as tensors. Projections are stored transposed, [in, out], which libtorch's CPU GEMM likes
-// best at few rows; q, k and v are one matrix, gate and up another; row-parallel matrices are one contiguous piece per
-// reduction unit, so that each partial is one product.
+// One rank's shard of a Llama, as tensors. Projections are stored transposed, [in, out], which
+// libtorch's CPU GEMM likes best at few rows; q, k and v are one matrix, gate and up another;
+// row-parallel matrices are one contiguous piece per reduction unit, so that each partial is one
+// product.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -16,14 +17,14 @@ namespace tailor::parallel {
 
 /// Biases are undefined tensors where the model has none. Norms and biases are F32.
 struct LayerWeights {
-  at::Tensor attention_norm, mlp_norm;    ///< [hidden]
-  at::Tensor qkv;                         ///< [hidden, (heads + 2 groups) * head_dim], local
+  at::Tensor attention_norm, mlp_norm;  ///< [hidden]
+  at::Tensor qkv;                       ///< [hidden, (heads + 2 groups) * head_dim], local
   at::Tensor qkv_bias;
   std::vector<at::Tensor> attention_out;  ///< per unit [unit columns, hidden]
   at::Tensor attention_out_bias;          ///< added once, after the reduction
-  at::Tensor gate_up;                     ///< [hidden, 2 * columns]: all gate columns, then all up columns
+  at::Tensor gate_up;  ///< [hidden, 2 * columns]: all gate columns, then all up columns
   at::Tensor gate_up_bias;
-  std::vector<at::Tensor> down;           ///< per unit [unit columns, hidden]
+  std::vector<at::Tensor> down;  ///< per unit [unit columns, hidden]
   at::Tensor down_bias;
 };
 
@@ -41,8 +42,8 @@ uint64_t shard_values(const weights::ModelConfig& config, const RankShard& shard
 bool has_tied_head(const weights::WeightFiles& files);
 
 /// Errors: those of WeightFiles::read. Cost: one pass over the shard's bytes.
-Result<ShardWeights> load_shard(const weights::WeightFiles& files, const Sharding& sharding, int rank,
-                                at::ScalarType dtype, at::Device device,
+Result<ShardWeights> load_shard(const weights::WeightFiles& files, const Sharding& sharding,
+                                int rank, at::ScalarType dtype, at::Device device,
                                 const std::function<void(double)>& on_progress);
 
 }  // namespace tailor::parallel

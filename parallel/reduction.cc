@@ -57,7 +57,8 @@ ReductionPlan make_reduction_plan(std::span<const Range> owned, int rank) {
   for (size_t r = 0; r < by_rank.size(); ++r) {
     for (size_t i = 0; i < by_rank[r].size(); ++i) {
       pieces.push_back(by_rank[r][i]);
-      plan.gathered_slots.push_back(static_cast<int32_t>(r) * plan.pieces_max + static_cast<int32_t>(i));
+      plan.gathered_slots.push_back(static_cast<int32_t>(r) * plan.pieces_max +
+                                    static_cast<int32_t>(i));
     }
   }
   plan.combine = combine_steps(num_units, {0, num_units}, pieces);

@@ -8,7 +8,8 @@
 namespace tailor::parallel {
 namespace {
 
-/// Groups per unit are equal where a divisor allows at least 3 units; a prime number of groups gets uneven runs.
+/// Groups per unit are equal where a divisor allows at least 3 units; a prime number of groups gets
+/// uneven runs.
 int64_t attention_unit_count(int64_t groups) {
   if (groups <= kMaxUnits) return groups;
   for (int64_t units = kMaxUnits; units >= 3; --units) {
@@ -46,7 +47,8 @@ ReductionUnits reduction_units(const weights::ModelConfig& config, int64_t block
   ReductionUnits units;
   units.attention = split_evenly(config.num_kv_heads, attention_unit_count(config.num_kv_heads));
   const int64_t blocks = (config.intermediate_size + block_columns - 1) / block_columns;
-  units.mlp = split_evenly(blocks, mlp_unit_count(static_cast<int64_t>(units.attention.size()), blocks));
+  units.mlp =
+      split_evenly(blocks, mlp_unit_count(static_cast<int64_t>(units.attention.size()), blocks));
   for (Range& unit : units.mlp) {
     unit.begin *= block_columns;
     unit.end = std::min(unit.end * block_columns, config.intermediate_size);
@@ -66,7 +68,8 @@ std::vector<Range> Sharding::mlp_runs() const {
   return runs;
 }
 
-Result<Sharding> make_sharding(const weights::ModelConfig& config, int tp_size, int64_t block_columns) {
+Result<Sharding> make_sharding(const weights::ModelConfig& config, int tp_size,
+                               int64_t block_columns) {
   Sharding sharding;
   sharding.units = reduction_units(config, block_columns);
   const auto attention = static_cast<int64_t>(sharding.units.attention.size());

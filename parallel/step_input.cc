@@ -37,9 +37,7 @@ void take(std::span<const std::byte>& in, std::vector<T>& values, size_t count) 
   in = in.subspan(count * sizeof(T));
 }
 
-Unexpected bad(const std::string& what) {
-  return fail(ErrorCode::kProtocol, "step plan: " + what);
-}
+Unexpected bad(const std::string& what) { return fail(ErrorCode::kProtocol, "step plan: " + what); }
 
 Result<void> check_chunk(const StepInput& step, size_t index, int64_t next_row) {
   const Chunk& chunk = step.chunks[index];
@@ -47,8 +45,8 @@ Result<void> check_chunk(const StepInput& step, size_t index, int64_t next_row) 
   if (chunk.first_row != next_row || chunk.num_rows < 1 ||
       static_cast<int64_t>(chunk.first_row) + chunk.num_rows > step.num_rows()) {
     return bad(name + "has rows " + std::to_string(chunk.first_row) + " + " +
-               std::to_string(chunk.num_rows) + ", expected to start at " + std::to_string(next_row) +
-               " and end within " + std::to_string(step.num_rows()));
+               std::to_string(chunk.num_rows) + ", expected to start at " +
+               std::to_string(next_row) + " and end within " + std::to_string(step.num_rows()));
   }
   if (chunk.first_position < 0) {
     return bad(name + "starts at position " + std::to_string(chunk.first_position));
@@ -60,7 +58,8 @@ Result<void> check_chunk(const StepInput& step, size_t index, int64_t next_row) 
                std::to_string(chunk.num_blocks) + " of " + std::to_string(step.block_ids.size()));
   }
   if (chunk.wants_logits != 0 && chunk.wants_logits != 1) {
-    return bad(name + "wants_logits is " + std::to_string(chunk.wants_logits) + ", expected 0 or 1");
+    return bad(name + "wants_logits is " + std::to_string(chunk.wants_logits) +
+               ", expected 0 or 1");
   }
   return {};
 }
@@ -122,8 +121,8 @@ Result<void> decode(std::span<const std::byte> bytes, StepInput& out) {
     next_row += out.chunks[i].num_rows;
   }
   if (next_row != out.num_rows()) {
-    return bad("chunks cover " + std::to_string(next_row) + " of " + std::to_string(out.num_rows()) +
-               " rows");
+    return bad("chunks cover " + std::to_string(next_row) + " of " +
+               std::to_string(out.num_rows()) + " rows");
   }
   for (TokenId token : out.token_ids) {
     if (token < 0) return bad("token id " + std::to_string(token));

@@ -1,5 +1,6 @@
-// Measures the torch engine by hand (not a test): load time, memory, milliseconds per decode step at several batch
-// sizes and contexts, prompt tokens per second. Usage: engine_probe MODEL [threads] [dtype]
+// Measures the torch engine by hand (not a test): load time, memory, milliseconds per decode step
+// at several batch sizes and contexts, prompt tokens per second. Usage: engine_probe MODEL
+// [threads] [dtype]
 #include <sys/resource.h>
 
 #include <cstdio>
@@ -27,7 +28,8 @@ StepInput make_step(int32_t rows, int32_t position, bool prompt, int32_t num_blo
     chunk.num_blocks = (position + chunk.num_rows + 15) / 16;
     chunk.wants_logits = 1;
     for (int32_t r = 0; r < chunk.num_rows; ++r) step.token_ids.push_back((c * 31 + r * 7) % 49152);
-    for (int32_t b = 0; b < chunk.num_blocks; ++b) step.block_ids.push_back((c * chunk.num_blocks + b) % num_blocks);
+    for (int32_t b = 0; b < chunk.num_blocks; ++b)
+      step.block_ids.push_back((c * chunk.num_blocks + b) % num_blocks);
     step.chunks.push_back(chunk);
   }
   return step;
@@ -62,7 +64,8 @@ int run(const std::string& path, int threads, const std::string& dtype) {
   for (int32_t context : {100, 1000}) {
     for (int32_t rows : {1, 8, 32}) {
       const double s = time_step(rows, context, false);
-      std::printf("decode rows %2d context %4d: %7.1f ms/step  %7.1f tokens/s\n", rows, context, s * 1e3, rows / s);
+      std::printf("decode rows %2d context %4d: %7.1f ms/step  %7.1f tokens/s\n", rows, context,
+                  s * 1e3, rows / s);
     }
   }
   for (int32_t rows : {64, 256, 512}) {
@@ -81,5 +84,6 @@ int run(const std::string& path, int threads, const std::string& dtype) {
 int main(int argc, char** argv) {
   tailor::init_logging("probe", "info");
   if (argc < 2) return std::fprintf(stderr, "usage: engine_probe MODEL [threads] [dtype]\n"), 2;
-  return tailor::parallel::run(argv[1], argc > 2 ? std::atoi(argv[2]) : 1, argc > 3 ? argv[3] : "auto");
+  return tailor::parallel::run(argv[1], argc > 2 ? std::atoi(argv[2]) : 1,
+                               argc > 3 ? argv[3] : "auto");
 }

@@ -1,5 +1,5 @@
-// The torch engine against itself, on a small random model: what may not change an answer's logits beyond float noise
-// (chunks, company, tp), and what a plan may not do.
+// The torch engine against itself, on a small random model: what may not change an answer's logits
+// beyond float noise (chunks, company, tp), and what a plan may not do.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -17,7 +17,8 @@ constexpr int64_t kVocab = 384;
 
 std::unique_ptr<weights::WeightFiles> small_model() {
   // 6 heads in 3 KV groups, 160 intermediate columns: uneven units and shards.
-  auto files = weights::WeightFiles::open(std::string(TAILOR_SOURCE_DIR) + "/tests/fixtures/models/llama31_small");
+  auto files = weights::WeightFiles::open(std::string(TAILOR_SOURCE_DIR) +
+                                          "/tests/fixtures/models/llama31_small");
   EXPECT_TRUE(files.has_value()) << to_string(files.error());
   return files ? std::move(*files) : nullptr;
 }
@@ -40,7 +41,8 @@ std::vector<Job> some_jobs() {
 }
 
 /// One row of logits per (job, token), by rank 0 of `tp` ranks, each a thread.
-std::vector<std::vector<float>> logits_of(int tp, const Schedule& schedule, EngineOptions options = small_options()) {
+std::vector<std::vector<float>> logits_of(int tp, const Schedule& schedule,
+                                          EngineOptions options = small_options()) {
   const auto files = small_model();
   const std::vector<Job> jobs = some_jobs();
   std::vector<std::vector<float>> rows(jobs.size() * 12);
@@ -53,9 +55,10 @@ std::vector<std::vector<float>> logits_of(int tp, const Schedule& schedule, Engi
       auto engine = make_torch_engine(*files, context, options);
       ASSERT_TRUE(engine.has_value()) << to_string(engine.error());
       GreedyServer server(**engine, context);
-      auto answers = server.run(jobs, schedule, [&](size_t job, size_t position, std::span<const float> logits) {
-        rows[job * 12 + position].assign(logits.begin(), logits.end());
-      });
+      auto answers = server.run(jobs, schedule,
+                                [&](size_t job, size_t position, std::span<const float> logits) {
+                                  rows[job * 12 + position].assign(logits.begin(), logits.end());
+                                });
       ASSERT_TRUE(answers.has_value()) << to_string(answers.error());
       EXPECT_GE(server.progress(), 12u * 2u);
     });
@@ -64,14 +67,16 @@ std::vector<std::vector<float>> logits_of(int tp, const Schedule& schedule, Engi
   return rows;
 }
 
-double largest_difference(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+double largest_difference(const std::vector<std::vector<float>>& a,
+                          const std::vector<std::vector<float>>& b) {
   double worst = 0;
   EXPECT_EQ(a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) {
     EXPECT_EQ(a[i].size(), static_cast<size_t>(kVocab));
     EXPECT_EQ(b[i].size(), a[i].size());
     for (size_t k = 0; k < std::min(a[i].size(), b[i].size()); ++k) {
-      const double difference = std::abs(static_cast<double>(a[i][k]) - static_cast<double>(b[i][k]));
+      const double difference =
+          std::abs(static_cast<double>(a[i][k]) - static_cast<double>(b[i][k]));
       worst = std::isfinite(difference) ? std::max(worst, difference) : 1e30;
     }
   }
@@ -83,8 +88,10 @@ TEST(TorchEngine, ChunksCompanyAndTpDoNotChangeLogits) {
   double spread = 0;
   for (float value : alone[0]) spread = std::max(spread, std::abs(static_cast<double>(value)));
   EXPECT_GT(spread, 0.5);  // the tolerance below means something
-  for (const Schedule& schedule : {Schedule{1, 1}, Schedule{1, 7}, Schedule{8, 1024}, Schedule{5, 9}}) {
-    EXPECT_LT(largest_difference(alone, logits_of(1, schedule)), 2e-4) << schedule.batch << " " << schedule.chunk_rows;
+  for (const Schedule& schedule :
+       {Schedule{1, 1}, Schedule{1, 7}, Schedule{8, 1024}, Schedule{5, 9}}) {
+    EXPECT_LT(largest_difference(alone, logits_of(1, schedule)), 2e-4)
+        << schedule.batch << " " << schedule.chunk_rows;
   }
   for (int tp : {2, 3}) {
     EXPECT_LT(largest_difference(alone, logits_of(tp, {})), 2e-4) << "tp " << tp;
@@ -164,7 +171,8 @@ TEST(TorchEngine, RefusesAPlanThatDoesNotFit) {
 
 TEST(TorchEngine, RefusesWhatItCannotBecome) {
   const auto files = small_model();
-  const auto refused = [&](TpContext tp, const std::function<void(EngineOptions&)>& change, ErrorCode code) {
+  const auto refused = [&](TpContext tp, const std::function<void(EngineOptions&)>& change,
+                           ErrorCode code) {
     EngineOptions options = small_options();
     change(options);
     auto engine = make_torch_engine(*files, tp, options);
@@ -173,11 +181,17 @@ TEST(TorchEngine, RefusesWhatItCannotBecome) {
       EXPECT_EQ(engine.error().code, code) << engine.error().message;
     }
   };
-  refused({0, 4, nullptr}, [](EngineOptions&) {}, ErrorCode::kInvalidArgument);  // 3 groups
-  refused({}, [](EngineOptions& o) { o.device = "tpu"; }, ErrorCode::kInvalidArgument);
-  refused({}, [](EngineOptions& o) { o.dtype = "f64"; }, ErrorCode::kInvalidArgument);
-  refused({}, [](EngineOptions& o) { o.max_context = 1 << 20; }, ErrorCode::kInvalidArgument);
-  refused({}, [](EngineOptions& o) { o.max_context = 512, o.kv_bytes = 100000; }, ErrorCode::kLimitExceeded);
+  refused(
+      {0, 4, nullptr}, [](EngineOptions&) {}, ErrorCode::kInvalidArgument);  // 3 groups
+  refused(
+      {}, [](EngineOptions& o) { o.device = "tpu"; }, ErrorCode::kInvalidArgument);
+  refused(
+      {}, [](EngineOptions& o) { o.dtype = "f64"; }, ErrorCode::kInvalidArgument);
+  refused(
+      {}, [](EngineOptions& o) { o.max_context = 1 << 20; }, ErrorCode::kInvalidArgument);
+  refused(
+      {}, [](EngineOptions& o) { o.max_context = 512, o.kv_bytes = 100000; },
+      ErrorCode::kLimitExceeded);
 }
 
 TEST(TorchEngine, LoadsWithProgressAndSaysWhatItTook) {

@@ -1,5 +1,6 @@
-// A small greedy server for tests: plans steps the way the worker does (decode rows first, prompt chunks after), runs
-// them through an engine on every rank, and takes the argmax on rank 0. Plans travel encoded, as in a replica.
+// A small greedy server for tests: plans steps the way the worker does (decode rows first, prompt
+// chunks after), runs them through an engine on every rank, and takes the argmax on rank 0. Plans
+// travel encoded, as in a replica.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,7 +26,7 @@ struct Answer {
 };
 
 struct Schedule {
-  int32_t batch = 1;         ///< sequences that run together
+  int32_t batch = 1;          ///< sequences that run together
   int32_t chunk_rows = 1024;  ///< prompt rows of one sequence in one step
 };
 
@@ -72,8 +73,8 @@ class GreedyServer {
     int32_t done;  ///< tokens in the pool
   };
 
-  void plan(const std::vector<Job>& jobs, const std::vector<Answer>& answers, const Schedule& schedule,
-            Running& sequence, StepInput& step) {
+  void plan(const std::vector<Job>& jobs, const std::vector<Answer>& answers,
+            const Schedule& schedule, Running& sequence, StepInput& step) {
     const Job& job = jobs[sequence.job];
     const Answer& answer = answers[sequence.job];
     const auto length = static_cast<int32_t>(job.prompt.size() + answer.tokens.size());
@@ -85,7 +86,8 @@ class GreedyServer {
     const int32_t block_tokens = 16;
     while (static_cast<int32_t>(sequence.blocks.size()) * block_tokens < sequence.done) {
       // From alternating ends of the pool: tables are never simply consecutive.
-      const auto at = sequence.blocks.size() % 2 == 0 ? free_blocks_.end() - 1 : free_blocks_.begin();
+      const auto at =
+          sequence.blocks.size() % 2 == 0 ? free_blocks_.end() - 1 : free_blocks_.begin();
       sequence.blocks.push_back(*at);
       free_blocks_.erase(at);
     }
@@ -95,14 +97,16 @@ class GreedyServer {
     step.block_ids.insert(step.block_ids.end(), sequence.blocks.begin(), sequence.blocks.end());
     for (int32_t p = chunk.first_position; p < sequence.done; ++p) {
       const auto prompt_size = static_cast<int32_t>(job.prompt.size());
-      step.token_ids.push_back(p < prompt_size ? job.prompt[static_cast<size_t>(p)]
-                                               : answer.tokens[static_cast<size_t>(p - prompt_size)]);
+      step.token_ids.push_back(p < prompt_size
+                                   ? job.prompt[static_cast<size_t>(p)]
+                                   : answer.tokens[static_cast<size_t>(p - prompt_size)]);
     }
     step.chunks.push_back(chunk);
   }
 
   void take(const std::vector<Job>& jobs, std::vector<Answer>& answers, const StepInput& step,
-            std::span<const float> logits, std::vector<Running>& running, const OnLogits& on_logits) {
+            std::span<const float> logits, std::vector<Running>& running,
+            const OnLogits& on_logits) {
     const auto vocab = static_cast<size_t>(engine_.info().vocab_size);
     size_t row = 0;
     std::vector<Running> still;
@@ -112,7 +116,8 @@ class GreedyServer {
       if (step.chunks[i].wants_logits != 0) {
         const std::span<const float> mine = logits.subspan(row++ * vocab, vocab);
         if (on_logits) on_logits(sequence.job, answer.tokens.size(), mine);
-        answer.tokens.push_back(static_cast<TokenId>(std::max_element(mine.begin(), mine.end()) - mine.begin()));
+        answer.tokens.push_back(
+            static_cast<TokenId>(std::max_element(mine.begin(), mine.end()) - mine.begin()));
       }
       if (static_cast<int32_t>(answer.tokens.size()) < jobs[sequence.job].max_tokens) {
         still.push_back(std::move(sequence));

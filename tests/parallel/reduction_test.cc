@@ -27,14 +27,16 @@ float reduce_over_ranks(const std::vector<float>& units, const std::vector<Range
     std::vector<float> slots(units.begin() + owned[rank].begin, units.begin() + owned[rank].end);
     std::vector<float> sent(static_cast<size_t>(plan.pieces_max), -1e30f);
     for (size_t i = 0; i < plan.mine.size(); ++i) {
-      for (AddStep add : plan.mine[i].steps) slots[static_cast<size_t>(add.into)] += slots[static_cast<size_t>(add.from)];
+      for (AddStep add : plan.mine[i].steps)
+        slots[static_cast<size_t>(add.into)] += slots[static_cast<size_t>(add.from)];
       sent[i] = slots[static_cast<size_t>(plan.mine[i].slot)];
     }
     gathered.insert(gathered.end(), sent.begin(), sent.end());
   }
   std::vector<float> pieces;
   for (int32_t slot : plan.gathered_slots) pieces.push_back(gathered[static_cast<size_t>(slot)]);
-  for (AddStep add : plan.combine) pieces[static_cast<size_t>(add.into)] += pieces[static_cast<size_t>(add.from)];
+  for (AddStep add : plan.combine)
+    pieces[static_cast<size_t>(add.into)] += pieces[static_cast<size_t>(add.from)];
   return pieces[0];
 }
 
@@ -54,8 +56,10 @@ TEST(Reduction, EverySplitOverRanksIsBitEqualToOneRank) {
       begin = end;
     }
     const float expected = tree_sum(units, {0, n});
-    EXPECT_EQ(std::bit_cast<uint32_t>(reduce_over_ranks(units, owned)), std::bit_cast<uint32_t>(expected));
-    EXPECT_EQ(std::bit_cast<uint32_t>(reduce_over_ranks(units, {{0, n}})), std::bit_cast<uint32_t>(expected));
+    EXPECT_EQ(std::bit_cast<uint32_t>(reduce_over_ranks(units, owned)),
+              std::bit_cast<uint32_t>(expected));
+    EXPECT_EQ(std::bit_cast<uint32_t>(reduce_over_ranks(units, {{0, n}})),
+              std::bit_cast<uint32_t>(expected));
     float plain = 0;
     for (float unit : units) plain += unit;
     differs_from_plain_order += plain != expected;

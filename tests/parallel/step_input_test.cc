@@ -43,13 +43,20 @@ TEST(StepInput, ComesBackAsItWas) {
 TEST(StepInput, RefusesEveryIndexOutOfRange) {
   EXPECT_TRUE(after([](StepInput&) {}).has_value());
   const std::vector<void (*)(StepInput&)> changes = {
-      [](StepInput& s) { s.chunks[0].first_row = 1; },     [](StepInput& s) { s.chunks[0].first_row = -1; },
-      [](StepInput& s) { s.chunks[0].num_rows = 0; },      [](StepInput& s) { s.chunks[1].num_rows = 2; },
-      [](StepInput& s) { s.chunks[1].num_rows = 1 << 30; }, [](StepInput& s) { s.chunks[0].first_position = -1; },
-      [](StepInput& s) { s.chunks[0].first_block = -1; },  [](StepInput& s) { s.chunks[1].num_blocks = 2; },
-      [](StepInput& s) { s.chunks[1].num_blocks = 0; },    [](StepInput& s) { s.chunks[1].first_block = 0x7fffffff; },
-      [](StepInput& s) { s.chunks[1].wants_logits = 2; },  [](StepInput& s) { s.chunks.pop_back(); },
-      [](StepInput& s) { s.token_ids[2] = -1; },           [](StepInput& s) { s.block_ids[0] = -7; },
+      [](StepInput& s) { s.chunks[0].first_row = 1; },
+      [](StepInput& s) { s.chunks[0].first_row = -1; },
+      [](StepInput& s) { s.chunks[0].num_rows = 0; },
+      [](StepInput& s) { s.chunks[1].num_rows = 2; },
+      [](StepInput& s) { s.chunks[1].num_rows = 1 << 30; },
+      [](StepInput& s) { s.chunks[0].first_position = -1; },
+      [](StepInput& s) { s.chunks[0].first_block = -1; },
+      [](StepInput& s) { s.chunks[1].num_blocks = 2; },
+      [](StepInput& s) { s.chunks[1].num_blocks = 0; },
+      [](StepInput& s) { s.chunks[1].first_block = 0x7fffffff; },
+      [](StepInput& s) { s.chunks[1].wants_logits = 2; },
+      [](StepInput& s) { s.chunks.pop_back(); },
+      [](StepInput& s) { s.token_ids[2] = -1; },
+      [](StepInput& s) { s.block_ids[0] = -7; },
       [](StepInput& s) { s.token_ids.push_back(1); },
   };
   for (size_t i = 0; i < changes.size(); ++i) {
@@ -69,7 +76,8 @@ TEST(StepInput, SurvivesTruncationAndNoise) {
   std::mt19937 random(3);
   for (int round = 0; round < 20000; ++round) {
     std::vector<std::byte> damaged = bytes;
-    for (int i = 0; i < 3; ++i) damaged[random() % damaged.size()] = static_cast<std::byte>(random());
+    for (int i = 0; i < 3; ++i)
+      damaged[random() % damaged.size()] = static_cast<std::byte>(random());
     if (!decode(damaged, out)) continue;  // what passes must be in range
     int32_t rows = 0;
     for (const Chunk& chunk : out.chunks) {
