@@ -16,6 +16,15 @@ constexpr Duration kHouseEvery = milliseconds(250);
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr Duration kTokenizersBusy = seconds(1);
 
+size_t prompt_bytes(const api::Submit& submit) {
+  if (const auto* text = std::get_if<std::string>(&submit.prompt)) return text->size();
+  if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt)) return ids->size() * sizeof(TokenId);
+  size_t bytes = 0;
+  for (const auto& message : std::get<std::vector<api::ChatMessage>>(submit.prompt))
+    bytes += message.role.size() + message.content.size();
+  return bytes;
+}
+
 const char* meaning(ErrorCode code) {
   switch (code) {
     case ErrorCode::kCancelled: return "the request was cancelled";
@@ -149,11 +158,14 @@ void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
     return reject(client, name, ErrorCode::kInvalidArgument,
                   "this request_id is in use or was used a moment ago; Resume reads its answer");
   }
+  const size_t bytes = prompt_bytes(submit);
   TokenizeJob job{client, std::move(submit), now_};
-  if (!pool_.submit(std::move(job)))
-    return reject(client, name, ErrorCode::kQueueFull,
-                  std::to_string(options_.max_tokenizing) + " prompts wait to be tokenized", kTokenizersBusy);
-  tokenizing_[name] = Tokenizing{client, false};
+  const bool room = tokenizing_.empty() || tokenizing_bytes_ + bytes <= options_.max_tokenizing_bytes;
+  if (!room || !pool_.submit(std::move(job)))
+    return reject(client, name, ErrorCode::kQueueFull, std::to_string(tokenizing_.size()) + " prompts wait to be tokenized",
+                  kTokenizersBusy);
+  tokenizing_[name] = Tokenizing{client, bytes, false};
+  tokenizing_bytes_ += bytes;
 }
 
 void CoordinatorLoop::on_cancel(ClientId client, const api::Cancel& cancel) {
@@ -187,6 +199,7 @@ void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
   TAILOR_CHECK(job != tokenizing_.end(), "what comes back from the pool was sent there");
   const Tokenizing state = job->second;
   tokenizing_.erase(job);
+  tokenizing_bytes_ -= state.bytes;
   if (state.cancelled) return reject(state.client, name, ErrorCode::kCancelled, "the request was cancelled");
   if (!result.prepared) return reject(state.client, name, result.prepared.error().code, result.prepared.error().message);
   if (!sessions_.known(state.client) && !result.submit.detach) return;  // gone while we worked

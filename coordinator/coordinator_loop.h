@@ -35,7 +35,8 @@ struct CoordinatorOptions {
   ClientSessionsOptions sessions;
   Duration heartbeat_timeout = seconds(2);  ///< a replica with a rank silent for so long is lost
   uint32_t tokenizer_threads = 1;
-  size_t max_tokenizing = 4096;             ///< submitted requests whose prompt is not tokenized yet
+  size_t max_tokenizing = 4096;             ///< submitted requests whose prompt is not tokenized yet,
+  size_t max_tokenizing_bytes = 256u << 20; ///< and the bytes of those prompts
   uint32_t max_context = 0;                 ///< of the model: prompt and answer together
   std::string model_name;
   std::string version;
@@ -74,6 +75,7 @@ class CoordinatorLoop {
   /// Submitted, its prompt not tokenized yet.
   struct Tokenizing {
     ClientId client;
+    size_t bytes = 0;
     bool cancelled = false;
   };
 
@@ -133,6 +135,7 @@ class CoordinatorLoop {
   uint64_t seeds_drawn_ = 0;
   std::unordered_map<RequestId, Live> live_;
   std::unordered_map<std::string, Tokenizing> tokenizing_;  // by the client's name for it
+  size_t tokenizing_bytes_ = 0;
   uint64_t preemptions_ = 0, replicas_lost_ = 0, replicas_refused_ = 0, worker_complaints_ = 0;
 
   // During tell() only; reused.

@@ -1,0 +1,99 @@
+#include "coordinator/prompt_text.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "coordinator/tokenizer_pool.h"
+#include "tests/coordinator/live_cluster.h"
+
+namespace tailor::coordinator {
+namespace {
+
+PromptText text_with_template() {
+  PromptText text = byte_text();
+  auto compiled = text::ChatTemplate::compile(
+      "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}", "", "");
+  EXPECT_TRUE(compiled.has_value());
+  if (compiled) text.chat_template = *compiled;
+  return text;
+}
+std::vector<TokenId> bytes(const std::string& written) {
+  return {reinterpret_cast<const uint8_t*>(written.data()), reinterpret_cast<const uint8_t*>(written.data()) + written.size()};
+}
+
+TEST(PromptText, TakesTextMessagesOrTokens) {
+  const PromptText text = text_with_template();
+  auto submit = Caller::ask("r", "Hi é", 8);
+  EXPECT_EQ(prepare_prompt(text, 100, submit)->tokens, bytes("Hi é"));
+  submit.prompt = std::vector<api::ChatMessage>{{"user", "a"}, {"assistant", "b"}, {"user", "c"}};
+  EXPECT_EQ(prepare_prompt(text, 100, submit)->tokens, bytes("user:a;assistant:b;user:c;>"));
+  submit.prompt = std::vector<TokenId>{7, 0, 255};
+  EXPECT_EQ(prepare_prompt(text, 100, submit)->tokens, (std::vector<TokenId>{7, 0, 255}));
+}
+
+TEST(PromptText, CutsWhatTheContextDoesNotLeave) {
+  const PromptText text = byte_text();
+  auto submit = Caller::ask("r", "0123456789", 1000);
+  submit.sampling.min_tokens = 500;
+  const auto prepared = prepare_prompt(text, 16, submit);
+  ASSERT_TRUE(prepared.has_value());
+  EXPECT_EQ(prepared->sampling.max_tokens, 6);
+  EXPECT_EQ(prepared->sampling.min_tokens, 6);
+  EXPECT_FALSE(prepare_prompt(text, 10, submit).has_value());
+  EXPECT_EQ(prepare_prompt(text, 11, submit)->sampling.max_tokens, 1);
+}
+
+TEST(PromptText, NamesWhatIsWrong) {
+  const PromptText text = byte_text();
+  const auto why = [&](const api::Submit& submit, const PromptText& with) {
+    auto prepared = prepare_prompt(with, 100, submit);
+    EXPECT_FALSE(prepared.has_value());
+    EXPECT_EQ(prepared.error().code, ErrorCode::kInvalidArgument);
+    return prepared.error().message;
+  };
+  auto submit = Caller::ask("r", "", 8);
+  EXPECT_EQ(why(submit, text), "the prompt is empty");
+  submit.prompt = std::vector<TokenId>{};
+  EXPECT_EQ(why(submit, text), "the prompt is empty");
+  submit.prompt = std::vector<TokenId>{1, -3};
+  EXPECT_EQ(why(submit, text), "token 1 of the prompt is -3, but the vocabulary is 0..255");
+  submit.prompt = std::string("\xC3(");
+  EXPECT_NE(why(submit, text), "");
+  submit.prompt = std::string("x");
+  PromptText bare;
+  bare.vocab_size = 256;
+  EXPECT_EQ(why(submit, bare), "this model has no tokenizer; send token ids instead of text");
+  submit.prompt = std::vector<TokenId>{1};
+  EXPECT_TRUE(prepare_prompt(bare, 100, submit).has_value());
+}
+
+TEST(TokenizerPool, GivesBackEveryJobOnceFromManyThreads) {
+  TokenizerPool pool(byte_text(), 100, 3, 1000);
+  for (int i = 0; i < 200; ++i) {
+    TokenizeJob job{ClientId{1}, Caller::ask(std::to_string(i), std::string(1 + i % 120, 'x'), 8), Time{}};
+    ASSERT_TRUE(pool.submit(std::move(job)));
+  }
+  std::vector<int> seen(200);
+  int total = 0;
+  while (total < 200)
+    for (auto& result : pool.results().drain_wait(seconds(10))) {
+      const int i = std::stoi(result.submit.request_id);
+      ++seen[i];
+      ++total;
+      EXPECT_EQ(result.prepared.has_value(), 1 + i % 120 < 100);
+      EXPECT_TRUE(std::get<std::string>(result.submit.prompt).empty());
+    }
+  EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));
+}
+
+TEST(TokenizerPool, RefusesAboveItsBoundAndLeavesTheJob) {
+  TokenizerPool pool(byte_text(), 100, 0, 2);  // no thread: nothing is taken out
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("r", "x", 8), Time{}}));
+  TokenizeJob job{ClientId{1}, Caller::ask("kept", "x", 8), Time{}};
+  EXPECT_FALSE(pool.submit(std::move(job)));
+  EXPECT_EQ(job.submit.request_id, "kept");
+}
+
+}  // namespace
+}  // namespace tailor::coordinator
