@@ -30,7 +30,10 @@ inline std::string read_file(const std::string& path) {
   return out.str();
 }
 
+/// Removes the file first: ext4 flushes a file that is truncated and written anew, which makes
+/// thousands of rewrites slow.
 inline void write_file(const std::string& path, const std::string& bytes) {
+  std::filesystem::remove(path);
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
