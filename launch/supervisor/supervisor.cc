@@ -330,11 +330,11 @@ class Supervisor {
   // ---- signals and exits --------------------------------------------------------------------------------------
 
   void wait_for_signals() {
-    for (int number : {SIGINT, SIGTERM, SIGHUP}) {
-      struct sigaction before;
-      sigaction(number, nullptr, &before);
-      if (before.sa_handler != SIG_IGN) signals_.add(number);  // nohup stays nohup
-    }
+    signals_.add(SIGINT);  // also where a script started us in the background, which ignores it
+    signals_.add(SIGTERM);
+    struct sigaction before;
+    sigaction(SIGHUP, nullptr, &before);
+    if (before.sa_handler != SIG_IGN) signals_.add(SIGHUP);  // nohup stays nohup
     wait_for_next_signal();
   }
 
