@@ -44,6 +44,7 @@ int run(const std::string& path, int threads, const std::string& dtype) {
   options.dtype = dtype;
   auto engine = make_torch_engine(**files, TpContext{}, options);
   if (!engine) return std::fprintf(stderr, "%s\n", to_string(engine.error()).c_str()), 1;
+  log_ready((*engine)->info());
   std::printf("load %.2f s\n", to_seconds(now() - start));
   std::atomic<uint64_t> progress{0};
   std::vector<float> logits;
