@@ -1,0 +1,79 @@
+"""What is killed with SIGKILL comes back, or goes away without a trace; streams go on behind their last token."""
+import os
+import pathlib
+import signal
+import unittest
+
+from cluster import Cluster, processes_under, shared_memory_files, wait_until
+from tailor_client import Client, Finished, TokenChunk
+
+STORY = "Tell me a long story about a lighthouse keeper and the sea."
+
+
+def first_difference(a, b):
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
+
+
+class Chaos(unittest.TestCase):
+    def stream(self, client, tokens_before, then, max_tokens=96):
+        """Sends the story, calls `then` once `tokens_before` tokens are here; gives (token ids, logprobs, end)."""
+        client.submit(messages=[{"role": "user", "content": STORY}], max_tokens=max_tokens, temperature=0, logprobs=2,
+                      ignore_eos=True)
+        ids, logprobs, end, done = [], [], None, False
+        for event in client.events():
+            if isinstance(event, TokenChunk):
+                self.assertEqual(event.first_index, len(ids), "a hole or a repeat")
+                ids += event.token_ids
+                logprobs += event.logprobs
+                if len(ids) >= tokens_before and not done:
+                    done = True
+                    then()
+            elif isinstance(event, Finished):
+                self.assertIsNone(end, "a second end")
+                end = event
+        return ids, logprobs, end
+
+    def test_a_killed_worker_costs_a_pause_not_a_token(self):
+        with Cluster() as cluster, Client(cluster.endpoint) as client:
+            alone, logprobs, _ = self.stream(client, 1, lambda: None)
+            (worker,) = cluster.workers()
+            ids, _, end = self.stream(client, 10, lambda: os.kill(worker, signal.SIGKILL))
+            self.assertIsNone(end.error)
+            self.assertGreaterEqual(end.timings["attempts"], 2)
+            self.assertEqual(len(ids), len(alone))
+            at = first_difference(alone, ids)
+            if at is not None:
+                top = logprobs[at][2]
+                self.assertLess(top[0][1] - top[1][1], 0.01, f"token {at} differs and it is no close call")
+            wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+            self.assertNotEqual(cluster.workers(), [worker])
+
+    def test_a_killed_rank_of_a_tp_group_takes_its_group_down_and_the_group_comes_back(self):
+        with Cluster(replicas=1, tp=2) as cluster, Client(cluster.endpoint) as client:
+            old = cluster.workers()
+            self.assertEqual(len(old), 2)
+            ids, _, end = self.stream(client, 8, lambda: os.kill(old[1], signal.SIGKILL), max_tokens=32)
+            self.assertIsNone(end.error)
+            self.assertEqual(len(ids), 32)
+            self.assertEqual(set(cluster.workers()) & set(old), set())
+
+    def test_a_killed_mpirun_leaves_no_rank_behind(self):
+        with Cluster() as cluster:
+            (worker,) = cluster.workers()
+            status = pathlib.Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()
+            os.kill(int(status[1]), signal.SIGKILL)
+            wait_until(lambda: worker not in cluster.workers(), 5, "the rank of the killed mpirun is gone")
+            wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+
+    def test_a_killed_supervisor_leaves_no_process_and_no_shared_memory(self):
+        before = shared_memory_files()
+        with Cluster(replicas=1, tp=2) as cluster:
+            self.assertTrue(processes_under(cluster.run_dir))
+            cluster.process.kill()
+            cluster.process.wait()
+            wait_until(lambda: not processes_under(cluster.run_dir), 10, "no process left")
+            wait_until(lambda: not (shared_memory_files() - before), 10, "no shared memory left")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,136 @@
+"""One cluster, end to end: the commands a user types, with the real model."""
+import json
+import pathlib
+import signal
+import tempfile
+import time
+import unittest
+
+from cluster import ROOT, Cluster, processes_under, run_tailor, shared_memory_files, wait_until
+
+QUESTION = "Why are Christmas markets so popular in Germany?"
+
+
+class TwoReplicas(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster(replicas=2)
+        cls.cluster.__enter__()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cluster.__exit__()
+
+    def test_generate_prints_one_object_with_ids_text_and_timings(self):
+        (answer,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 24, "--temperature", 0)
+        self.assertEqual(len(answer["token_ids"]), 24)
+        self.assertEqual(answer["finish_reason"], "length")
+        self.assertGreater(len(answer["prompt_token_ids"]), 10)
+        self.assertTrue(answer["text"])
+        self.assertGreater(answer["timings"]["first_token"], 0)
+        self.assertGreaterEqual(answer["timings"]["finished"], answer["timings"]["first_token"])
+
+    def test_many_prompts_come_back_in_the_order_of_the_file(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+            for i in range(12):
+                file.write(json.dumps({"prompt": f"{i} and one makes", "max_tokens": 2 + (7 * i) % 11,
+                                       "temperature": 0, "ignore_eos": True}) + "\n")
+            file.flush()
+            answers = self.cluster.generate("--prompts", file.name)
+        self.assertEqual([len(a["token_ids"]) for a in answers], [2 + (7 * i) % 11 for i in range(12)])
+
+    def test_the_same_seed_gives_the_same_answer_and_another_seed_another(self):
+        def ask(seed):
+            (a,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 16, "--temperature", 0.9, "--seed", seed)
+            return a["token_ids"]
+
+        self.assertEqual(ask(7), ask(7))
+        self.assertNotEqual(ask(7), ask(8))
+
+    def test_n_samples_differ_and_their_prompt_is_counted_once(self):
+        (answer,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 16, "--temperature", 1.0, "--n", 4,
+                                          "--seed", 3)
+        texts = [tuple(s["token_ids"]) for s in answer["samples"]]
+        self.assertEqual(len(texts), 4)
+        self.assertGreater(len(set(texts)), 1)
+
+    def test_a_stop_string_ends_the_text_before_it(self):
+        (plain,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 40, "--temperature", 0)
+        word = plain["text"].split()[6]
+        (cut,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 40, "--temperature", 0, "--stop", word)
+        self.assertEqual(cut["finish_reason"], "stop")
+        self.assertEqual(cut["text"], plain["text"][: plain["text"].index(word)])
+
+    def test_status_names_both_replicas(self):
+        status = self.cluster.status()
+        self.assertTrue(status["ready"])
+        self.assertEqual(len(status["replicas"]), 2)
+        self.assertEqual(status["policy"], "fcfs")
+
+    def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(self):
+        done = run_tailor("generate", "--endpoint", self.cluster.endpoint, "--prompt", "many words " * 9000)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"\d{5}.*\d{4}")
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1)
+
+
+class TensorParallel(unittest.TestCase):
+    def test_tp_2_answers_as_tp_1_does_and_stops_within_5_seconds(self):
+        with Cluster(replicas=1, tp=1) as one:
+            (alone,) = one.generate("--chat", QUESTION, "--max-tokens", 48, "--temperature", 0)
+        before = shared_memory_files()
+        with Cluster(replicas=1, tp=2) as two:
+            (split,) = two.generate("--chat", QUESTION, "--max-tokens", 48, "--temperature", 0)
+            self.assertEqual(len(two.workers()), 2)
+            self.assertEqual(split["prompt_token_ids"], alone["prompt_token_ids"])
+            self.assertEqual(split["token_ids"], alone["token_ids"])
+            two.process.send_signal(signal.SIGINT)
+            two.process.wait(5)
+            self.assertEqual(two.process.returncode, 0, two.output())
+            self.assertEqual(processes_under(two.run_dir), {})
+        self.assertEqual(shared_memory_files() - before, set())
+
+
+class Idle(unittest.TestCase):
+    def test_an_idle_2_by_2_cluster_uses_under_3_percent_of_a_core(self):
+        ticks_per_s = 100
+        with Cluster("--oversubscribe", replicas=2, tp=2) as cluster:
+            cluster.generate("--chat", "Hi", "--max-tokens", 4)  # it has worked, and now it idles
+
+            def cpu_ticks():
+                total = 0
+                for pid in [*processes_under(cluster.run_dir), cluster.process.pid]:
+                    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                    total += int(fields[11]) + int(fields[12])
+                return total
+
+            time.sleep(2)    # not a synchronisation: lets the answer's last work leave the window
+            start, ticks = time.monotonic(), cpu_ticks()
+            time.sleep(15)   # the window itself
+            used = (cpu_ticks() - ticks) / ticks_per_s / (time.monotonic() - start)
+            print(f"idle 2 x 2 cluster: {100 * used:.2f} % of one core")
+            self.assertLess(used, 0.03)
+
+
+class BadStarts(unittest.TestCase):
+    def one_sentence(self, *args):
+        done = run_tailor("serve", "--endpoint", "tcp://127.0.0.1:*", *args, timeout=60)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        return done.stderr
+
+    def test_a_model_that_is_not_there(self):
+        self.assertIn("/nowhere/model", self.one_sentence("--model", "/nowhere/model"))
+
+    def test_a_shape_that_does_not_fit_the_cores_names_the_way_out(self):
+        self.assertIn("--oversubscribe", self.one_sentence("--replicas", 64, "--tp", 3))
+
+    def test_an_endpoint_that_is_taken(self):
+        with Cluster() as cluster:
+            done = run_tailor("serve", "--endpoint", cluster.endpoint, timeout=60)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(cluster.endpoint.rsplit(":", 1)[1], done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
