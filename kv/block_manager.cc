@@ -67,9 +67,11 @@ Result<void> BlockManager::reserve(TableId table, int32_t num_tokens) {
 int32_t BlockManager::fork(TableId from, TableId to, int32_t num_tokens) {
   const Table& source = tables_[from];
   Table& target = tables_[to];
-  TAILOR_CHECK(source.open && target.open && target.blocks.empty(), "fork goes into an empty table");
+  TAILOR_CHECK(source.open && target.open && target.blocks.empty(),
+               "fork goes into an empty table");
   int32_t full = num_tokens / options_.block_tokens;
-  TAILOR_CHECK(full <= static_cast<int32_t>(source.blocks.size()), "fork of more blocks than there are");
+  TAILOR_CHECK(full <= static_cast<int32_t>(source.blocks.size()),
+               "fork of more blocks than there are");
   for (int32_t i = 0; i < full; ++i) {
     BlockId block = source.blocks[i];
     ++ref_counts_[block];
@@ -85,7 +87,8 @@ Result<void> BlockManager::check_integrity() const {
     if (!t.open && !t.blocks.empty()) return wrong("a closed table holds blocks");
     for (size_t i = 0; i < t.blocks.size(); ++i) {
       BlockId block = t.blocks[i];
-      if (block < 0 || block >= capacity()) return wrong("block " + std::to_string(block) + " does not exist");
+      if (block < 0 || block >= capacity())
+        return wrong("block " + std::to_string(block) + " does not exist");
       ++counts[block];
     }
   }
@@ -96,10 +99,12 @@ Result<void> BlockManager::check_integrity() const {
   }
   for (BlockId block = 0; block < capacity(); ++block) {
     if (counts[block] != ref_counts_[block])
-      return wrong("block " + std::to_string(block) + " is counted " + std::to_string(ref_counts_[block]) +
-                   " times but stands in " + std::to_string(counts[block]) + " tables");
+      return wrong("block " + std::to_string(block) + " is counted " +
+                   std::to_string(ref_counts_[block]) + " times but stands in " +
+                   std::to_string(counts[block]) + " tables");
     if (is_free[block] == (counts[block] > 0))
-      return wrong("block " + std::to_string(block) + (is_free[block] ? " is free and held" : " is lost"));
+      return wrong("block " + std::to_string(block) +
+                   (is_free[block] ? " is free and held" : " is lost"));
   }
   return {};
 }

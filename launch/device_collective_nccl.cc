@@ -1,6 +1,5 @@
 // Built where NCCL was found.
 #include "comm/collective_nccl.h"
-
 #include "launch/device_collective.h"
 
 namespace tailor::launch {
@@ -13,7 +12,8 @@ std::string device_of_rank(const std::string& device, int first, int local_rank)
   return "cuda:" + std::to_string(count > 0 ? index % count : index);
 }
 
-Result<std::unique_ptr<comm::Collective>> make_device_collective(const std::string& device, comm::Collective& bootstrap) {
+Result<std::unique_ptr<comm::Collective>> make_device_collective(const std::string& device,
+                                                                 comm::Collective& bootstrap) {
   if (device == "cpu" || bootstrap.size() == 1) return std::unique_ptr<comm::Collective>();
   comm::NcclCollectiveOptions options;
   options.device = std::stoi(device.substr(5));

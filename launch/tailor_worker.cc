@@ -1,6 +1,6 @@
-// tailor-worker: one tensor-parallel rank of one replica. Started by mpirun (one per failure domain), watched by
-// `tailor serve`. Rank 0 leads: it talks to the coordinator, plans and samples; the others replay its plans.
-// Exit codes: worker/exit_codes.h.
+// tailor-worker: one tensor-parallel rank of one replica. Started by mpirun (one per failure
+// domain), watched by `tailor serve`. Rank 0 leads: it talks to the coordinator, plans and samples;
+// the others replay its plans. Exit codes: worker/exit_codes.h.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -36,9 +36,10 @@ namespace {
 using namespace worker;  // exit codes and loops
 
 struct Options {
-  std::string model = "default", control_endpoint, engine = "torch", device = "cpu", dtype = "auto", run_dir,
-              log_level = "info";
-  int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0, ranks_on_host = 0;
+  std::string model = "default", control_endpoint, engine = "torch", device = "cpu", dtype = "auto",
+              run_dir, log_level = "info";
+  int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0,
+      ranks_on_host = 0;
   uint64_t kv_memory = 0, dummy_seed = 1;
   int64_t stuck_after_ms = 30000;
   bool dummy_weights = false;
@@ -48,18 +49,22 @@ constexpr Duration kStepTarget = milliseconds(150);
 
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, a .gguf file, or \"default\"");
-  app.add_option("--control-endpoint", o.control_endpoint, "Where the coordinator listens for workers")->required();
+  app.add_option("--control-endpoint", o.control_endpoint,
+                 "Where the coordinator listens for workers")
+      ->required();
   app.add_option("--replica", o.replica, "Number of this replica")->check(CLI::Range(0, 65535));
   app.add_option("--tp", o.tp, "Tensor-parallel ranks of this replica")->check(CLI::Range(1, 1024));
   app.add_option("--engine", o.engine, "Which engine computes")->check(CLI::IsMember({"torch"}));
-  app.add_option("--device", o.device, "cpu, cuda, or cuda:N")->check([](const std::string& device) {
-    return device == "cpu" || device == "cuda" ||
-                   (device.rfind("cuda:", 0) == 0 && device.size() > 5 && device.size() < 9 &&
-                    device.find_first_not_of("0123456789", 5) == std::string::npos)
-               ? std::string()
-               : "a device is cpu, cuda or cuda:N, found " + device;
-  });
-  app.add_option("--dtype", o.dtype, "Type of weights and KV")->check(CLI::IsMember({"auto", "f32", "bf16"}));
+  app.add_option("--device", o.device, "cpu, cuda, or cuda:N")
+      ->check([](const std::string& device) {
+        return device == "cpu" || device == "cuda" ||
+                       (device.rfind("cuda:", 0) == 0 && device.size() > 5 && device.size() < 9 &&
+                        device.find_first_not_of("0123456789", 5) == std::string::npos)
+                   ? std::string()
+                   : "a device is cpu, cuda or cuda:N, found " + device;
+      });
+  app.add_option("--dtype", o.dtype, "Type of weights and KV")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
   app.add_option("--threads", o.threads, "Math threads of a rank")->check(CLI::Range(1, 1024));
   app.add_option("--slots", o.slots, "Sequences that run at once")->check(CLI::Range(1, 1024));
   app.add_option("--kv-memory", o.kv_memory, "KV pool of a rank, e.g. 512MiB; 0 = from free memory")
@@ -70,19 +75,24 @@ void add_options(CLI::App& app, Options& o) {
       ->check(CLI::Range(0, kMaxTokenBudget));
   app.add_flag("--dummy-weights", o.dummy_weights, "Random weights of the model's config");
   app.add_option("--dummy-seed", o.dummy_seed, "Their seed");
-  app.add_option("--ranks-on-host", o.ranks_on_host, "Worker processes that share this host's memory; 0 = --tp")
+  app.add_option("--ranks-on-host", o.ranks_on_host,
+                 "Worker processes that share this host's memory; 0 = --tp")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--stuck-after-ms", o.stuck_after_ms, "No progress inside a step for that long: leave")
+  app.add_option("--stuck-after-ms", o.stuck_after_ms,
+                 "No progress inside a step for that long: leave")
       ->check(CLI::Range(int64_t{100}, int64_t{3600000}));
   app.add_option("--run-dir", o.run_dir, "Where load progress is shown (a file a replica)");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
 }
 
-/// DIR/replica-I.progress: a number 0..1 for the supervisor's bar, replaced atomically. Rank 0 only.
+/// DIR/replica-I.progress: a number 0..1 for the supervisor's bar, replaced atomically. Rank 0
+/// only.
 class LoadProgress {
  public:
   LoadProgress(const Options& o, bool leader)
-      : path_(o.run_dir.empty() || !leader ? "" : o.run_dir + "/replica-" + std::to_string(o.replica) + ".progress") {}
+      : path_(o.run_dir.empty() || !leader
+                  ? ""
+                  : o.run_dir + "/replica-" + std::to_string(o.replica) + ".progress") {}
 
   void show(double part) {
     if (path_.empty() || (part < last_ + 0.01 && part < 1)) return;
@@ -108,13 +118,16 @@ using Step = tl::expected<T, Stop>;
 template <class T>
 Step<T> or_stop(Result<T> result, int code) {
   if (!result) return tl::unexpected(Stop{code, std::move(result.error())});
-  if constexpr (std::is_void_v<T>) return {};
-  else return std::move(*result);
+  if constexpr (std::is_void_v<T>)
+    return {};
+  else
+    return std::move(*result);
 }
 
-#define STEP_TRY(decl, expr, code)                                     \
-  auto TAILOR_CONCAT(step_, __LINE__) = or_stop((expr), (code));       \
-  if (!TAILOR_CONCAT(step_, __LINE__)) return tl::unexpected(std::move(TAILOR_CONCAT(step_, __LINE__).error())); \
+#define STEP_TRY(decl, expr, code)                                            \
+  auto TAILOR_CONCAT(step_, __LINE__) = or_stop((expr), (code));              \
+  if (!TAILOR_CONCAT(step_, __LINE__))                                        \
+    return tl::unexpected(std::move(TAILOR_CONCAT(step_, __LINE__).error())); \
   decl = std::move(*TAILOR_CONCAT(step_, __LINE__))
 
 int local_rank(int fallback) {
@@ -138,16 +151,19 @@ Result<std::string> from_leader(comm::Collective& control, const std::string& va
 
 Result<int32_t> minimum(comm::Collective& control, int32_t mine) {
   std::vector<int32_t> all(control.size());
-  TAILOR_TRY(control.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all))));
+  TAILOR_TRY(control.all_gather(std::as_bytes(std::span(&mine, 1)),
+                                std::as_writable_bytes(std::span(all))));
   return *std::min_element(all.begin(), all.end());
 }
 
 Result<std::unique_ptr<weights::WeightFiles>> open_files(const Options& o) {
   TAILOR_ASSIGN(std::string path, weights::resolve_model(o.model));
-  return o.dummy_weights ? weights::WeightFiles::dummy(path, o.dummy_seed) : weights::WeightFiles::open(path);
+  return o.dummy_weights ? weights::WeightFiles::dummy(path, o.dummy_seed)
+                         : weights::WeightFiles::open(path);
 }
 
-/// The leader binds its doorbell on loopback where all ranks share its host, and tells the others where.
+/// The leader binds its doorbell on loopback where all ranks share its host, and tells the others
+/// where.
 Result<std::unique_ptr<comm::WorkerIo>> start_io(const Options& o, comm::Collective& control,
                                                  const comm::Progress& progress) {
   comm::WorkerIoOptions io;
@@ -176,13 +192,14 @@ Result<std::unique_ptr<comm::WorkerIo>> start_io(const Options& o, comm::Collect
 struct Loaded {
   std::unique_ptr<comm::Collective> device_collective;  ///< null: the control collective serves
   std::unique_ptr<parallel::Engine> engine;
-  std::shared_ptr<const text::Tokenizer> tokenizer;     ///< leader only; null: token ids only
+  std::shared_ptr<const text::Tokenizer> tokenizer;  ///< leader only; null: token ids only
   std::string fingerprint;
   std::vector<TokenId> eos_tokens;
   int32_t num_blocks = 0, max_context = 0, token_budget = 0;
 };
 
-Step<Loaded> load(const Options& o, comm::Collective& control, LoadProgress& shown, std::atomic<uint64_t>& progress) {
+Step<Loaded> load(const Options& o, comm::Collective& control, LoadProgress& shown,
+                  std::atomic<uint64_t>& progress) {
   Loaded out;
   const bool leader = control.rank() == 0;
   STEP_TRY(auto files, open_files(o), kExitModel);
@@ -221,7 +238,8 @@ Step<Loaded> load(const Options& o, comm::Collective& control, LoadProgress& sho
   out.token_budget = o.prefill_budget;
   if (o.prefill_budget == 0) {
     STEP_TRY(out.token_budget,
-             measure_token_budget(*out.engine, leader, out.num_blocks, kv::kBlockTokens, kStepTarget, progress),
+             measure_token_budget(*out.engine, leader, out.num_blocks, kv::kBlockTokens,
+                                  kStepTarget, progress),
              kExitDevice);
   }
   return out;
@@ -242,7 +260,8 @@ LeaderOptions leader_options(const Options& o, const Loaded& loaded) {
                         .vocab_size = static_cast<uint32_t>(info.vocab_size),
                         .host = host_name(),
                         .pid = getpid()};
-  options.planner = {.num_blocks = loaded.num_blocks, .slots = o.slots, .token_budget = loaded.token_budget};
+  options.planner = {
+      .num_blocks = loaded.num_blocks, .slots = o.slots, .token_budget = loaded.token_budget};
   options.limits = {.eos_tokens = loaded.eos_tokens, .max_context = loaded.max_context};
   return options;
 }
@@ -259,17 +278,20 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control) {
   shown.show(1);
   if (!leader) return run_follower({*loaded->engine, control, *io, progress});
   LOG_INFO("ready in {:.1f} s: {} blocks of {} tokens, context {}, {} slots, {} rows a step",
-           to_seconds(now() - start), loaded->num_blocks, kv::kBlockTokens, loaded->max_context, o.slots,
-           loaded->token_budget);
+           to_seconds(now() - start), loaded->num_blocks, kv::kBlockTokens, loaded->max_context,
+           o.slots, loaded->token_budget);
   comm::Collective* followers = control.size() > 1 ? &control : nullptr;
-  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer}, leader_options(o, *loaded));
+  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer},
+                  leader_options(o, *loaded));
   return loop.run();
 }
 
 int run(int argc, char** argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun gone = we are gone
   Options o;
-  CLI::App app("One tensor-parallel rank of a Tailor replica; started by mpirun, see `tailor serve --print`.");
+  CLI::App app(
+      "One tensor-parallel rank of a Tailor replica; started by mpirun, see `tailor serve "
+      "--print`.");
   add_options(app, o);
   try {
     app.parse(argc, argv);
@@ -278,7 +300,9 @@ int run(int argc, char** argv) {
   }
 
   auto environment = comm::MpiEnvironment::start(&argc, &argv);
-  if (!environment) return std::fprintf(stderr, "tailor-worker: %s\n", to_string(environment.error()).c_str()), kExitUnavailable;
+  if (!environment)
+    return std::fprintf(stderr, "tailor-worker: %s\n", to_string(environment.error()).c_str()),
+           kExitUnavailable;
   comm::MpiEnvironment& mpi = **environment;
   auto communicator = mpi.replica_communicator(o.tp);
   if (!communicator) {
@@ -287,8 +311,10 @@ int run(int argc, char** argv) {
     _exit(kExitUsage);
   }
   // A rank that hangs leaves by its own watchdog; this bound is behind it, and also covers loading.
-  auto control = comm::make_mpi_collective(*communicator, {.deadline = milliseconds(o.stuck_after_ms) + seconds(120)});
-  init_logging("replica " + std::to_string(o.replica) + " rank " + std::to_string(control->rank()), o.log_level);
+  auto control = comm::make_mpi_collective(
+      *communicator, {.deadline = milliseconds(o.stuck_after_ms) + seconds(120)});
+  init_logging("replica " + std::to_string(o.replica) + " rank " + std::to_string(control->rank()),
+               o.log_level);
 
   Step<LoopExit> end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, "no reason given"}});
   try {

@@ -19,7 +19,8 @@ void append(SequenceProgress& progress, text::StreamText::Piece&& piece) {
 
 }  // namespace
 
-AnswerText::AnswerText(std::shared_ptr<const text::Tokenizer> tokenizer) : tokenizer_(std::move(tokenizer)) {}
+AnswerText::AnswerText(std::shared_ptr<const text::Tokenizer> tokenizer)
+    : tokenizer_(std::move(tokenizer)) {}
 
 std::string AnswerText::token_name(TokenId id) const {
   if (tokenizer_) return tokenizer_->token_bytes(id);
@@ -41,7 +42,8 @@ void AnswerText::open(OpenAnswer open) {
   if (tokenizer_) {
     answer.text = std::make_unique<text::StreamText>(tokenizer_, options_of(p));
     std::span<const TokenId> fed = open.generated;
-    if (open.ended == FinishReason::kStop && !p.include_stop_in_output) fed = fed.first(fed.size() - 1);
+    if (open.ended == FinishReason::kStop && !p.include_stop_in_output)
+      fed = fed.first(fed.size() - 1);
     for (TokenId id : fed) {
       auto piece = answer.text->push(id);
       if (!piece.stopped) continue;
@@ -85,7 +87,8 @@ StepReport AnswerText::step(StepOutput output) {
     if (it == answers_.end() || it->second.attempt != token.attempt) continue;
     Answer& answer = it->second;
     if (!answer.stopped) {
-      SequenceProgress progress{.sequence = token.sequence, .attempt = token.attempt, .first_index = token.index};
+      SequenceProgress progress{
+          .sequence = token.sequence, .attempt = token.attempt, .first_index = token.index};
       if (answer.text) progress.text_offset = answer.text->text_bytes();
       take_token(answer, token, progress);
       report.progress.push_back(std::move(progress));
@@ -101,7 +104,8 @@ void AnswerText::take_token(Answer& answer, const AnswerToken& token, SequencePr
   if (token.token >= 0) {
     progress.token_ids.push_back(token.token);
     if (token.has_logprobs) progress.logprobs.push_back(token.logprobs);
-    const bool ending = token.finish == FinishReason::kStop;  // an end token or stop token: no text of the answer
+    const bool ending =
+        token.finish == FinishReason::kStop;  // an end token or stop token: no text of the answer
     if (ending) progress.stop_match = token_name(token.token);
     if (answer.text && (!ending || answer.request->sampling.include_stop_in_output)) {
       auto piece = answer.text->push(token.token);

@@ -1,11 +1,11 @@
-// AnswerText: from drawn tokens to reports. Keeps a text::StreamText per open sequence, finds stop strings, and fills
-// StepReport::progress. A plain state machine without a thread: worker/text_thread.h runs it beside the leader's main
-// thread, tests run it directly.
+// AnswerText: from drawn tokens to reports. Keeps a text::StreamText per open sequence, finds stop
+// strings, and fills StepReport::progress. A plain state machine without a thread:
+// worker/text_thread.h runs it beside the leader's main thread, tests run it directly.
 //
-// A stop string may be found while the main thread has already drawn further tokens: those are dropped here, before
-// they are reported, and the main thread is told (StopFound) to end the sequence; its CloseAnswer lets us forget it.
-// Tokens and text of an answer are a pure function of (request, ids): a resumed sequence is fed its earlier tokens
-// first, which are not reported again.
+// A stop string may be found while the main thread has already drawn further tokens: those are
+// dropped here, before they are reported, and the main thread is told (StopFound) to end the
+// sequence; its CloseAnswer lets us forget it. Tokens and text of an answer are a pure function of
+// (request, ids): a resumed sequence is fed its earlier tokens first, which are not reported again.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@
 
 namespace tailor::worker {
 
-/// A sequence begins (or is resumed behind `generated`). `ended` other than kNone: it ends right there, and the only
-/// report of it says so.
+/// A sequence begins (or is resumed behind `generated`). `ended` other than kNone: it ends right
+/// there, and the only report of it says so.
 struct OpenAnswer {
   SequenceId sequence;
   Attempt attempt;
@@ -34,7 +34,8 @@ struct OpenAnswer {
   Error error;  ///< when ended == kFailed
 };
 
-/// The main thread has ended the sequence without a last token: cancelled, or after StopFound. Nothing is reported.
+/// The main thread has ended the sequence without a last token: cancelled, or after StopFound.
+/// Nothing is reported.
 struct CloseAnswer {
   SequenceId sequence;
   Attempt attempt;
@@ -48,8 +49,9 @@ struct AnswerToken {
   TokenId token = -1;
   bool has_logprobs = false;
   LogprobEntry logprobs;
-  FinishReason finish = FinishReason::kNone;  ///< as the main thread sees it: stop strings are found here
-  Error error;                                ///< when finish == kFailed
+  FinishReason finish =
+      FinishReason::kNone;  ///< as the main thread sees it: stop strings are found here
+  Error error;              ///< when finish == kFailed
 };
 
 /// What a step drew; `report` is complete but for `progress`.

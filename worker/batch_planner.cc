@@ -90,8 +90,9 @@ void BatchPlanner::emit(SequenceIndex index, int32_t num_tokens, bool decode) {
   (decode ? plan_.decode_tokens : plan_.prefill_tokens) += num_tokens;
 }
 
-/// Blocks for `num_tokens` tokens of running_[place], taken from later sequences where none is free. Chunks are
-/// planned in order, so a later sequence is not in the plan yet. False: the sequence itself had to go.
+/// Blocks for `num_tokens` tokens of running_[place], taken from later sequences where none is
+/// free. Chunks are planned in order, so a later sequence is not in the plan yet. False: the
+/// sequence itself had to go.
 bool BatchPlanner::make_room(size_t place, int32_t num_tokens) {
   SequenceIndex index = running_[place];
   while (blocks_.blocks_missing(sequences_[index].table, num_tokens) > blocks_.free_blocks()) {
@@ -132,20 +133,24 @@ void BatchPlanner::admit(int32_t budget) {
     SequenceIndex index = waiting_.front();
     Sequence& s = sequences_[index];
 
-    // Samples of one request stand side by side in the order, so running ones are at the end of running_.
+    // Samples of one request stand side by side in the order, so running ones are at the end of
+    // running_.
     const int32_t shareable = (s.prompt_tokens - 1) / options_.block_tokens * options_.block_tokens;
     SequenceIndex source = -1;
     bool prefilling = false;
     for (size_t i = running_.size(); i-- > 0 && sequences_[running_[i]].order == s.order;) {
-      if (sequences_[running_[i]].computed >= shareable) source = running_[i];
-      else prefilling = true;
+      if (sequences_[running_[i]].computed >= shareable)
+        source = running_[i];
+      else
+        prefilling = true;
     }
     if (source < 0 && prefilling) return;
     const int32_t shared = source < 0 ? 0 : shareable;
 
     const int32_t needed = blocks_.blocks_for(s.known) - shared / options_.block_tokens;
     const int32_t running_after = static_cast<int32_t>(running_.size()) + 1;
-    const int32_t watermark = running_.empty() ? 0 : std::max(options_.watermark_blocks, running_after);
+    const int32_t watermark =
+        running_.empty() ? 0 : std::max(options_.watermark_blocks, running_after);
     if (needed + watermark > blocks_.free_blocks()) {
       if (!running_.empty()) return;
       drop_unfit(index, s.known);
@@ -166,7 +171,8 @@ void BatchPlanner::admit(int32_t budget) {
 
 void BatchPlanner::token_drawn(SequenceIndex index) {
   Sequence& s = sequences_[index];
-  TAILOR_CHECK(s.live && s.table >= 0 && s.computed == s.known, "a token was drawn from a sequence that was not due");
+  TAILOR_CHECK(s.live && s.table >= 0 && s.computed == s.known,
+               "a token was drawn from a sequence that was not due");
   ++s.known;
 }
 
@@ -205,21 +211,26 @@ Result<void> BatchPlanner::check_integrity() const {
   auto wrong = [](const std::string& what) { return fail(ErrorCode::kInternal, what); };
   TAILOR_TRY(blocks_.check_integrity());
   auto later = [this](SequenceIndex a, SequenceIndex b) { return before(a, b); };
-  if (!std::is_sorted(running_.begin(), running_.end(), later)) return wrong("running is out of order");
-  if (!std::is_sorted(waiting_.begin(), waiting_.end(), later)) return wrong("waiting is out of order");
+  if (!std::is_sorted(running_.begin(), running_.end(), later))
+    return wrong("running is out of order");
+  if (!std::is_sorted(waiting_.begin(), waiting_.end(), later))
+    return wrong("waiting is out of order");
   if (!running_.empty() && !waiting_.empty() && !before(running_.back(), waiting_.front()))
     return wrong("a running sequence follows a waiting one");
   size_t live = 0;
   for (const Sequence& s : sequences_) live += s.live;
   if (live != running_.size() + waiting_.size()) return wrong("a sequence is in no list");
-  if (blocks_.open_tables() != running_sequences()) return wrong("a table without a running sequence");
+  if (blocks_.open_tables() != running_sequences())
+    return wrong("a table without a running sequence");
   for (SequenceIndex i : running_) {
     const Sequence& s = sequences_[i];
     if (s.computed > s.known) return wrong("more computed than known");
-    if (blocks_.blocks_missing(s.table, s.computed) > 0) return wrong("computed tokens without a block");
+    if (blocks_.blocks_missing(s.table, s.computed) > 0)
+      return wrong("computed tokens without a block");
   }
   for (SequenceIndex i : waiting_)
-    if (sequences_[i].table >= 0 || sequences_[i].computed != 0) return wrong("a waiting sequence holds blocks");
+    if (sequences_[i].table >= 0 || sequences_[i].computed != 0)
+      return wrong("a waiting sequence holds blocks");
   return {};
 }
 

@@ -1,19 +1,25 @@
-// BatchPlanner: which sequences and tokens are in the next step, and who has to give its blocks back. A pure state
-// machine over kv::BlockManager: no clock, no thread, no tensor, no token ids (it counts tokens; the loop knows
-// them). Owner: the leader's main thread; the simulator drives the same object. Followers never run it.
+// BatchPlanner: which sequences and tokens are in the next step, and who has to give its blocks
+// back. A pure state machine over kv::BlockManager: no clock, no thread, no tensor, no token ids
+// (it counts tokens; the loop knows them). Owner: the leader's main thread; the simulator drives
+// the same object. Followers never run it.
 //
 // Continuous batching:
-//   - every sequence that decodes gets its row; what the token budget leaves goes to prompts, in chunks, in order;
-//   - admission is first come, first served in dispatch order, by slots and by blocks: a sequence gets the blocks of
-//     all its known tokens at once, and one block for each running sequence stays free (the watermark), so that an
-//     admitted sequence does not push another out at once;
-//   - out of blocks: the latest dispatched running sequence gives back everything (recompute): all tokens it knows
+//   - every sequence that decodes gets its row; what the token budget leaves goes to prompts, in
+//   chunks, in order;
+//   - admission is first come, first served in dispatch order, by slots and by blocks: a sequence
+//   gets the blocks of
+//     all its known tokens at once, and one block for each running sequence stays free (the
+//     watermark), so that an admitted sequence does not push another out at once;
+//   - out of blocks: the latest dispatched running sequence gives back everything (recompute): all
+//   tokens it knows
 //     are prefilled again when it is admitted again, in its old place in the order.
-// From this follow: every running sequence precedes every waiting one, the first of all always advances, and so all
-// end. A sequence that does not fit alone into the whole pool fails with OutOfBlocks.
+// From this follow: every running sequence precedes every waiting one, the first of all always
+// advances, and so all end. A sequence that does not fit alone into the whole pool fails with
+// OutOfBlocks.
 //
-// The n samples of a request are n sequences. The first that runs prefills the prompt; the others wait for it, share
-// the prompt's full blocks (never the last: a shared block is never written) and prefill the rest themselves.
+// The n samples of a request are n sequences. The first that runs prefills the prompt; the others
+// wait for it, share the prompt's full blocks (never the last: a shared block is never written) and
+// prefill the rest themselves.
 //
 // Steady state: no allocation, hash or virtual call per sequence and step.
 #pragma once
@@ -34,9 +40,10 @@ using SequenceIndex = int32_t;
 struct PlannerOptions {
   int32_t num_blocks = 0;
   int32_t block_tokens = kv::kBlockTokens;
-  int32_t slots = 32;            ///< sequences that run at once
-  int32_t token_budget = 256;    ///< rows of a step; prompts always get at least one block of rows
-  int32_t watermark_blocks = 0;  ///< least free blocks after an admission; raised to the number of running sequences
+  int32_t slots = 32;          ///< sequences that run at once
+  int32_t token_budget = 256;  ///< rows of a step; prompts always get at least one block of rows
+  int32_t watermark_blocks =
+      0;  ///< least free blocks after an admission; raised to the number of running sequences
 };
 
 /// Tokens [first_position, first_position + num_tokens) of a sequence.
@@ -44,8 +51,9 @@ struct PlannedChunk {
   SequenceIndex index = 0;
   int32_t first_position = 0;
   int32_t num_tokens = 0;
-  bool wants_logits = false;  ///< the chunk ends with the last known token: the next one is to be drawn
-  bool decode = false;        ///< one token that was drawn in the step before
+  bool wants_logits =
+      false;            ///< the chunk ends with the last known token: the next one is to be drawn
+  bool decode = false;  ///< one token that was drawn in the step before
 };
 
 struct PreemptedSequence {
@@ -72,20 +80,24 @@ class BatchPlanner {
  public:
   explicit BatchPlanner(const PlannerOptions& options);
 
-  /// A dispatched request: `generated[s]` = tokens sample s has already; its size is the number of samples.
-  /// Appends the new sequences' indexes to `out`. `prompt_tokens` >= 1.
-  void add(RequestId request, int32_t prompt_tokens, std::span<const int32_t> generated, std::vector<SequenceIndex>& out);
+  /// A dispatched request: `generated[s]` = tokens sample s has already; its size is the number of
+  /// samples. Appends the new sequences' indexes to `out`. `prompt_tokens` >= 1.
+  void add(RequestId request, int32_t prompt_tokens, std::span<const int32_t> generated,
+           std::vector<SequenceIndex>& out);
 
-  /// The next step's content. The caller computes every chunk, then calls token_drawn() or finish() for each that
-  /// wants logits. Sequences whose last token is not drawn yet are left out. Cost: O(running + admitted).
+  /// The next step's content. The caller computes every chunk, then calls token_drawn() or finish()
+  /// for each that wants logits. Sequences whose last token is not drawn yet are left out. Cost:
+  /// O(running + admitted).
   const BatchPlan& plan();
 
   /// The chunk's next token is known. No effect on others.
   void token_drawn(SequenceIndex index);
-  /// The sequence has ended, in whatever state it is (last token, stop found late, cancel): frees all it holds.
+  /// The sequence has ended, in whatever state it is (last token, stop found late, cancel): frees
+  /// all it holds.
   void finish(SequenceIndex index);
 
-  /// Indexes of a request's sequences that have not ended, appended to `out`. Cost: O(running + waiting).
+  /// Indexes of a request's sequences that have not ended, appended to `out`. Cost: O(running +
+  /// waiting).
   void find(RequestId request, std::vector<SequenceIndex>& out) const;
 
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
@@ -105,11 +117,11 @@ class BatchPlanner {
  private:
   struct Sequence {
     SequenceId id;
-    uint64_t order = 0;         // of dispatch; samples of one request share it
+    uint64_t order = 0;  // of dispatch; samples of one request share it
     int32_t prompt_tokens = 0;
-    int32_t known = 0;          // prompt and answer so far
-    int32_t computed = 0;       // of which in the KV pool
-    kv::TableId table = -1;     // -1 = waiting
+    int32_t known = 0;       // prompt and answer so far
+    int32_t computed = 0;    // of which in the KV pool
+    kv::TableId table = -1;  // -1 = waiting
     bool live = false;
   };
   bool before(SequenceIndex a, SequenceIndex b) const;

@@ -3,16 +3,18 @@
 
 namespace tailor::worker {
 
-inline constexpr int kExitOk = 0;                ///< told to (Shutdown); nothing to restart
-inline constexpr int kExitUsage = 64;            ///< wrong command line; starting again cannot help
-inline constexpr int kExitModel = 66;            ///< the model cannot be opened, loaded or held; nor can it here
-inline constexpr int kExitUnavailable = 69;      ///< MPI, a port or the peers were not there; start again
-inline constexpr int kExitStuck = 70;            ///< the watchdog saw no progress inside a step; start again
-inline constexpr int kExitDevice = 71;           ///< a step failed: device or collective; start again
+inline constexpr int kExitOk = 0;      ///< told to (Shutdown); nothing to restart
+inline constexpr int kExitUsage = 64;  ///< wrong command line; starting again cannot help
+inline constexpr int kExitModel =
+    66;  ///< the model cannot be opened, loaded or held; nor can it here
+inline constexpr int kExitUnavailable =
+    69;                                 ///< MPI, a port or the peers were not there; start again
+inline constexpr int kExitStuck = 70;   ///< the watchdog saw no progress inside a step; start again
+inline constexpr int kExitDevice = 71;  ///< a step failed: device or collective; start again
 inline constexpr int kExitCoordinatorLost = 75;  ///< the coordinator stayed silent; start again
 
-/// The end of a rank's loop. `together`: all ranks of the replica leave in the same step, so MPI may be finalized;
-/// otherwise the process must end at once, and its mpirun takes the group down.
+/// The end of a rank's loop. `together`: all ranks of the replica leave in the same step, so MPI
+/// may be finalized; otherwise the process must end at once, and its mpirun takes the group down.
 struct LoopExit {
   int code = kExitOk;
   bool together = true;

@@ -9,7 +9,8 @@ namespace tailor::worker {
 namespace {
 
 /// Replays until kSleep (nothing returned) or the end.
-std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel, parallel::StepInput& input) {
+std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
+                               parallel::StepInput& input) {
   for (;;) {
     auto plan = channel.receive(input);
     if (!plan) {

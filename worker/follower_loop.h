@@ -1,5 +1,6 @@
-// FollowerLoop: the main thread of tensor-parallel ranks 1 and up. Sleeps in its inbox until the leader rings, then
-// replays the leader's plans until it is told to sleep again or to leave. Never plans, samples or reports.
+// FollowerLoop: the main thread of tensor-parallel ranks 1 and up. Sleeps in its inbox until the
+// leader rings, then replays the leader's plans until it is told to sleep again or to leave. Never
+// plans, samples or reports.
 #pragma once
 
 #include "base/time.h"
@@ -17,7 +18,8 @@ struct FollowerParts {
   comm::Progress& progress;  ///< written by this thread only
 };
 
-/// Returns when the replica is told to leave, the coordinator stayed silent while this rank slept, or a step failed.
+/// Returns when the replica is told to leave, the coordinator stayed silent while this rank slept,
+/// or a step failed.
 LoopExit run_follower(const FollowerParts& parts, Duration idle_wait = seconds(1));
 
 }  // namespace tailor::worker

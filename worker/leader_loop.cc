@@ -17,7 +17,8 @@ LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
       sampler_(parts.engine.info().vocab_size, options.limits.eos_tokens),
       channel_(parts.control),
       logits_(static_cast<size_t>(options.planner.slots) * parts.engine.info().vocab_size),
-      text_(parts.tokenizer, [io = &parts.io](WorkerReport report) { io->report(std::move(report)); }) {}
+      text_(parts.tokenizer,
+            [io = &parts.io](WorkerReport report) { io->report(std::move(report)); }) {}
 
 LoopExit LeaderLoop::run() {
   parts_.io.report(options_.hello);
@@ -27,8 +28,9 @@ LoopExit LeaderLoop::run() {
     const bool wait = idle || backlogged();
     if (wait) put_followers_to_sleep();
     Time started = now();
-    auto inputs = !wait ? parts_.io.inbox().drain()
-                        : parts_.io.inbox().drain_wait(idle ? options_.idle_wait : Duration(milliseconds(2)));
+    auto inputs =
+        !wait ? parts_.io.inbox().drain()
+              : parts_.io.inbox().drain_wait(idle ? options_.idle_wait : Duration(milliseconds(2)));
     if (wait) started = now();
     for (comm::WorkerInput& input : inputs) {
       if (auto* command = std::get_if<comm::FromCoordinator>(&input)) {
@@ -63,13 +65,14 @@ LoopExit LeaderLoop::run() {
   return *exit_;
 }
 
-// ---- commands --------------------------------------------------------------------------------------------------
+// ---- commands -----------------------------------------------------------------------------------
 
 void LeaderLoop::apply(const comm::FromCoordinator& command) {
   applied_seq_ = std::max(applied_seq_, command.sequence);
   if (auto* welcome = std::get_if<Welcome>(&command.command)) {
     if (epoch_ && *epoch_ != welcome->epoch) {
-      LOG_WARN("a coordinator of epoch {} took over: dropping what ran for the old one", welcome->epoch.value);
+      LOG_WARN("a coordinator of epoch {} took over: dropping what ran for the old one",
+               welcome->epoch.value);
       cancel_all();
       draining_ = drained_ = false;
     }
@@ -93,17 +96,21 @@ Result<void> LeaderLoop::check_request(const Dispatch& dispatch) const {
   TAILOR_TRY(validate(request.sampling, vocab));
   if (request.prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt has no token");
   if (static_cast<int64_t>(request.prompt.size()) >= options_.limits.max_context) {
-    return fail(ErrorCode::kLimitExceeded, "the prompt has " + std::to_string(request.prompt.size()) +
+    return fail(ErrorCode::kLimitExceeded, "the prompt has " +
+                                               std::to_string(request.prompt.size()) +
                                                " tokens, this replica's context is " +
                                                std::to_string(options_.limits.max_context));
   }
   if (dispatch.generated.size() > static_cast<size_t>(request.sampling.n))
     return fail(ErrorCode::kInvalidArgument, "more samples were generated than the request has");
   auto known = [vocab](const std::vector<TokenId>& ids) {
-    return std::all_of(ids.begin(), ids.end(), [vocab](TokenId id) { return id >= 0 && id < vocab; });
+    return std::all_of(ids.begin(), ids.end(),
+                       [vocab](TokenId id) { return id >= 0 && id < vocab; });
   };
-  if (!known(request.prompt) || !std::all_of(dispatch.generated.begin(), dispatch.generated.end(), known))
-    return fail(ErrorCode::kInvalidArgument, "a token id lies outside the vocabulary of " + std::to_string(vocab));
+  if (!known(request.prompt) ||
+      !std::all_of(dispatch.generated.begin(), dispatch.generated.end(), known))
+    return fail(ErrorCode::kInvalidArgument,
+                "a token id lies outside the vocabulary of " + std::to_string(vocab));
   return {};
 }
 
@@ -127,7 +134,8 @@ void LeaderLoop::start_request(const Dispatch& dispatch) {
     if (states_[scratch_[0]].attempt >= dispatch.attempt) return;  // a repeat
     cancel_request(dispatch.request.id, std::nullopt);
   }
-  if (auto checked = check_request(dispatch); !checked) return refuse_request(dispatch, checked.error());
+  if (auto checked = check_request(dispatch); !checked)
+    return refuse_request(dispatch, checked.error());
 
   auto request = std::make_shared<const Request>(dispatch.request);
   std::vector<std::vector<TokenId>> generated = dispatch.generated;
@@ -140,8 +148,9 @@ void LeaderLoop::start_request(const Dispatch& dispatch) {
   for (size_t sample = 0; sample < indexes.size(); ++sample) {
     const SequenceIndex index = indexes[sample];
     if (static_cast<size_t>(index) >= states_.size()) states_.resize(index + 1);
-    const FinishReason ended =
-        generated[sample].empty() ? FinishReason::kNone : finish_reason(*request, generated[sample], options_.limits);
+    const FinishReason ended = generated[sample].empty()
+                                   ? FinishReason::kNone
+                                   : finish_reason(*request, generated[sample], options_.limits);
     text_.send(OpenAnswer{.sequence = {request->id, static_cast<uint32_t>(sample)},
                           .attempt = dispatch.attempt,
                           .request = request,
@@ -197,7 +206,7 @@ void LeaderLoop::end_sequence(SequenceIndex index) {
   states_[index] = SequenceState{};
 }
 
-// ---- one step --------------------------------------------------------------------------------------------------
+// ---- one step -----------------------------------------------------------------------------------
 
 Result<void> LeaderLoop::step(Time started) {
   const BatchPlan& plan = planner_.plan();
@@ -208,13 +217,14 @@ Result<void> LeaderLoop::step(Time started) {
     const SequenceState& state = states_[victim.index];
     output_.report.events.push_back(
         SequencePreempted{state.id(), state.attempt, static_cast<uint32_t>(victim.tokens_lost)});
-    LOG_INFO("request {} sample {} gives back its blocks ({} tokens to recompute)", state.request->id.value,
-             state.sample, victim.tokens_lost);
+    LOG_INFO("request {} sample {} gives back its blocks ({} tokens to recompute)",
+             state.request->id.value, state.sample, victim.tokens_lost);
   }
   for (const UnfitSequence& unfit : plan.unfit) {
     SequenceState& state = states_[unfit.index];
-    std::string message = "the sequence needs " + std::to_string(unfit.blocks_needed) + " KV blocks of " +
-                          std::to_string(planner_.blocks().block_tokens()) + " tokens, the replica has " +
+    std::string message = "the sequence needs " + std::to_string(unfit.blocks_needed) +
+                          " KV blocks of " + std::to_string(planner_.blocks().block_tokens()) +
+                          " tokens, the replica has " +
                           std::to_string(planner_.blocks().capacity());
     output_.tokens.push_back({.sequence = state.id(),
                               .attempt = state.attempt,
@@ -277,14 +287,16 @@ void LeaderLoop::draw_token(SequenceIndex index, std::span<const float> logits) 
   AnswerToken answer{.sequence = state.id(),
                      .attempt = state.attempt,
                      .index = static_cast<uint32_t>(state.emitted.size())};
-  auto token = sampler_.sample(*state.request, state.sample, state.emitted, logits, &answer.logprobs);
+  auto token =
+      sampler_.sample(*state.request, state.sample, state.emitted, logits, &answer.logprobs);
   if (token) {
     answer.token = *token;
     answer.has_logprobs = state.request->sampling.logprobs >= 0;
     state.emitted.push_back(*token);
     answer.finish = finish_reason(*state.request, state.emitted, options_.limits);
   } else {
-    LOG_ERROR("request {} sample {}: {}", state.request->id.value, state.sample, to_string(token.error()));
+    LOG_ERROR("request {} sample {}: {}", state.request->id.value, state.sample,
+              to_string(token.error()));
     answer.finish = FinishReason::kFailed;
     answer.error = token.error();
   }

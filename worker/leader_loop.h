@@ -1,9 +1,11 @@
-// LeaderLoop: the main thread of tensor-parallel rank 0. Takes commands from its inbox, asks the planner for a step,
-// broadcasts it, runs the engine and the sampler, and hands the drawn tokens to the text thread, which reports them.
-// Owns: the device, the planner, every sequence's ids. Works at its own pace: drains the inbox, then takes one step.
+// LeaderLoop: the main thread of tensor-parallel rank 0. Takes commands from its inbox, asks the
+// planner for a step, broadcasts it, runs the engine and the sampler, and hands the drawn tokens to
+// the text thread, which reports them. Owns: the device, the planner, every sequence's ids. Works
+// at its own pace: drains the inbox, then takes one step.
 //
-// Idle: the followers are told to sleep, and this thread waits in its inbox; before the next step it rings.
-// It starts no step while more than `max_backlog` reports wait to leave (a coordinator that does not read).
+// Idle: the followers are told to sleep, and this thread waits in its inbox; before the next step
+// it rings. It starts no step while more than `max_backlog` reports wait to leave (a coordinator
+// that does not read).
 #pragma once
 
 #include <cstdint>
@@ -37,7 +39,7 @@ struct LeaderParts {
   parallel::Engine& engine;
   comm::Collective* control;  ///< null at tensor-parallel size 1
   comm::WorkerIo& io;
-  comm::Progress& progress;  ///< written by this thread only
+  comm::Progress& progress;                          ///< written by this thread only
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< null: token ids only
 };
 

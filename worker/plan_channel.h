@@ -1,5 +1,6 @@
-// PlanChannel: the leader's plan to its followers, by broadcast over the replica's control collective. One message of
-// fixed size per step (small plans fit into it), a second one where a plan is longer. Owner: the rank's main thread.
+// PlanChannel: the leader's plan to its followers, by broadcast over the replica's control
+// collective. One message of fixed size per step (small plans fit into it), a second one where a
+// plan is longer. Owner: the rank's main thread.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Compiled with -O3 -ffp-contract=off (worker/CMakeLists.txt): loops over the vocabulary are vectorized, and no
-// multiply-add is fused, so the bits are the same on every x86-64.
+// Compiled with -O3 -ffp-contract=off (worker/CMakeLists.txt): loops over the vocabulary are
+// vectorized, and no multiply-add is fused, so the bits are the same on every x86-64.
 #include "worker/sampler.h"
 
 #include <algorithm>
@@ -18,7 +18,8 @@ constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 /// exp(x) = 2^n exp(r), n = round(x / ln 2), exp(r) by its series to r^6 (|r| <= 0.347).
 inline float exp_step(float x) {
   x = x < -87.0f ? -87.0f : x;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  constexpr float kRound =
+      12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   float shifted = x * 1.44269504f + kRound;
   float n = shifted - kRound;
   float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -35,7 +36,8 @@ inline float exp_step(float x) {
 }
 
 /// weights[i] = exp((logits[i] - top) * inverse_temperature), exactly 0 where that is below e^-87.
-void weigh(std::span<const float> logits, float top, float inverse_temperature, std::span<float> weights) {
+void weigh(std::span<const float> logits, float top, float inverse_temperature,
+           std::span<float> weights) {
   const float* in = logits.data();
   float* out = weights.data();
   const size_t n = logits.size();
@@ -79,11 +81,13 @@ Sampler::Sampler(int64_t vocab_size, std::vector<TokenId> eos_tokens)
   candidates_.reserve(vocab_size);
 }
 
-Result<TokenId> Sampler::sample(const Request& request, uint32_t sample, std::span<const TokenId> emitted,
-                                std::span<const float> logits, LogprobEntry* logprobs) {
+Result<TokenId> Sampler::sample(const Request& request, uint32_t sample,
+                                std::span<const TokenId> emitted, std::span<const float> logits,
+                                LogprobEntry* logprobs) {
   if (!all_finite(logits)) {
-    return fail(ErrorCode::kDeviceFailure, "the model gave a logit that is not a finite number for token " +
-                                               std::to_string(emitted.size()) + " of sample " + std::to_string(sample));
+    return fail(ErrorCode::kDeviceFailure,
+                "the model gave a logit that is not a finite number for token " +
+                    std::to_string(emitted.size()) + " of sample " + std::to_string(sample));
   }
   const SamplingParams& p = request.sampling;
   std::copy(logits.begin(), logits.end(), logits_.begin());
@@ -91,12 +95,15 @@ Result<TokenId> Sampler::sample(const Request& request, uint32_t sample, std::sp
 
   const float top = highest(logits_);
   if (top == kImpossible)
-    return fail(ErrorCode::kInvalidArgument, "min_tokens and stop_token_ids leave no token that may be drawn");
-  if (!std::isfinite(top)) return fail(ErrorCode::kDeviceFailure, "penalties made a logit infinite");
+    return fail(ErrorCode::kInvalidArgument,
+                "min_tokens and stop_token_ids leave no token that may be drawn");
+  if (!std::isfinite(top))
+    return fail(ErrorCode::kDeviceFailure, "penalties made a logit infinite");
 
   TokenId chosen;
   if (p.temperature == 0) {
-    chosen = static_cast<TokenId>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
+    chosen =
+        static_cast<TokenId>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
   } else {
     double u = uniform(p.seed, sample, request.prompt.size() + emitted.size());
     bool truncated = p.top_k > 0 || p.top_p < 1 || p.min_p > 0;
@@ -161,7 +168,8 @@ TokenId Sampler::draw_from_some(const SamplingParams& p, float top, double u) {
     if (weights_[id] > 0) candidates_.push_back({logits_[id], static_cast<TokenId>(id)});
   if (p.top_k > 0) keep_top_k(p.top_k);
   if (p.top_p < 1) keep_top_p(p.top_p);
-  if (p.min_p > 0) std::erase_if(candidates_, [&](const Candidate& c) { return weights_[c.id] < p.min_p; });
+  if (p.min_p > 0)
+    std::erase_if(candidates_, [&](const Candidate& c) { return weights_[c.id] < p.min_p; });
 
   std::sort(candidates_.begin(), candidates_.end(), lower_id);
   double total = 0;
@@ -186,8 +194,8 @@ void Sampler::keep_top_k(int32_t k) {
   candidates_.resize(k);
 }
 
-/// The sum over the candidates is taken in order of ids, the share in order of likelihood: both the same whatever
-/// was dropped on the way.
+/// The sum over the candidates is taken in order of ids, the share in order of likelihood: both the
+/// same whatever was dropped on the way.
 void Sampler::keep_top_p(float top_p) {
   // After top_k the order is nth_element's: put it back.
   if (!std::is_sorted(candidates_.begin(), candidates_.end(), lower_id))
@@ -196,7 +204,8 @@ void Sampler::keep_top_p(float top_p) {
   for (const Candidate& c : candidates_) total += weights_[c.id];
   const double wanted = static_cast<double>(top_p) * total;
 
-  // Those that are each below half the share left over, spread over all, can not be needed to reach top_p.
+  // Those that are each below half the share left over, spread over all, can not be needed to reach
+  // top_p.
   const double floor = 0.5 * (total - wanted) / static_cast<double>(candidates_.size());
   std::erase_if(candidates_, [&](const Candidate& c) { return weights_[c.id] < floor; });
 
@@ -205,7 +214,8 @@ void Sampler::keep_top_p(float top_p) {
   for (size_t head = 64;; head *= 8) {
     size_t end = std::min(head, candidates_.size());
     if (end < candidates_.size())
-      std::nth_element(candidates_.begin() + sorted, candidates_.begin() + end, candidates_.end(), better);
+      std::nth_element(candidates_.begin() + sorted, candidates_.begin() + end, candidates_.end(),
+                       better);
     std::sort(candidates_.begin() + sorted, candidates_.begin() + end, better);
     for (; sorted < end; ++sorted) {
       share += weights_[candidates_[sorted].id];
@@ -218,13 +228,16 @@ void Sampler::keep_top_p(float top_p) {
   }
 }
 
-void Sampler::fill_logprobs(std::span<const float> logits, TokenId chosen, int32_t count, LogprobEntry& out) {
+void Sampler::fill_logprobs(std::span<const float> logits, TokenId chosen, int32_t count,
+                            LogprobEntry& out) {
   const float top = highest(logits);
   weigh(logits, top, 1.0f, weights_);
   double total = 0;
   for (float w : weights_) total += w;
   const double log_total = std::log(total) + top;
-  auto entry = [&](TokenId id) { return TokenLogprob{id, static_cast<float>(logits[id] - log_total)}; };
+  auto entry = [&](TokenId id) {
+    return TokenLogprob{id, static_cast<float>(logits[id] - log_total)};
+  };
   out.chosen = entry(chosen);
   out.top.clear();
   if (count == 0) return;

@@ -4,7 +4,8 @@
 
 namespace tailor::worker {
 
-FinishReason finish_reason(const Request& request, std::span<const TokenId> emitted, const SequenceLimits& limits) {
+FinishReason finish_reason(const Request& request, std::span<const TokenId> emitted,
+                           const SequenceLimits& limits) {
   const SamplingParams& p = request.sampling;
   const int64_t count = static_cast<int64_t>(emitted.size());
   if (count > p.min_tokens) {
@@ -15,7 +16,8 @@ FinishReason finish_reason(const Request& request, std::span<const TokenId> emit
     if (!p.ignore_eos && last_in(limits.eos_tokens)) return FinishReason::kStop;
   }
   if (count >= p.max_tokens) return FinishReason::kLength;
-  if (static_cast<int64_t>(request.prompt.size()) + count >= limits.max_context) return FinishReason::kLength;
+  if (static_cast<int64_t>(request.prompt.size()) + count >= limits.max_context)
+    return FinishReason::kLength;
   return FinishReason::kNone;
 }
 

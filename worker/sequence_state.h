@@ -1,5 +1,6 @@
-// SequenceState: what the leader's loop knows of one sequence beside its place in the planner: the ids emitted so
-// far. Whether it has ended is a pure function of (request, emitted ids): the same on the replica that resumes it.
+// SequenceState: what the leader's loop knows of one sequence beside its place in the planner: the
+// ids emitted so far. Whether it has ended is a pure function of (request, emitted ids): the same
+// on the replica that resumes it.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +19,11 @@ struct SequenceLimits {
   int32_t max_context = 0;  ///< prompt and answer together
 };
 
-/// Whether the last of `emitted` ended the answer: kStop (stop_token_ids; end token unless ignore_eos; neither within
-/// the first min_tokens), kLength (max_tokens, or the context is full), else kNone. Stop strings are the text
-/// thread's. Cost: O(stop tokens).
-FinishReason finish_reason(const Request& request, std::span<const TokenId> emitted, const SequenceLimits& limits);
+/// Whether the last of `emitted` ended the answer: kStop (stop_token_ids; end token unless
+/// ignore_eos; neither within the first min_tokens), kLength (max_tokens, or the context is full),
+/// else kNone. Stop strings are the text thread's. Cost: O(stop tokens).
+FinishReason finish_reason(const Request& request, std::span<const TokenId> emitted,
+                           const SequenceLimits& limits);
 
 struct SequenceState {
   std::shared_ptr<const Request> request;  ///< null = this place is empty

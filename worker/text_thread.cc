@@ -18,7 +18,8 @@ Match(F...) -> Match<F...>;
 
 }  // namespace
 
-TextThread::TextThread(std::shared_ptr<const text::Tokenizer> tokenizer, std::function<void(WorkerReport)> report)
+TextThread::TextThread(std::shared_ptr<const text::Tokenizer> tokenizer,
+                       std::function<void(WorkerReport)> report)
     : report_(std::move(report)),
       answers_(std::move(tokenizer)),
       inbox_(std::numeric_limits<size_t>::max()),

@@ -1,6 +1,6 @@
-// TextThread: the leader's text thread. Runs an AnswerText: the main thread sends it what each step drew and goes on
-// with the next step; reports leave from here, in order. One producer (main); bounded by the main thread, which starts
-// no step while `backlog()` is above its limit.
+// TextThread: the leader's text thread. Runs an AnswerText: the main thread sends it what each step
+// drew and goes on with the next step; reports leave from here, in order. One producer (main);
+// bounded by the main thread, which starts no step while `backlog()` is above its limit.
 #pragma once
 
 #include <functional>
@@ -20,7 +20,8 @@ using TextInput = std::variant<OpenAnswer, CloseAnswer, StepOutput, WorkerReport
 class TextThread {
  public:
   /// `report` is called on the text thread.
-  TextThread(std::shared_ptr<const text::Tokenizer> tokenizer, std::function<void(WorkerReport)> report);
+  TextThread(std::shared_ptr<const text::Tokenizer> tokenizer,
+             std::function<void(WorkerReport)> report);
   ~TextThread();  ///< handles what was sent, then joins
 
   void send(TextInput input) { inbox_.push_always(std::move(input)); }
@@ -32,10 +33,10 @@ class TextThread {
   void run();
 
   const std::function<void(WorkerReport)> report_;
-  AnswerText answers_;         // the text thread's
+  AnswerText answers_;  // the text thread's
   Mailbox<TextInput> inbox_;
-  Mailbox<StopFound> stops_;   // at most one for each open sequence
-  std::thread thread_;         // last: starts when all else is there
+  Mailbox<StopFound> stops_;  // at most one for each open sequence
+  std::thread thread_;        // last: starts when all else is there
 };
 
 }  // namespace tailor::worker

@@ -8,11 +8,12 @@
 namespace tailor::worker {
 namespace {
 
-Result<double> seconds_of_prompt(parallel::Engine& engine, bool leader, int32_t rows, int32_t block_tokens,
-                                 std::atomic<uint64_t>& progress) {
+Result<double> seconds_of_prompt(parallel::Engine& engine, bool leader, int32_t rows,
+                                 int32_t block_tokens, std::atomic<uint64_t>& progress) {
   parallel::StepInput input;
   const int64_t vocab = engine.info().vocab_size;
-  for (int32_t i = 0; i < rows; ++i) input.token_ids.push_back(static_cast<TokenId>((i * 31 + 7) % vocab));
+  for (int32_t i = 0; i < rows; ++i)
+    input.token_ids.push_back(static_cast<TokenId>((i * 31 + 7) % vocab));
   const int32_t blocks = (rows + block_tokens - 1) / block_tokens;
   for (int32_t b = 0; b < blocks; ++b) input.block_ids.push_back(b);
   input.chunks.push_back({.num_rows = rows, .num_blocks = blocks, .wants_logits = 1});
@@ -24,11 +25,15 @@ Result<double> seconds_of_prompt(parallel::Engine& engine, bool leader, int32_t 
 
 }  // namespace
 
-Result<int32_t> measure_token_budget(parallel::Engine& engine, bool leader, int32_t num_blocks, int32_t block_tokens,
-                                     Duration target, std::atomic<uint64_t>& progress) {
-  const int64_t room = std::min<int64_t>(int64_t{num_blocks} * block_tokens, engine.info().max_context);
+Result<int32_t> measure_token_budget(parallel::Engine& engine, bool leader, int32_t num_blocks,
+                                     int32_t block_tokens, Duration target,
+                                     std::atomic<uint64_t>& progress) {
+  const int64_t room =
+      std::min<int64_t>(int64_t{num_blocks} * block_tokens, engine.info().max_context);
   auto rows = [&](int32_t wanted) { return static_cast<int32_t>(std::min<int64_t>(wanted, room)); };
-  auto run = [&](int32_t n) { return seconds_of_prompt(engine, leader, n, block_tokens, progress); };
+  auto run = [&](int32_t n) {
+    return seconds_of_prompt(engine, leader, n, block_tokens, progress);
+  };
 
   TAILOR_TRY(run(rows(16)));  // warm-up
   TAILOR_ASSIGN(double short_s, run(rows(64)));
@@ -36,7 +41,8 @@ Result<int32_t> measure_token_budget(parallel::Engine& engine, bool leader, int3
   double per_row = long_s / rows(128);
   double fixed = 0;
   if (rows(128) > rows(64)) {
-    // Noise can make the slope vanish: at least half of the longer run's mean cost per row is believed.
+    // Noise can make the slope vanish: at least half of the longer run's mean cost per row is
+    // believed.
     per_row = std::max((long_s - short_s) / (rows(128) - rows(64)), 0.5 * per_row);
     fixed = std::max(0.0, long_s - per_row * rows(128));
   }

@@ -98,7 +98,8 @@ TEST_P(BlockManagerProperty, AgreesWithNaiveModel) {
       int tokens = below(from->second.tokens + 1);
       int shared = m.fork(from->first, to->first, tokens);
       ASSERT_EQ(shared, tokens / 16 * 16);
-      to->second.blocks.assign(from->second.blocks.begin(), from->second.blocks.begin() + shared / 16);
+      to->second.blocks.assign(from->second.blocks.begin(),
+                               from->second.blocks.begin() + shared / 16);
       to->second.tokens = shared;
     } else if (!open.empty()) {
       auto it = std::next(open.begin(), below(static_cast<int>(open.size())));
@@ -112,7 +113,8 @@ TEST_P(BlockManagerProperty, AgreesWithNaiveModel) {
         ASSERT_LE(needed, free_before);
         model.tokens = std::max(model.tokens, tokens);
         auto now = m.table(it->first);
-        ASSERT_EQ(static_cast<int>(now.size()), static_cast<int>(before.size()) + std::max(needed, 0));
+        ASSERT_EQ(static_cast<int>(now.size()),
+                  static_cast<int>(before.size()) + std::max(needed, 0));
         model.blocks.assign(now.begin(), now.end());
       } else {
         ASSERT_GT(needed, free_before);

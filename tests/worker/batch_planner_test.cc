@@ -91,7 +91,7 @@ TEST(BatchPlanner, AdmitsInDispatchOrderUpToTheSlots) {
 TEST(BatchPlanner, OutOfBlocksTakesTheLatestDispatchedAndPrefillsItAgain) {
   BatchPlanner p(options(4, 4, 64));
   SequenceIndex a = add_one(p, 1, 16), b = add_one(p, 2, 14);
-  draw_all(p, p.plan());   // a: 17 known, 1 block; b needs the watermark of 2 beside its block
+  draw_all(p, p.plan());  // a: 17 known, 1 block; b needs the watermark of 2 beside its block
   ASSERT_EQ(p.running_sequences(), 2);
   bool preempted = false;
   for (int i = 0; i < 40 && !preempted; ++i) {
@@ -210,7 +210,8 @@ TEST(BatchPlanner, SteadyStateAllocatesNothing) {
   const int32_t none[] = {0};
   auto churn = [&](int steps) {
     for (int i = 0; i < steps; ++i) {
-      while (live.size() < 12) q.add(RequestId{id++}, 1 + static_cast<int32_t>(rng() % 60), none, live);
+      while (live.size() < 12)
+        q.add(RequestId{id++}, 1 + static_cast<int32_t>(rng() % 60), none, live);
       const BatchPlan& plan = q.plan();
       preemptions += static_cast<long>(plan.preempted.size());
       for (const auto& c : plan.chunks) {
@@ -247,11 +248,13 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
     uint64_t order;
   };
   std::map<SequenceIndex, Model> live;
-  // What stands in each slot of each block: (request, position, sample or -1 for the prompt). Wrong tables show here.
+  // What stands in each slot of each block: (request, position, sample or -1 for the prompt). Wrong
+  // tables show here.
   using Content = std::tuple<uint64_t, int, int>;
   std::map<std::pair<int, int>, Content> pool;
   auto content = [](const Model& m, int position) {
-    return Content{m.id.request.value, position, position < m.prompt ? -1 : static_cast<int>(m.id.sample)};
+    return Content{m.id.request.value, position,
+                   position < m.prompt ? -1 : static_cast<int>(m.id.sample)};
   };
   uint64_t next = 1, order = 0;
   int arrivals = 60, ended = 0, total = 0;
@@ -260,15 +263,19 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
   while (arrivals > 0 || p.has_work()) {
     if (arrivals > 0 && between(0, 3) == 0) {
       --arrivals;
-      int prompt = between(1, between(0, 5) == 0 ? blocks * 16 + 5 : 40), n = between(0, 3) == 0 ? between(2, 4) : 1;
+      int prompt = between(1, between(0, 5) == 0 ? blocks * 16 + 5 : 40),
+          n = between(0, 3) == 0 ? between(2, 4) : 1;
       std::vector<int32_t> generated;
       for (int s = 0; s < n; ++s) generated.push_back(between(0, 4) == 0 ? between(1, 20) : 0);
       std::vector<SequenceIndex> out;
       p.add(RequestId{next}, prompt, generated, out);
       ASSERT_EQ(out.size(), generated.size());
       for (int s = 0; s < n; ++s) {
-        Model m{.id = {RequestId{next}, static_cast<uint32_t>(s)}, .prompt = prompt,
-                .known = prompt + generated[s], .goal = prompt + generated[s] + between(1, 50), .order = order};
+        Model m{.id = {RequestId{next}, static_cast<uint32_t>(s)},
+                .prompt = prompt,
+                .known = prompt + generated[s],
+                .goal = prompt + generated[s] + between(1, 50),
+                .order = order};
         ASSERT_TRUE(live.emplace(out[s], m).second) << "an index is given out twice";
         ++total;
       }
@@ -353,13 +360,16 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
     uint64_t last_running = 0, first_waiting = UINT64_MAX;
     int running = 0;
     for (auto& [index, m] : live) {
-      if (m.running) last_running = std::max(last_running, m.order), ++running;
-      else first_waiting = std::min(first_waiting, m.order);
+      if (m.running)
+        last_running = std::max(last_running, m.order), ++running;
+      else
+        first_waiting = std::min(first_waiting, m.order);
     }
     ASSERT_LE(last_running, first_waiting);
     ASSERT_LE(running, slots);
     ASSERT_EQ(running, p.running_sequences());
-    ASSERT_EQ(p.blocks().free_blocks() + p.blocks().used_blocks() + p.blocks().cached_blocks(), blocks);
+    ASSERT_EQ(p.blocks().free_blocks() + p.blocks().used_blocks() + p.blocks().cached_blocks(),
+              blocks);
     auto integrity = p.check_integrity();
     ASSERT_TRUE(integrity) << to_string(integrity.error());
   }
@@ -369,7 +379,8 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
 }
 INSTANTIATE_TEST_SUITE_P(Seeds, BatchPlannerProperty, testing::Range(0, 60));
 
-// An admitted sequence is not pushed out within the next block of tokens of everybody: the watermark.
+// An admitted sequence is not pushed out within the next block of tokens of everybody: the
+// watermark.
 TEST(BatchPlanner, AnAdmissionPushesNobodyOutAtOnce) {
   for (int seed = 0; seed < 20; ++seed) {
     std::mt19937 rng(seed);

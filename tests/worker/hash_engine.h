@@ -1,6 +1,7 @@
-// HashEngine: a small, exact implementation of the engine's face for tests of the loops. Its "KV" are the token ids
-// themselves, kept in a paged pool by block and slot; the logits behind a row are a hash of all tokens that the row's
-// block table leads back to. A wrong table, position, order or a block reused too early gives other tokens at once.
+// HashEngine: a small, exact implementation of the engine's face for tests of the loops. Its "KV"
+// are the token ids themselves, kept in a paged pool by block and slot; the logits behind a row are
+// a hash of all tokens that the row's block table leads back to. A wrong table, position, order or
+// a block reused too early gives other tokens at once.
 #pragma once
 
 #include <cmath>
@@ -15,9 +16,10 @@ namespace tailor::worker::test {
 
 inline constexpr int64_t kVocab = 64;
 inline constexpr TokenId kEos = 0;
-inline constexpr TokenId kPoison = 63;    ///< a prompt that begins with it gives NaN after `kPoisonAt` tokens
+inline constexpr TokenId kPoison =
+    63;  ///< a prompt that begins with it gives NaN after `kPoisonAt` tokens
 inline constexpr size_t kPoisonAt = 12;
-inline constexpr TokenId kBroken = 62;    ///< a prompt that begins with it breaks the device
+inline constexpr TokenId kBroken = 62;  ///< a prompt that begins with it breaks the device
 
 inline uint64_t mix(uint64_t h, uint64_t v) {
   h ^= v + 0x9E3779B97F4A7C15ull + (h << 6) + (h >> 2);
@@ -35,8 +37,10 @@ inline std::vector<float> logits_of(const std::vector<TokenId>& tokens) {
   uint64_t h = hash_of(tokens);
   std::vector<float> logits(kVocab);
   for (int64_t v = 0; v < kVocab; ++v)
-    logits[v] = static_cast<float>(mix(mix(h, v), 5) >> 44) * (6.0f / (1 << 20)) - (v == kEos ? 1.0f : 0.0f);
-  if (tokens[0] == kPoison && tokens.size() >= kPoisonAt) logits[3] = std::numeric_limits<float>::quiet_NaN();
+    logits[v] = static_cast<float>(mix(mix(h, v), 5) >> 44) * (6.0f / (1 << 20)) -
+                (v == kEos ? 1.0f : 0.0f);
+  if (tokens[0] == kPoison && tokens.size() >= kPoisonAt)
+    logits[3] = std::numeric_limits<float>::quiet_NaN();
   return logits;
 }
 
@@ -44,7 +48,10 @@ class HashEngine : public parallel::Engine {
  public:
   HashEngine(int32_t num_blocks, int32_t max_context, comm::Collective* collective)
       : collective_(collective), pool_(static_cast<size_t>(num_blocks) * 16, -1) {
-    info_ = {.name = "hash", .arithmetic_version = "hash-1", .vocab_size = kVocab, .max_context = max_context,
+    info_ = {.name = "hash",
+             .arithmetic_version = "hash-1",
+             .vocab_size = kVocab,
+             .max_context = max_context,
              .num_blocks = num_blocks};
   }
   const parallel::EngineInfo& info() const override { return info_; }
@@ -52,14 +59,17 @@ class HashEngine : public parallel::Engine {
   Result<void> forward(const parallel::StepInput& input, std::span<float> logits,
                        std::atomic<uint64_t>& progress) override {
     for (const auto& c : input.chunks)
-      for (int32_t i = 0; i < c.num_rows; ++i) slot(input, c, c.first_position + i) = input.token_ids[c.first_row + i];
+      for (int32_t i = 0; i < c.num_rows; ++i)
+        slot(input, c, c.first_position + i) = input.token_ids[c.first_row + i];
     ++progress;
     std::vector<uint64_t> hashes;
     size_t row = 0;
     for (const auto& c : input.chunks) {
       std::vector<TokenId> tokens;
-      for (int32_t p = 0; p < c.first_position + c.num_rows; ++p) tokens.push_back(slot(input, c, p));
-      if (tokens[0] == kBroken) return fail(ErrorCode::kDeviceFailure, "the test's device is broken");
+      for (int32_t p = 0; p < c.first_position + c.num_rows; ++p)
+        tokens.push_back(slot(input, c, p));
+      if (tokens[0] == kBroken)
+        return fail(ErrorCode::kDeviceFailure, "the test's device is broken");
       if (!c.wants_logits) continue;
       hashes.push_back(hash_of(tokens));
       if (logits.empty()) continue;
@@ -70,7 +80,8 @@ class HashEngine : public parallel::Engine {
     // Every rank must have come to the same content.
     hashes.push_back(input.step);
     std::vector<uint64_t> all(hashes.size() * collective_->size());
-    TAILOR_TRY(collective_->all_gather(std::as_bytes(std::span(hashes)), std::as_writable_bytes(std::span(all))));
+    TAILOR_TRY(collective_->all_gather(std::as_bytes(std::span(hashes)),
+                                       std::as_writable_bytes(std::span(all))));
     for (size_t i = 0; i < all.size(); ++i)
       if (all[i] != hashes[i % hashes.size()]) return fail(ErrorCode::kInternal, "ranks differ");
     return {};
@@ -78,7 +89,8 @@ class HashEngine : public parallel::Engine {
 
  private:
   TokenId& slot(const parallel::StepInput& input, const parallel::Chunk& c, int32_t position) {
-    return pool_.at(static_cast<size_t>(input.block_ids.at(c.first_block + position / 16)) * 16 + position % 16);
+    return pool_.at(static_cast<size_t>(input.block_ids.at(c.first_block + position / 16)) * 16 +
+                    position % 16);
   }
   comm::Collective* collective_;
   std::vector<TokenId> pool_;

@@ -1,5 +1,6 @@
-// The leader's and followers' loops around an exact engine (hash_engine.h), in one process: real planner, sampler,
-// text thread, plan channel and collective; only the wire to the coordinator is a pair of mailboxes.
+// The leader's and followers' loops around an exact engine (hash_engine.h), in one process: real
+// planner, sampler, text thread, plan channel and collective; only the wire to the coordinator is a
+// pair of mailboxes.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -7,6 +8,7 @@
 #include <random>
 #include <thread>
 
+#include "base/clock.h"
 #include "comm/collective_inprocess.h"
 #include "tests/worker/hash_engine.h"
 #include "worker/follower_loop.h"
@@ -61,7 +63,8 @@ class Replica {
         auto collective = group_.join(rank);
         HashEngine engine(planner.num_blocks, kContext, collective.get());
         if (rank > 0) {
-          exits_[rank] = run_follower({engine, *collective, *ios_[rank], progress_[rank]}, milliseconds(50));
+          exits_[rank] =
+              run_follower({engine, *collective, *ios_[rank], progress_[rank]}, milliseconds(50));
           return;
         }
         LeaderOptions options{.planner = planner,
@@ -69,7 +72,9 @@ class Replica {
                               .max_backlog = max_backlog,
                               .idle_wait = milliseconds(50)};
         options.hello.info.num_blocks = planner.num_blocks;
-        LeaderLoop loop({engine, tp > 1 ? collective.get() : nullptr, *ios_[0], progress_[0], nullptr}, options);
+        LeaderLoop loop(
+            {engine, tp > 1 ? collective.get() : nullptr, *ios_[0], progress_[0], nullptr},
+            options);
         exits_[rank] = loop.run();
       });
     }
@@ -82,7 +87,8 @@ class Replica {
     ios_[0]->inbox().push_always(comm::FromCoordinator{++sequence_, std::move(command)});
   }
   void send_input(comm::WorkerInput input) { ios_[0]->inbox().push_always(std::move(input)); }
-  void dispatch(const Request& request, std::vector<std::vector<TokenId>> generated = {}, uint32_t attempt = 1) {
+  void dispatch(const Request& request, std::vector<std::vector<TokenId>> generated = {},
+                uint32_t attempt = 1) {
     generated.resize(request.sampling.n);
     for (int s = 0; s < request.sampling.n; ++s) {
       const bool again = answers.count({request.id, static_cast<uint32_t>(s)}) > 0;
@@ -92,15 +98,13 @@ class Replica {
     attempts_[request.id] = Attempt{attempt};
     send(Dispatch{Attempt{attempt}, request, generated});
   }
-  void cancel(const Request& request) {
-    send(CancelRequest{request.id, attempts_[request.id]});
-  }
+  void cancel(const Request& request) { send(CancelRequest{request.id, attempts_[request.id]}); }
 
   /// Reads reports until `until` holds; false after 20 s.
   bool read(const std::function<bool()>& until) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto deadline = now() + seconds(20);
     while (!until()) {
-      if (std::chrono::steady_clock::now() > deadline) return false;
+      if (now() > deadline) return false;
       for (auto& report : ios_[0]->reports().drain_wait(milliseconds(20))) take(report);
     }
     return true;
@@ -247,12 +251,13 @@ TEST_P(SameTokens, WhateverTheBatchChunksBlocksAndRanks) {
 }
 INSTANTIATE_TEST_SUITE_P(
     Shapes, SameTokens,
-    testing::Values(Shape{"alone", 1, {.num_blocks = 800, .slots = 1, .token_budget = 512}},
-                    Shape{"batched", 1, {.num_blocks = 800, .slots = 32, .token_budget = 512}},
-                    Shape{"chunked", 1, {.num_blocks = 800, .slots = 32, .token_budget = 7}},
-                    Shape{"preempted", 1, {.num_blocks = 16, .slots = 32, .token_budget = 64}, true},
-                    Shape{"tp2", 2, {.num_blocks = 800, .slots = 8, .token_budget = 64}},
-                    Shape{"tp3_preempted", 3, {.num_blocks = 16, .slots = 8, .token_budget = 20}, true}),
+    testing::Values(
+        Shape{"alone", 1, {.num_blocks = 800, .slots = 1, .token_budget = 512}},
+        Shape{"batched", 1, {.num_blocks = 800, .slots = 32, .token_budget = 512}},
+        Shape{"chunked", 1, {.num_blocks = 800, .slots = 32, .token_budget = 7}},
+        Shape{"preempted", 1, {.num_blocks = 16, .slots = 32, .token_budget = 64}, true},
+        Shape{"tp2", 2, {.num_blocks = 800, .slots = 8, .token_budget = 64}},
+        Shape{"tp3_preempted", 3, {.num_blocks = 16, .slots = 8, .token_budget = 20}, true}),
     [](const auto& info) { return info.param.name; });
 
 TEST(Loop, ContinuesBehindGeneratedTokensAndNeverReportsThemAgain) {
@@ -295,10 +300,13 @@ TEST(Loop, ACancelledRequestFreesItsBlocksAndTheOthersNoticeNothing) {
   replica.dispatch(stays);
   ASSERT_TRUE(replica.read([&] { return replica.answers[{gone.id, 1}].tokens.size() > 3; }));
   replica.cancel(gone);
-  ASSERT_TRUE(replica.read([&] { return replica.answers[{stays.id, 0}].finish != FinishReason::kNone; }));
+  ASSERT_TRUE(replica.read([&] {
+    return replica.answers[{stays.id, 0}].finish != FinishReason::kNone;
+  }));
   ASSERT_TRUE(replica.read([&] { return replica.last.free_blocks == 800; }));
   expect_truth(replica, stays);
-  EXPECT_EQ(replica.answers.at({stays.id, 0}).finish, FinishReason::kLength) << "the context is full";
+  EXPECT_EQ(replica.answers.at({stays.id, 0}).finish, FinishReason::kLength)
+      << "the context is full";
   EXPECT_LE(replica.answers.at({gone.id, 0}).tokens.size(), static_cast<size_t>(kContext));
 }
 
@@ -316,13 +324,15 @@ TEST(Loop, SleepsAndWakesWithItsFollowers) {
 
 TEST(Loop, WrongRequestsAreAnsweredAndServingGoesOn) {
   Replica replica(1, {.num_blocks = 20, .slots = 8, .token_budget = 64});
-  Request empty = endless(1, 0), outside = endless(2, 5), negative = endless(3, 5), long_one = endless(4, kContext),
-          nan = endless(5, 5), wide = endless(6, 330), good = endless(7, 5);
+  Request empty = endless(1, 0), outside = endless(2, 5), negative = endless(3, 5),
+          long_one = endless(4, kContext), nan = endless(5, 5), wide = endless(6, 330),
+          good = endless(7, 5);
   outside.prompt[3] = kVocab;
   negative.prompt[3] = -1;
   nan.sampling.temperature = std::nanf("");
   good.sampling.max_tokens = 10;
-  for (const auto* r : {&empty, &outside, &negative, &long_one, &nan, &wide, &good}) replica.dispatch(*r);
+  for (const auto* r : {&empty, &outside, &negative, &long_one, &nan, &wide, &good})
+    replica.dispatch(*r);
   ASSERT_TRUE(replica.read_all());
   auto error_of = [&](const Request& r) { return replica.answers.at({r.id, 0}).error; };
   EXPECT_EQ(error_of(empty).code, ErrorCode::kInvalidArgument);
@@ -372,7 +382,9 @@ TEST(Loop, AnotherEpochDropsWhatRanForTheOldOne) {
   replica.dispatch(old);
   replica.send(Welcome{ReplicaId{0}, Epoch{2}});
   replica.dispatch(fresh);
-  ASSERT_TRUE(replica.read([&] { return replica.answers[{fresh.id, 0}].finish != FinishReason::kNone; }));
+  ASSERT_TRUE(replica.read([&] {
+    return replica.answers[{fresh.id, 0}].finish != FinishReason::kNone;
+  }));
   ASSERT_TRUE(replica.read([&] { return replica.last.free_blocks == 100; }));
   EXPECT_TRUE(replica.answers.at({old.id, 0}).finish == FinishReason::kNone);
 }

@@ -75,16 +75,19 @@ struct Naive {
   int64_t vocab;
   std::vector<TokenId> eos;
 
-  std::vector<float> adjusted(const Request& r, const std::vector<TokenId>& emitted, std::vector<float> l) const {
+  std::vector<float> adjusted(const Request& r, const std::vector<TokenId>& emitted,
+                              std::vector<float> l) const {
     const SamplingParams& p = r.sampling;
     for (auto& [id, bias] : p.logit_bias) l[id] += bias;
     std::set<TokenId> seen(r.prompt.begin(), r.prompt.end());
     seen.insert(emitted.begin(), emitted.end());
     if (p.repetition_penalty != 1)
-      for (TokenId id : seen) l[id] = l[id] > 0 ? l[id] / p.repetition_penalty : l[id] * p.repetition_penalty;
+      for (TokenId id : seen)
+        l[id] = l[id] > 0 ? l[id] / p.repetition_penalty : l[id] * p.repetition_penalty;
     std::map<TokenId, int> counts;
     for (TokenId id : emitted) ++counts[id];
-    for (auto& [id, count] : counts) l[id] -= p.presence_penalty + p.frequency_penalty * static_cast<float>(count);
+    for (auto& [id, count] : counts)
+      l[id] -= p.presence_penalty + p.frequency_penalty * static_cast<float>(count);
     const float never = -std::numeric_limits<float>::infinity();
     if (static_cast<int>(emitted.size()) < p.min_tokens) {
       if (!p.ignore_eos)
@@ -120,7 +123,8 @@ struct Naive {
       ids.resize(keep);
     }
     std::erase_if(ids, [&](TokenId id) { return w[id] < p.min_p; });
-    double target = uniform(p.seed, sample, r.prompt.size() + emitted.size()) * total_of(ids), sum = 0;
+    double target = uniform(p.seed, sample, r.prompt.size() + emitted.size()) * total_of(ids),
+           sum = 0;
     std::sort(ids.begin(), ids.end());
     for (TokenId id : ids)
       if ((sum += w[id]) > target) return id;
@@ -133,7 +137,9 @@ class SamplerProperty : public testing::TestWithParam<int> {};
 TEST_P(SamplerProperty, DrawsWhatTheNaiveSamplerDraws) {
   std::mt19937_64 rng(GetParam());
   auto below = [&](int n) { return static_cast<int>(rng() % n); };
-  auto real = [&](double a, double b) { return static_cast<float>(a + (b - a) * (rng() % 10000) / 10000.0); };
+  auto real = [&](double a, double b) {
+    return static_cast<float>(a + (b - a) * (rng() % 10000) / 10000.0);
+  };
   const int64_t vocab = 5 + below(3000);
   const std::vector<TokenId> eos = {static_cast<TokenId>(below(static_cast<int>(vocab)))};
   Sampler sampler(vocab, eos);
@@ -150,7 +156,8 @@ TEST_P(SamplerProperty, DrawsWhatTheNaiveSamplerDraws) {
     p.min_tokens = below(10);
     p.ignore_eos = below(2);
     p.seed = rng();
-    for (int i = below(4); i > 0; --i) p.logit_bias.emplace_back(below(static_cast<int>(vocab)), real(-20, 20));
+    for (int i = below(4); i > 0; --i)
+      p.logit_bias.emplace_back(below(static_cast<int>(vocab)), real(-20, 20));
     if (below(2)) p.stop_token_ids.push_back(below(static_cast<int>(vocab)));
     std::vector<TokenId> prompt(1 + below(20)), emitted(below(20));
     for (TokenId& id : prompt) id = below(static_cast<int>(vocab));
@@ -180,12 +187,14 @@ TEST(Sampler, AVanishingTemperatureIsGreedy) {
   p.temperature = 1e-38f;
   for (uint64_t seed = 0; seed < 20; ++seed) {
     p.seed = seed;
-    EXPECT_EQ(*s.sample(request_with(p), 0, {}, std::vector<float>{0, 1, 3, 2, 2.9f, -4}, nullptr), 2);
+    EXPECT_EQ(*s.sample(request_with(p), 0, {}, std::vector<float>{0, 1, 3, 2, 2.9f, -4}, nullptr),
+              2);
   }
 }
 
 // Frequencies over fixed seeds against the exact distribution.
-void expect_distribution(const SamplingParams& base, const std::vector<float>& logits, const std::vector<double>& exact) {
+void expect_distribution(const SamplingParams& base, const std::vector<float>& logits,
+                         const std::vector<double>& exact) {
   Sampler s(static_cast<int64_t>(logits.size()), {});
   const int draws = 40000;
   std::vector<int> seen(logits.size());
@@ -205,7 +214,8 @@ void expect_distribution(const SamplingParams& base, const std::vector<float>& l
     ++cells;
   }
   // 0.9999 quantile by Wilson and Hilferty.
-  double k = cells - 1, z = 3.719, limit = k * std::pow(1 - 2 / (9 * k) + z * std::sqrt(2 / (9 * k)), 3);
+  double k = cells - 1, z = 3.719,
+         limit = k * std::pow(1 - 2 / (9 * k) + z * std::sqrt(2 / (9 * k)), 3);
   EXPECT_LT(chi2, limit);
 }
 
@@ -225,7 +235,8 @@ TEST(Sampler, FrequenciesFollowTheSoftmax) {
 }
 
 TEST(Sampler, TopPAndMinPCutAndRenormalize) {
-  std::vector<float> logits = {std::log(0.1f), std::log(0.4f), std::log(0.3f), std::log(0.15f), std::log(0.05f)};
+  std::vector<float> logits = {std::log(0.1f), std::log(0.4f), std::log(0.3f), std::log(0.15f),
+                               std::log(0.05f)};
   SamplingParams p;
   p.top_p = 0.8f;  // 0.4 + 0.3 + 0.15
   expect_distribution(p, logits, {0, 0.4 / 0.85, 0.3 / 0.85, 0.15 / 0.85, 0});
@@ -246,7 +257,8 @@ TEST(Sampler, WorksOnALargeFlatVocabulary) {
   p.top_p = 0.95f;
   for (uint64_t seed = 0; seed < 5; ++seed) {
     p.seed = seed;
-    EXPECT_EQ(*s.sample(request_with(p), 0, {}, logits, nullptr), naive.sample(request_with(p), 0, {}, logits));
+    EXPECT_EQ(*s.sample(request_with(p), 0, {}, logits, nullptr),
+              naive.sample(request_with(p), 0, {}, logits));
   }
 }
 
@@ -256,7 +268,8 @@ TEST(Sampler, NotANumberFailsTheSequenceAndLeavesNoTrace) {
   p.repetition_penalty = 1.5f;
   std::vector<float> good = {1, 2, 3, 4, 5, 6, 7, 8};
   auto before = s.sample(request_with(p), 0, {}, good, nullptr);
-  for (float bad : {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+  for (float bad : {std::nanf(""), std::numeric_limits<float>::infinity(),
+                    -std::numeric_limits<float>::infinity()}) {
     auto logits = good;
     logits[3] = bad;
     auto r = s.sample(request_with(p), 0, {}, logits, nullptr);
@@ -326,11 +339,13 @@ TEST(Sampler, ADrawDoesNotDependOnWhatWasDrawnBefore) {
   std::vector<TokenId> alone, together(8);
   for (int i = 0; i < 8; ++i) {
     Sampler fresh(vocab, {});
-    alone.push_back(*fresh.sample(make(i), 0, std::vector<TokenId>{i}, random_logits(i, vocab, 2), nullptr));
+    alone.push_back(
+        *fresh.sample(make(i), 0, std::vector<TokenId>{i}, random_logits(i, vocab, 2), nullptr));
   }
   Sampler shared(vocab, {});
   for (int i = 7; i >= 0; --i)
-    together[i] = *shared.sample(make(i), 0, std::vector<TokenId>{i}, random_logits(i, vocab, 2), nullptr);
+    together[i] =
+        *shared.sample(make(i), 0, std::vector<TokenId>{i}, random_logits(i, vocab, 2), nullptr);
   EXPECT_EQ(alone, together);
 }
 

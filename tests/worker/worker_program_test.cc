@@ -1,5 +1,6 @@
-// tailor-worker as it is served: started by mpirun, spoken to over the real control link by this process, which plays
-// the coordinator. The model is a small random one with stored greedy tokens of Hugging Face transformers.
+// tailor-worker as it is served: started by mpirun, spoken to over the real control link by this
+// process, which plays the coordinator. The model is a small random one with stored greedy tokens
+// of Hugging Face transformers.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -19,7 +20,8 @@ namespace tailor {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr double kTieGap = 0.01;  // of the reference's two best logits: as in tests/parallel/parity_test.cc
+constexpr double kTieGap =
+    0.01;  // of the reference's two best logits: as in tests/parallel/parity_test.cc
 
 /// The small model with a tokenizer of one word per token beside it.
 class Worker : public testing::Test {
@@ -63,7 +65,8 @@ class Worker : public testing::Test {
   static std::string word(TokenId id) { return "w" + std::to_string(id) + "."; }
 
   void read_fixtures() {
-    std::ifstream file(std::string(TAILOR_SOURCE_DIR) + "/tests/fixtures/parity/llama32_small.jsonl");
+    std::ifstream file(std::string(TAILOR_SOURCE_DIR) +
+                       "/tests/fixtures/parity/llama32_small.jsonl");
     uint64_t id = 1;
     for (std::string line; std::getline(file, line); ++id) {
       const auto json = nlohmann::json::parse(line);
@@ -82,11 +85,32 @@ class Worker : public testing::Test {
 
   void start(int tp, std::vector<std::string> more = {}) {
     const std::string binary = std::string(TAILOR_BINARY_DIR) + "/bin/tailor-worker";
-    std::vector<std::string> words = {
-        "mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-n", std::to_string(tp),
-        binary, "--model", folder_.string(), "--control-endpoint", io_->control_endpoint(), "--replica", "3", "--tp",
-        std::to_string(tp), "--dtype", "f32", "--run-dir", (folder_ / "run").string(), "--stuck-after-ms", "20000",
-        "--log-level", "warn"};
+    std::vector<std::string> words = {"mpirun",
+                                      "--oversubscribe",
+                                      "--bind-to",
+                                      "none",
+                                      "--mca",
+                                      "mpi_yield_when_idle",
+                                      "1",
+                                      "-n",
+                                      std::to_string(tp),
+                                      binary,
+                                      "--model",
+                                      folder_.string(),
+                                      "--control-endpoint",
+                                      io_->control_endpoint(),
+                                      "--replica",
+                                      "3",
+                                      "--tp",
+                                      std::to_string(tp),
+                                      "--dtype",
+                                      "f32",
+                                      "--run-dir",
+                                      (folder_ / "run").string(),
+                                      "--stuck-after-ms",
+                                      "20000",
+                                      "--log-level",
+                                      "warn"};
     words.insert(words.end(), more.begin(), more.end());
     mpirun_ = fork();
     if (mpirun_ == 0) {
@@ -112,8 +136,12 @@ class Worker : public testing::Test {
     return std::string(std::istreambuf_iterator<char>(file), {});
   }
 
-  void send(WorkerCommand command) { io_->send(comm::ToWorker{link_, ++sequence_, Epoch{1}, std::move(command)}); }
-  void dispatch(const Request& r) { send(Dispatch{Attempt{1}, r, std::vector<std::vector<TokenId>>(r.sampling.n)}); }
+  void send(WorkerCommand command) {
+    io_->send(comm::ToWorker{link_, ++sequence_, Epoch{1}, std::move(command)});
+  }
+  void dispatch(const Request& r) {
+    send(Dispatch{Attempt{1}, r, std::vector<std::vector<TokenId>>(r.sampling.n)});
+  }
 
   bool read(const std::function<bool()>& until, Duration limit = seconds(60)) {
     for (const Time end = now() + limit; !until();) {
@@ -141,7 +169,8 @@ class Worker : public testing::Test {
       EXPECT_EQ(p.first_index, tokens.size());
       tokens.insert(tokens.end(), p.token_ids.begin(), p.token_ids.end());
       text_[p.sequence] += p.text;
-      if (p.finish != FinishReason::kNone) finished_[p.sequence] = p.finish, errors_[p.sequence] = p.error;
+      if (p.finish != FinishReason::kNone)
+        finished_[p.sequence] = p.finish, errors_[p.sequence] = p.error;
     }
     for (const auto& e : step.events) preemptions_ += std::holds_alternative<SequencePreempted>(e);
   }
@@ -193,7 +222,8 @@ class Worker : public testing::Test {
 
 TEST_F(Worker, AnswersAsTransformersDoes) {
   for (int tp : {1, 2}) {
-    tokens_.clear(), text_.clear(), finished_.clear(), beats_.clear(), hello_.reset(), drained_ = false;
+    tokens_.clear(), text_.clear(), finished_.clear(), beats_.clear(), hello_.reset(),
+        drained_ = false;
     sequence_ = 0;
     start_and_greet(tp, {"--kv-memory", "16MiB"});
     if (HasFatalFailure()) return;
@@ -230,11 +260,13 @@ TEST_F(Worker, AnswersAsTransformersDoes) {
 TEST_F(Worker, GivesTheSameTokensWhenBlocksRunOut) {
   // So few blocks that the requests together do not fit.
   const uint64_t layers = config_["num_hidden_layers"], groups = config_["num_key_value_heads"],
-                 head = config_.contains("head_dim") ? config_["head_dim"].get<uint64_t>()
-                                                     : config_["hidden_size"].get<uint64_t>() /
-                                                           config_["num_attention_heads"].get<uint64_t>();
+                 head = config_.contains("head_dim")
+                            ? config_["head_dim"].get<uint64_t>()
+                            : config_["hidden_size"].get<uint64_t>() /
+                                  config_["num_attention_heads"].get<uint64_t>();
   size_t longest = 0;
-  for (const auto& r : requests_) longest = std::max(longest, r.prompt.size() + expected_[r.id].size());
+  for (const auto& r : requests_)
+    longest = std::max(longest, r.prompt.size() + expected_[r.id].size());
   const uint64_t blocks = longest / 16 + 4, bytes = blocks * 16 * layers * 2 * groups * head * 4;
   start_and_greet(1, {"--kv-memory", std::to_string(bytes), "--prefill-budget", "40"});
   if (HasFatalFailure()) return;
@@ -260,7 +292,8 @@ TEST_F(Worker, StopStringsAreFoundInTheText) {
   EXPECT_EQ(finished_[id], FinishReason::kStop);
   EXPECT_LE(tokens_[id].size(), first + 1) << "nothing behind the stop is reported";
   EXPECT_EQ(text_[id].find(r.sampling.stop[0]), std::string::npos);
-  ASSERT_TRUE(read([this] { return last_.free_blocks == hello_->info.num_blocks; })) << "its blocks are freed";
+  ASSERT_TRUE(read([this] { return last_.free_blocks == hello_->info.num_blocks; }))
+      << "its blocks are freed";
   send(Shutdown{});
   EXPECT_EQ(wait_exit(), 0) << log();
 }
