@@ -235,7 +235,7 @@ int serve(const Options& options, RunDir& run) {
   supervisor.probe = [&]() -> std::optional<CommandLine> {
     if (!addresses.refresh()) return std::nullopt;
     return CommandLine{{options.cluster.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
-                        "--endpoint", local_address(addresses.endpoint())},
+                        "--wait", "3600", "--endpoint", local_address(addresses.endpoint())},
                        {}};
   };
   supervisor.say = [&](const std::string& line) {

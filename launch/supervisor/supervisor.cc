@@ -45,6 +45,13 @@ std::string in_seconds(Duration duration) {
   return text;
 }
 
+/// Our log lines begin with date and time; a terminal sees them happen.
+std::string without_time(const std::string& line) {
+  const size_t date = line.find(' ');
+  const size_t time = date == std::string::npos ? date : line.find(' ', date + 1);
+  return time == std::string::npos ? line : line.substr(time + 1);
+}
+
 /// A child's output: appended to its log file, its last lines kept for the day it dies.
 class Output {
  public:
@@ -101,7 +108,7 @@ class Output {
   }
 
   void take_line(std::string line) {
-    if (is_important(line)) forward_limited(line);
+    if (is_important(line)) forward_limited(without_time(line));
     tail_.push_back(std::move(line));
     if (tail_.size() > kTailLines) tail_.pop_front();
   }
@@ -186,8 +193,7 @@ class Supervisor {
     Child(Supervisor& owner, size_t number)
         : spec(owner.options_.children[number]),
           mark(owner.options_.mark + "/" + std::to_string(number)),
-          output(owner.io_, spec.log_file,
-                 [&owner, this](const std::string& line) { owner.say("[" + spec.name + "] " + line); }),
+          output(owner.io_, spec.log_file, [&owner](const std::string& line) { owner.say(line); }),
           timer(owner.io_),
           backoff(owner.options_.backoff_first) {}
     const ChildSpec& spec;
@@ -276,7 +282,8 @@ class Supervisor {
     bool any_important = false;
     for (const std::string& line : child.output.tail()) any_important |= is_important(line);
     for (const std::string& line : child.output.tail()) {
-      if (!line.empty() && (is_important(line) || !any_important)) text += "\n  " + line;
+      if (!line.empty() && is_important(line)) text += "\n  " + without_time(line);
+      if (!line.empty() && !any_important) text += "\n  " + line;
     }
     return text + "\n  (log: " + child.output.path() + ")";
   }

@@ -32,7 +32,7 @@ struct SupervisorOptions {
   std::vector<ChildSpec> children;
   std::string mark;                 ///< unique to this run; children are marked MARK/INDEX
   std::vector<std::string> sweep;   ///< private files and folders, removed at the end
-  /// A line whose exit code 0 means that the cluster is ready; nothing = not yet, ask again soon. Empty function:
+  /// A line whose exit code 0 means that the cluster is ready (it may take its time); nothing = ask again soon. No function:
   /// ready as soon as every child runs.
   std::function<std::optional<CommandLine>()> probe;
   Duration probe_every = milliseconds(200);
