@@ -22,6 +22,7 @@ Command add_generate(CLI::App& parent);
 Command add_chat(CLI::App& parent);
 Command add_status(CLI::App& parent);
 Command add_doctor(CLI::App& parent);
+Command add_replay(CLI::App& parent);
 Command add_bench(CLI::App& parent);
 
 /// Prints "tailor: MESSAGE" on stderr; returns 1.

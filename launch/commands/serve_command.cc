@@ -175,11 +175,18 @@ class Addresses {
   bool bound_ = false;
 };
 
+/// A coordinator that starts again would write over the event log of its predecessor: moves it to FILE.1, FILE.2, ...
+void keep_record(const std::string& file, int number) {
+  std::error_code ignored;
+  if (!file.empty()) std::filesystem::rename(file, file + "." + std::to_string(number), ignored);
+}
+
 std::vector<ChildSpec> children_of(const Options& options, const RunDir& run, Addresses& addresses) {
   const ClusterOptions& cluster = options.cluster;
   std::vector<ChildSpec> children;
   if (options.single) {
-    children.push_back({"cluster", run.logs + "/cluster.log", [&]() -> std::optional<CommandLine> {
+    children.push_back({"cluster", run.logs + "/cluster.log", [&, starts = 0]() mutable -> std::optional<CommandLine> {
+      if (starts++ > 0) keep_record(cluster.record, starts - 1);
       addresses.before_coordinator_start();
       const Result<std::string> control = with_free_port(addresses.control());
       if (!control) return std::nullopt;
@@ -189,7 +196,8 @@ std::vector<ChildSpec> children_of(const Options& options, const RunDir& run, Ad
     }, scratch_folders(run, "cluster")});
     return children;
   }
-  children.push_back({"coordinator", run.logs + "/coordinator.log", [&]() -> std::optional<CommandLine> {
+  children.push_back({"coordinator", run.logs + "/coordinator.log", [&, starts = 0]() mutable -> std::optional<CommandLine> {
+    if (starts++ > 0) keep_record(cluster.record, starts - 1);
     addresses.before_coordinator_start();
     ClusterOptions bound = cluster;
     bound.endpoint = addresses.endpoint();
