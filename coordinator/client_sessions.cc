@@ -16,7 +16,8 @@ void ClientSessions::heard(ClientId id, Time now) {
 void ClientSessions::grant(ClientId id, uint32_t messages) {
   const auto it = clients_.find(id);
   if (it == clients_.end()) return;
-  it->second.credit = static_cast<uint32_t>(std::min<uint64_t>(uint64_t{it->second.credit} + messages, options_.max_credit));
+  it->second.credit = static_cast<uint32_t>(
+      std::min<uint64_t>(uint64_t{it->second.credit} + messages, options_.max_credit));
   if (!it->second.posted.empty() || !it->second.dirty.empty()) list(id, it->second);
 }
 
@@ -29,9 +30,11 @@ void ClientSessions::unreachable(ClientId id) {
 
 void ClientSessions::attach(ClientId id, RequestId request, bool detached, StreamCursor cursor) {
   const auto it = clients_.find(id);
-  TAILOR_CHECK(it != clients_.end() && streams_.contains(request), "a known client reads a known stream");
+  TAILOR_CHECK(it != clients_.end() && streams_.contains(request),
+               "a known client reads a known stream");
   detach(request);
-  readers_[request] = Reader{id, detached, false, streams_.accepted(request).request_id, std::move(cursor)};
+  readers_[request] =
+      Reader{id, detached, false, streams_.accepted(request).request_id, std::move(cursor)};
   it->second.requests.push_back(request);
   changed(request);
 }
@@ -81,7 +84,8 @@ std::vector<ClientSessions::Message> ClientSessions::flush() {
     if (it == clients_.end()) continue;
     Client& client = it->second;
     client.listed = false;
-    if (client.credit == 0 || !client.reachable || client.overflowed) continue;  // grant() lists it again
+    if (client.credit == 0 || !client.reachable || client.overflowed)
+      continue;  // grant() lists it again
     Message message{id, std::move(client.posted)};
     client.posted.clear();
     const bool more = tell(client, message);
@@ -105,7 +109,9 @@ bool ClientSessions::tell(Client& client, Message& message) {
     Reader& reader = readers_.at(request);
     if (!streams_.contains(request)) {  // it read so slowly that the stream has been forgotten
       message.events.emplace_back(api::Rejected{
-          reader.name, Error{ErrorCode::kNotFound, "the answer was not read in the time for which it is kept"}, {}});
+          reader.name,
+          Error{ErrorCode::kNotFound, "the answer was not read in the time for which it is kept"},
+          {}});
       ended.push_back(request);
       continue;
     }
@@ -117,7 +123,8 @@ bool ClientSessions::tell(Client& client, Message& message) {
       ended.push_back(request);
     }
   }
-  client.dirty.erase(client.dirty.begin(), client.dirty.begin() + static_cast<std::ptrdiff_t>(done));
+  client.dirty.erase(client.dirty.begin(),
+                     client.dirty.begin() + static_cast<std::ptrdiff_t>(done));
   for (const RequestId request : ended) {
     readers_.at(request).dirty = false;
     detach(request);
@@ -142,7 +149,8 @@ std::vector<ClientSessions::Gone> ClientSessions::expire(Time now) {
     gone.push_back(std::move(one));
     it = clients_.erase(it);
   }
-  std::sort(gone.begin(), gone.end(), [](const Gone& a, const Gone& b) { return a.client < b.client; });
+  std::sort(gone.begin(), gone.end(),
+            [](const Gone& a, const Gone& b) { return a.client < b.client; });
   return gone;
 }
 
@@ -154,7 +162,8 @@ void ClientSessions::check_integrity() const {
     for (const RequestId request : client.requests)
       TAILOR_CHECK(readers_.at(request).client == id, "a request has the reader that lists it");
     for (const RequestId request : client.dirty)
-      TAILOR_CHECK(readers_.at(request).client == id && readers_.at(request).dirty, "a dirty request is its reader's");
+      TAILOR_CHECK(readers_.at(request).client == id && readers_.at(request).dirty,
+                   "a dirty request is its reader's");
     const bool owes = client.reachable && !client.overflowed && client.credit > 0 &&
                       (!client.posted.empty() || !client.dirty.empty());
     TAILOR_CHECK(!owes || client.listed, "a client that is owed something is listed");

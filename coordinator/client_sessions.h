@@ -1,11 +1,12 @@
-// ClientSessions: who listens, how far each has read, and how much more each will take. There is no outbox: chunks
-// are cut from the StreamStore when a client has credit, so that a slow client gets fewer, larger ones and costs no
-// memory. Once a step `flush` gives at most ONE message per client, with everything new since its cursors, in order:
-// what was posted (Accepted, Rejected, Status), then chunks, and a request's Finished behind its last chunk.
+// ClientSessions: who listens, how far each has read, and how much more each will take. There is no
+// outbox: chunks are cut from the StreamStore when a client has credit, so that a slow client gets
+// fewer, larger ones and costs no memory. Once a step `flush` gives at most ONE message per client,
+// with everything new since its cursors, in order: what was posted (Accepted, Rejected, Status),
+// then chunks, and a request's Finished behind its last chunk.
 //
-// Lease: any message of a client renews it; one silent for `lease` is gone. Its requests are then named, to be
-// cancelled, unless they were submitted detached or have ended.
-// Pure: time is passed in. Owner: the coordinator's main thread.
+// Lease: any message of a client renews it; one silent for `lease` is gone. Its requests are then
+// named, to be cancelled, unless they were submitted detached or have ended. Pure: time is passed
+// in. Owner: the coordinator's main thread.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +23,17 @@ namespace tailor::coordinator {
 
 struct ClientSessionsOptions {
   Duration lease = seconds(10);
-  uint32_t initial_credit = 16;        ///< messages a client gets before it has granted any
+  uint32_t initial_credit = 16;  ///< messages a client gets before it has granted any
   uint32_t max_credit = 1u << 20;
-  size_t max_posted = 16'384;          ///< events waiting for a client's credit; one that lets more pile up is gone
-  size_t max_message_bytes = 1u << 20; ///< about; the rest goes into the next message
+  size_t max_posted =
+      16'384;  ///< events waiting for a client's credit; one that lets more pile up is gone
+  size_t max_message_bytes = 1u << 20;  ///< about; the rest goes into the next message
 };
 
 class ClientSessions {
  public:
-  ClientSessions(const ClientSessionsOptions& options, const StreamStore& streams) : options_(options), streams_(streams) {}
+  ClientSessions(const ClientSessionsOptions& options, const StreamStore& streams)
+      : options_(options), streams_(streams) {}
 
   /// A client has said something: known from now on, its lease runs anew.
   void heard(ClientId client, Time now);
@@ -49,7 +52,8 @@ class ClientSessions {
     ClientId client;
     std::vector<api::ServerEvent> events;
   };
-  /// What each client is to be sent now, at most one message each. Cost: O(clients with something new).
+  /// What each client is to be sent now, at most one message each. Cost: O(clients with something
+  /// new).
   std::vector<Message> flush();
 
   struct Gone {

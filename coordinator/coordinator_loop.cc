@@ -18,7 +18,8 @@ constexpr Duration kTokenizersBusy = seconds(1);
 
 size_t prompt_bytes(const api::Submit& submit) {
   if (const auto* text = std::get_if<std::string>(&submit.prompt)) return text->size();
-  if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt)) return ids->size() * sizeof(TokenId);
+  if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt))
+    return ids->size() * sizeof(TokenId);
   size_t bytes = 0;
   for (const auto& message : std::get<std::vector<api::ChatMessage>>(submit.prompt))
     bytes += message.role.size() + message.content.size();
@@ -27,18 +28,23 @@ size_t prompt_bytes(const api::Submit& submit) {
 
 const char* meaning(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kCancelled: return "the request was cancelled";
-    case ErrorCode::kDataLoss: return "a replica reported text that does not join the text before it";
-    default: return "";
+    case ErrorCode::kCancelled:
+      return "the request was cancelled";
+    case ErrorCode::kDataLoss:
+      return "a replica reported text that does not join the text before it";
+    default:
+      return "";
   }
 }
 
 }  // namespace
 
-Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const CoordinatorOptions& options, comm::CoordinatorIo& io,
+Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const CoordinatorOptions& options,
+                                                                 comm::CoordinatorIo& io,
                                                                  PromptText text) {
   if (text.vocab_size <= 0 || options.max_context == 0)
-    return fail(ErrorCode::kInvalidArgument, "the coordinator needs a vocabulary size and a context length");
+    return fail(ErrorCode::kInvalidArgument,
+                "the coordinator needs a vocabulary size and a context length");
   if (options.tokenizer_threads == 0)
     return fail(ErrorCode::kInvalidArgument, "the coordinator needs at least one tokenizer thread");
   std::unique_ptr<CoordinatorLoop> loop(new CoordinatorLoop(options, io, std::move(text)));
@@ -48,11 +54,13 @@ Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const Coordinat
   return loop;
 }
 
-CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::CoordinatorIo& io, PromptText text)
+CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::CoordinatorIo& io,
+                                 PromptText text)
     : options_(options),
       io_(io),
       started_(now()),
-      pool_(std::move(text), options.max_context, options.tokenizer_threads, options.max_tokenizing),
+      pool_(std::move(text), options.max_context, options.tokenizer_threads,
+            options.max_tokenizing),
       core_(options.core),
       streams_(options.streams),
       sessions_(options.sessions, streams_),
@@ -60,7 +68,8 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
       now_(started_),
       last_id_{options.first_request_id} {}
 
-// ---- turns ----------------------------------------------------------------------------------------------------
+// ---- turns
+// ----------------------------------------------------------------------------------------------------
 
 void CoordinatorLoop::run(int stop_fd) {
   bool stop_asked = false;
@@ -76,13 +85,15 @@ void CoordinatorLoop::run(int stop_fd) {
 }
 
 void CoordinatorLoop::wait(int stop_fd, bool& stop) {
-  pollfd fds[3] = {{io_.inbox().fd(), POLLIN, 0}, {pool_.results().fd(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
+  pollfd fds[3] = {
+      {io_.inbox().fd(), POLLIN, 0}, {pool_.results().fd(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
   const Duration timeout = time_to_wait();
   poll(fds, 3, static_cast<int>(std::chrono::ceil<milliseconds>(timeout).count()));
   const Time before = now_;
   now_ = now();
   stop = (fds[2].revents & POLLIN) != 0;
-  // A machine that slept or starved this process has not heard its replicas: that is no silence of theirs.
+  // A machine that slept or starved this process has not heard its replicas: that is no silence of
+  // theirs.
   const Duration paused = now_ - before - timeout;
   if (paused > options_.heartbeat_timeout / 4) links_.forgive(paused);
 }
@@ -98,7 +109,8 @@ void CoordinatorLoop::keep_house() {
     lose(silent.replica, "rank " + std::to_string(silent.rank) + " has been silent for " +
                              std::to_string(to_us(silent.silence) / 1000) + " ms");
   for (auto& gone : sessions_.expire(now_)) {
-    LOG_INFO("client {} is gone; {} of its requests are cancelled", gone.client.value, gone.cancel.size());
+    LOG_INFO("client {} is gone; {} of its requests are cancelled", gone.client.value,
+             gone.cancel.size());
     io_.send(comm::ForgetClient{gone.client});
     for (const RequestId id : gone.cancel) tell(Abandoned{id});
   }
@@ -108,18 +120,22 @@ void CoordinatorLoop::keep_house() {
 
 void CoordinatorLoop::stop() {
   stopping_ = true;
-  LOG_INFO("stopping: {} live requests end, {} replicas are told to leave", live_.size(), links_.size());
+  LOG_INFO("stopping: {} live requests end, {} replicas are told to leave", live_.size(),
+           links_.size());
   tell(Stop{});
-  for (auto& [name, job] : tokenizing_) reject(job.client, name, ErrorCode::kUnavailable, "the coordinator is stopping");
+  for (auto& [name, job] : tokenizing_)
+    reject(job.client, name, ErrorCode::kUnavailable, "the coordinator is stopping");
   send_to_clients();
   if (log_) (void)log_->flush();
 }
 
 void CoordinatorLoop::send_to_clients() {
-  for (auto& message : sessions_.flush()) io_.send(comm::ToClient{message.client, std::move(message.events)});
+  for (auto& message : sessions_.flush())
+    io_.send(comm::ToClient{message.client, std::move(message.events)});
 }
 
-// ---- clients --------------------------------------------------------------------------------------------------
+// ---- clients
+// --------------------------------------------------------------------------------------------------
 
 void CoordinatorLoop::on(comm::FromClient& input) {
   const ClientId client = input.client;
@@ -127,26 +143,34 @@ void CoordinatorLoop::on(comm::FromClient& input) {
   std::visit(
       [&](auto& message) {
         using T = std::decay_t<decltype(message)>;
-        if constexpr (std::is_same_v<T, api::Submit>) on_submit(client, std::move(message));
-        else if constexpr (std::is_same_v<T, api::Cancel>) on_cancel(client, message);
-        else if constexpr (std::is_same_v<T, api::Credit>) sessions_.grant(client, message.messages);
-        else if constexpr (std::is_same_v<T, api::Resume>) on_resume(client, message);
-        else sessions_.post(client, status());
+        if constexpr (std::is_same_v<T, api::Submit>)
+          on_submit(client, std::move(message));
+        else if constexpr (std::is_same_v<T, api::Cancel>)
+          on_cancel(client, message);
+        else if constexpr (std::is_same_v<T, api::Credit>)
+          sessions_.grant(client, message.messages);
+        else if constexpr (std::is_same_v<T, api::Resume>)
+          on_resume(client, message);
+        else
+          sessions_.post(client, status());
       },
       input.message);
 }
 
 void CoordinatorLoop::on(comm::ClientGone& input) { sessions_.unreachable(input.client); }
 
-void CoordinatorLoop::reject(ClientId client, std::string request_id, ErrorCode code, std::string message, Duration retry) {
-  sessions_.post(client, api::Rejected{std::move(request_id), Error{code, std::move(message)}, retry});
+void CoordinatorLoop::reject(ClientId client, std::string request_id, ErrorCode code,
+                             std::string message, Duration retry) {
+  sessions_.post(client,
+                 api::Rejected{std::move(request_id), Error{code, std::move(message)}, retry});
 }
 
 void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
   const std::string name = submit.request_id;
   if (name.empty() || name.size() > kMaxRequestIdBytes)
     return reject(client, name.substr(0, kMaxRequestIdBytes), ErrorCode::kInvalidArgument,
-                  "request_id must have 1.." + std::to_string(kMaxRequestIdBytes) + " bytes, found " + std::to_string(name.size()));
+                  "request_id must have 1.." + std::to_string(kMaxRequestIdBytes) +
+                      " bytes, found " + std::to_string(name.size()));
   if (const auto job = tokenizing_.find(name); job != tokenizing_.end()) {
     if (job->second.client != client)
       reject(client, name, ErrorCode::kInvalidArgument, "another client uses this request_id");
@@ -154,15 +178,18 @@ void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
   }
   if (const RequestId known = streams_.find(name); known != RequestId{0}) {
     const auto live = live_.find(known);
-    if (live != live_.end() && live->second.client == client) return sessions_.post(client, streams_.accepted(known));
+    if (live != live_.end() && live->second.client == client)
+      return sessions_.post(client, streams_.accepted(known));
     return reject(client, name, ErrorCode::kInvalidArgument,
                   "this request_id is in use or was used a moment ago; Resume reads its answer");
   }
   const size_t bytes = prompt_bytes(submit);
   TokenizeJob job{client, std::move(submit), now_};
-  const bool room = tokenizing_.empty() || tokenizing_bytes_ + bytes <= options_.max_tokenizing_bytes;
+  const bool room =
+      tokenizing_.empty() || tokenizing_bytes_ + bytes <= options_.max_tokenizing_bytes;
   if (!room || !pool_.submit(std::move(job)))
-    return reject(client, name, ErrorCode::kQueueFull, std::to_string(tokenizing_.size()) + " prompts wait to be tokenized",
+    return reject(client, name, ErrorCode::kQueueFull,
+                  std::to_string(tokenizing_.size()) + " prompts wait to be tokenized",
                   kTokenizersBusy);
   tokenizing_[name] = Tokenizing{client, bytes, false};
   tokenizing_bytes_ += bytes;
@@ -174,7 +201,8 @@ void CoordinatorLoop::on_cancel(ClientId client, const api::Cancel& cancel) {
     return;
   }
   const RequestId id = streams_.find(cancel.request_id);
-  if (id == RequestId{0}) return reject(client, cancel.request_id, ErrorCode::kNotFound, "no such request");
+  if (id == RequestId{0})
+    return reject(client, cancel.request_id, ErrorCode::kNotFound, "no such request");
   tell(Abandoned{id});  // one that has ended by itself has told so, or will
 }
 
@@ -184,7 +212,8 @@ void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
     return;
   }
   const RequestId id = streams_.find(resume.request_id);
-  if (id == RequestId{0}) return reject(client, resume.request_id, ErrorCode::kNotFound, "no such request (any more)");
+  if (id == RequestId{0})
+    return reject(client, resume.request_id, ErrorCode::kNotFound, "no such request (any more)");
   bool detached = true;
   if (const auto live = live_.find(id); live != live_.end()) {
     live->second.client = client;
@@ -200,8 +229,11 @@ void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
   const Tokenizing state = job->second;
   tokenizing_.erase(job);
   tokenizing_bytes_ -= state.bytes;
-  if (state.cancelled) return reject(state.client, name, ErrorCode::kCancelled, "the request was cancelled");
-  if (!result.prepared) return reject(state.client, name, result.prepared.error().code, result.prepared.error().message);
+  if (state.cancelled)
+    return reject(state.client, name, ErrorCode::kCancelled, "the request was cancelled");
+  if (!result.prepared)
+    return reject(state.client, name, result.prepared.error().code,
+                  result.prepared.error().message);
   if (!sessions_.known(state.client) && !result.submit.detach) return;  // gone while we worked
 
   Arrived arrived;
@@ -212,12 +244,14 @@ void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
   arrived.max_tokens = static_cast<uint32_t>(result.prepared->sampling.max_tokens);
   arrived.arrival = result.arrival;
   arrived.deadline = result.submit.deadline.value_or(Duration::max());
-  arriving_.emplace(Arriving{arrived.id, std::move(result.submit), state.client, std::move(*result.prepared), result.arrival});
+  arriving_.emplace(Arriving{arrived.id, std::move(result.submit), state.client,
+                             std::move(*result.prepared), result.arrival});
   tell(arrived);
   arriving_.reset();
 }
 
-// ---- replicas -------------------------------------------------------------------------------------------------
+// ---- replicas
+// -------------------------------------------------------------------------------------------------
 
 void CoordinatorLoop::on(comm::FromWorker& input) {
   std::visit(
@@ -248,7 +282,8 @@ void CoordinatorLoop::on_hello(comm::LinkId link, const Hello& hello) {
   }
   if (const auto objection = links_.objection(hello)) {
     ++replicas_refused_;
-    LOG_ERROR("replica {} (pid {} on {}) is refused: {}", replica.value, hello.info.pid, hello.info.host, *objection);
+    LOG_ERROR("replica {} (pid {} on {}) is refused: {}", replica.value, hello.info.pid,
+              hello.info.host, *objection);
     io_.send(comm::ToWorker{link, 0, Epoch{0}, Shutdown{}});
     return;
   }
@@ -271,21 +306,26 @@ void CoordinatorLoop::on_report(comm::LinkId link, StepReport& report) {
     const auto* preempted = std::get_if<SequencePreempted>(&event);
     if (!preempted) continue;
     ++preemptions_;
-    if (const auto live = live_.find(preempted->sequence.request); live != live_.end()) ++live->second.timings.preemptions;
+    if (const auto live = live_.find(preempted->sequence.request); live != live_.end())
+      ++live->second.timings.preemptions;
   }
   progress_.clear();
   for (const auto& p : report.progress)
-    progress_.push_back({p.sequence, p.attempt, p.first_index, static_cast<uint32_t>(p.token_ids.size()), p.finish});
+    progress_.push_back({p.sequence, p.attempt, p.first_index,
+                         static_cast<uint32_t>(p.token_ids.size()), p.finish});
   report_ = &report;
-  tell(Reported{*replica, links_.find(*replica)->epoch, report.running_sequences, report.free_blocks, progress_});
+  tell(Reported{*replica, links_.find(*replica)->epoch, report.running_sequences,
+                report.free_blocks, progress_});
   report_ = nullptr;
 }
 
-/// Its books are closed and, should it live after all, it is told to leave: its launcher starts it anew.
+/// Its books are closed and, should it live after all, it is told to leave: its launcher starts it
+/// anew.
 void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
   auto* link = links_.find(replica);
   ++replicas_lost_;
-  LOG_WARN("replica {} is lost: {}; its {} requests are queued anew", replica.value, why, core_.replica(replica).requests);
+  LOG_WARN("replica {} is lost: {}; its {} requests are queued anew", replica.value, why,
+           core_.replica(replica).requests);
   const Epoch epoch = link->epoch;
   send_to_replica(replica, epoch, Shutdown{});
   links_.left(replica);
@@ -293,7 +333,8 @@ void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
   pool_.set_max_context(links_.max_context(options_.max_context));
 }
 
-// ---- the core -------------------------------------------------------------------------------------------------
+// ---- the core
+// -------------------------------------------------------------------------------------------------
 
 void CoordinatorLoop::tell(const CoreEvent& event) {
   if (log_) {
@@ -332,22 +373,26 @@ void CoordinatorLoop::execute(const AcceptCommand& command) {
                          static_cast<uint32_t>(sampling.max_tokens)};
   sessions_.post(a.client, accepted);
   streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted));
-  if (sessions_.known(a.client)) sessions_.attach(a.client, command.id, live.detached, streams_.cursor(command.id, {}));
+  if (sessions_.known(a.client))
+    sessions_.attach(a.client, command.id, live.detached, streams_.cursor(command.id, {}));
   live_.emplace(command.id, std::move(live));
 }
 
 void CoordinatorLoop::execute(const RejectCommand& command) {
   TAILOR_CHECK(arriving_ && arriving_->id == command.id, "what is rejected has just arrived");
-  sessions_.post(arriving_->client, api::Rejected{arriving_->submit.request_id, command.error, command.retry_after});
+  sessions_.post(arriving_->client,
+                 api::Rejected{arriving_->submit.request_id, command.error, command.retry_after});
 }
 
 void CoordinatorLoop::execute(const WelcomeCommand& command) {
   TAILOR_CHECK(joining_.has_value(), "a welcome answers a Hello");
   links_.joined(command.replica, command.epoch, joining_->link, joining_->info, now_);
   const ReplicaInfo& info = joining_->info;
-  LOG_INFO("replica {} epoch {} joins: {} tp {} on {} (pid {}), {} slots, {} KV blocks of {} tokens, context {}",
-           command.replica.value, command.epoch.value, info.engine, info.tp_size, info.host, info.pid, info.slots,
-           info.num_blocks, info.block_tokens, info.max_context);
+  LOG_INFO(
+      "replica {} epoch {} joins: {} tp {} on {} (pid {}), {} slots, {} KV blocks of {} tokens, "
+      "context {}",
+      command.replica.value, command.epoch.value, info.engine, info.tp_size, info.host, info.pid,
+      info.slots, info.num_blocks, info.block_tokens, info.max_context);
   send_to_replica(command.replica, command.epoch, Welcome{command.replica, command.epoch});
 }
 
@@ -356,14 +401,18 @@ void CoordinatorLoop::execute(const DispatchCommand& command) {
   if (live.timings.dispatched == Duration{}) live.timings.dispatched = now_ - live.request.arrival;
   live.timings.attempts = command.attempt.value;
   live.timings.replica = command.replica.value;
-  LOG_DEBUG("request {} goes to replica {} (attempt {})", command.id.value, command.replica.value, command.attempt.value);
-  send_to_replica(command.replica, command.epoch, Dispatch{command.attempt, live.request, streams_.generated(command.id)});
+  LOG_DEBUG("request {} goes to replica {} (attempt {})", command.id.value, command.replica.value,
+            command.attempt.value);
+  send_to_replica(command.replica, command.epoch,
+                  Dispatch{command.attempt, live.request, streams_.generated(command.id)});
 }
 
 void CoordinatorLoop::execute(const CancelCommand& command) {
   send_to_replica(command.replica, command.epoch, CancelRequest{command.id, command.attempt});
 }
-void CoordinatorLoop::execute(const DrainCommand& command) { send_to_replica(command.replica, command.epoch, Drain{}); }
+void CoordinatorLoop::execute(const DrainCommand& command) {
+  send_to_replica(command.replica, command.epoch, Drain{});
+}
 void CoordinatorLoop::execute(const ShutdownCommand& command) {
   send_to_replica(command.replica, command.epoch, Shutdown{});
 }
@@ -395,16 +444,19 @@ void CoordinatorLoop::execute(const FinishCommand& command) {
   }
   if (error.code != ErrorCode::kOk && error.message.empty()) error.message = meaning(error.code);
   if (error.code != ErrorCode::kOk && error.code != ErrorCode::kCancelled)
-    LOG_WARN("request {} on replica {} failed: {}", command.id.value, live->second.timings.replica, to_string(error));
+    LOG_WARN("request {} on replica {} failed: {}", command.id.value, live->second.timings.replica,
+             to_string(error));
   live->second.timings.finished = now_ - live->second.request.arrival;
-  streams_.close(command.id, reason, std::move(error), static_cast<uint32_t>(live->second.request.prompt.size()),
-                 live->second.timings, now_);
+  streams_.close(command.id, reason, std::move(error),
+                 static_cast<uint32_t>(live->second.request.prompt.size()), live->second.timings,
+                 now_);
   live_.erase(live);
   sessions_.changed(command.id);
 }
 
 bool CoordinatorLoop::is_broken(RequestId id) const {
-  return std::any_of(broken_.begin(), broken_.end(), [&](const Abandoned& b) { return b.id == id; });
+  return std::any_of(broken_.begin(), broken_.end(),
+                     [&](const Abandoned& b) { return b.id == id; });
 }
 
 void CoordinatorLoop::send_to_replica(ReplicaId replica, Epoch epoch, WorkerCommand command) {
@@ -421,7 +473,8 @@ uint64_t CoordinatorLoop::draw_seed() {
   return z ^ (z >> 31);
 }
 
-// ---- status ---------------------------------------------------------------------------------------------------
+// ---- status
+// ---------------------------------------------------------------------------------------------------
 
 api::StatusReport CoordinatorLoop::status() const {
   api::StatusReport s;
@@ -458,7 +511,9 @@ api::StatusReport CoordinatorLoop::status() const {
   }
   s.ready = !stopping_ && ready >= options_.core.expected_replicas;
 
-  const auto add = [&](const char* name, auto value) { s.counters.emplace_back(name, static_cast<double>(value)); };
+  const auto add = [&](const char* name, auto value) {
+    s.counters.emplace_back(name, static_cast<double>(value));
+  };
   const CoreCounters& c = core_.counters();
   add("requests_accepted", c.accepted);
   add("requests_rejected", c.rejected);

@@ -1,14 +1,15 @@
-// The live coordinator: its main thread. It waits on its mailboxes, hands what happened to SchedulerCore as
-// (now, event), and carries out the commands that come back. Every decision about requests and replicas is the
-// core's; here are the clock, the clients' names, the text, and who is connected.
+// The live coordinator: its main thread. It waits on its mailboxes, hands what happened to
+// SchedulerCore as (now, event), and carries out the commands that come back. Every decision about
+// requests and replicas is the core's; here are the clock, the clients' names, the text, and who is
+// connected.
 //
 //   io thread ──► inbox ──┐                                ┌──► ToWorker ──► io thread ──► leaders
 //   tokenizer pool ───────┼──► event ─► SchedulerCore ─► commands
-//   deadlines, silence ───┘                                └──► StreamStore ─► ClientSessions ─► ToClient ─► clients
+//   deadlines, silence ───┘                                └──► StreamStore ─► ClientSessions ─►
+//   ToClient ─► clients
 //
-// One turn: wait, drain everything, handle it, look after time (deadlines, leases, silent replicas), then send each
-// client at most one message.
-// Owner: the thread that calls run().
+// One turn: wait, drain everything, handle it, look after time (deadlines, leases, silent
+// replicas), then send each client at most one message. Owner: the thread that calls run().
 #pragma once
 
 #include <memory>
@@ -35,26 +36,28 @@ struct CoordinatorOptions {
   ClientSessionsOptions sessions;
   Duration heartbeat_timeout = seconds(2);  ///< a replica with a rank silent for so long is lost
   uint32_t tokenizer_threads = 1;
-  size_t max_tokenizing = 4096;             ///< submitted requests whose prompt is not tokenized yet,
-  size_t max_tokenizing_bytes = 256u << 20; ///< and the bytes of those prompts
-  uint32_t max_context = 0;                 ///< of the model: prompt and answer together
+  size_t max_tokenizing = 4096;  ///< submitted requests whose prompt is not tokenized yet,
+  size_t max_tokenizing_bytes = 256u << 20;  ///< and the bytes of those prompts
+  uint32_t max_context = 0;                  ///< of the model: prompt and answer together
   std::string model_name;
   std::string version;
-  /// Request ids begin above it. A worker may outlive a coordinator with reports still in its hands, so neither ids nor
-  /// epochs (core.epoch_base) of two coordinators may be the same; launch/ takes both from the wall clock.
+  /// Request ids begin above it. A worker may outlive a coordinator with reports still in its
+  /// hands, so neither ids nor epochs (core.epoch_base) of two coordinators may be the same;
+  /// launch/ takes both from the wall clock.
   uint64_t first_request_id = 0;
-  uint64_t seed_entropy = 0;                ///< seeds of requests without one are drawn from it; from launch/
-  std::string record_path;                  ///< write the event log there; empty = none
+  uint64_t seed_entropy = 0;  ///< seeds of requests without one are drawn from it; from launch/
+  std::string record_path;    ///< write the event log there; empty = none
 };
 
 class CoordinatorLoop {
  public:
-  /// `io` must outlive the loop. Errors: Unavailable (the event log cannot be written), InvalidArgument.
-  static Result<std::unique_ptr<CoordinatorLoop>> create(const CoordinatorOptions& options, comm::CoordinatorIo& io,
-                                                         PromptText text);
+  /// `io` must outlive the loop. Errors: Unavailable (the event log cannot be written),
+  /// InvalidArgument.
+  static Result<std::unique_ptr<CoordinatorLoop>> create(const CoordinatorOptions& options,
+                                                         comm::CoordinatorIo& io, PromptText text);
 
-  /// Serves until `stop_fd` becomes readable. Then every live request fails with Shutdown, clients are told, leaders
-  /// get Shutdown, and it returns (the io's destructor flushes).
+  /// Serves until `stop_fd` becomes readable. Then every live request fails with Shutdown, clients
+  /// are told, leaders get Shutdown, and it returns (the io's destructor flushes).
   void run(int stop_fd);
 
  private:
@@ -95,7 +98,8 @@ class CoordinatorLoop {
   void on_cancel(ClientId client, const api::Cancel& cancel);
   void on_resume(ClientId client, const api::Resume& resume);
   void on_tokenized(TokenizeResult&& result);
-  void reject(ClientId client, std::string request_id, ErrorCode code, std::string message, Duration retry_after = {});
+  void reject(ClientId client, std::string request_id, ErrorCode code, std::string message,
+              Duration retry_after = {});
 
   void on_hello(comm::LinkId link, const Hello& hello);
   void on_report(comm::LinkId link, StepReport& report);

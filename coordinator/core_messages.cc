@@ -4,7 +4,9 @@ namespace tailor::coordinator {
 namespace {
 
 std::string str(uint64_t value) { return std::to_string(value); }
-std::string at(ReplicaId replica, Epoch epoch) { return " replica=" + str(replica.value) + " epoch=" + str(epoch.value); }
+std::string at(ReplicaId replica, Epoch epoch) {
+  return " replica=" + str(replica.value) + " epoch=" + str(epoch.value);
+}
 std::string req(RequestId id) { return " request=" + str(id.value); }
 std::string us(Duration d) { return d == Duration::max() ? "none" : std::to_string(to_us(d)); }
 
@@ -13,7 +15,9 @@ struct CommandLine {
   std::string operator()(const RejectCommand& c) const {
     return "reject" + req(c.id) + " retry_after_us=" + us(c.retry_after) + " " + to_string(c.error);
   }
-  std::string operator()(const WelcomeCommand& c) const { return "welcome" + at(c.replica, c.epoch); }
+  std::string operator()(const WelcomeCommand& c) const {
+    return "welcome" + at(c.replica, c.epoch);
+  }
   std::string operator()(const DispatchCommand& c) const {
     return "dispatch" + at(c.replica, c.epoch) + req(c.id) + " attempt=" + str(c.attempt.value);
   }
@@ -21,8 +25,12 @@ struct CommandLine {
     return "cancel" + at(c.replica, c.epoch) + req(c.id) + " attempt=" + str(c.attempt.value);
   }
   std::string operator()(const DrainCommand& c) const { return "drain" + at(c.replica, c.epoch); }
-  std::string operator()(const ShutdownCommand& c) const { return "shutdown" + at(c.replica, c.epoch); }
-  std::string operator()(const EmitCommand& c) const { return "emit index=" + str(c.index) + " skip=" + str(c.skip); }
+  std::string operator()(const ShutdownCommand& c) const {
+    return "shutdown" + at(c.replica, c.epoch);
+  }
+  std::string operator()(const EmitCommand& c) const {
+    return "emit index=" + str(c.index) + " skip=" + str(c.skip);
+  }
   std::string operator()(const FinishCommand& c) const {
     return "finish" + req(c.id) + " reason=" + to_string(c.reason) +
            (c.error.code == ErrorCode::kOk ? std::string() : " " + to_string(c.error));
@@ -31,25 +39,32 @@ struct CommandLine {
 
 struct EventLine {
   std::string operator()(const Arrived& e) const {
-    return "arrived" + req(e.id) + " class=" + str(static_cast<uint64_t>(e.priority)) + " n=" + str(e.samples) +
-           " prompt_tokens=" + str(e.prompt_tokens) + " max_tokens=" + str(e.max_tokens) +
-           " deadline_us=" + us(e.deadline);
+    return "arrived" + req(e.id) + " class=" + str(static_cast<uint64_t>(e.priority)) +
+           " n=" + str(e.samples) + " prompt_tokens=" + str(e.prompt_tokens) +
+           " max_tokens=" + str(e.max_tokens) + " deadline_us=" + us(e.deadline);
   }
   std::string operator()(const Abandoned& e) const {
-    return "abandoned" + req(e.id) + " reason=" + to_string(e.reason) + " code=" + std::string(to_string(e.code));
+    return "abandoned" + req(e.id) + " reason=" + to_string(e.reason) +
+           " code=" + std::string(to_string(e.code));
   }
   std::string operator()(const ReplicaJoined& e) const {
-    return "joined replica=" + str(e.replica.value) + " slots=" + str(e.slots) + " blocks=" + str(e.num_blocks);
+    return "joined replica=" + str(e.replica.value) + " slots=" + str(e.slots) +
+           " blocks=" + str(e.num_blocks);
   }
   std::string operator()(const ReplicaLost& e) const { return "lost" + at(e.replica, e.epoch); }
-  std::string operator()(const DrainReplica& e) const { return "drain replica=" + str(e.replica.value); }
-  std::string operator()(const ReplicaDrained& e) const { return "drained" + at(e.replica, e.epoch); }
+  std::string operator()(const DrainReplica& e) const {
+    return "drain replica=" + str(e.replica.value);
+  }
+  std::string operator()(const ReplicaDrained& e) const {
+    return "drained" + at(e.replica, e.epoch);
+  }
   std::string operator()(const Reported& e) const {
-    std::string line = "reported" + at(e.replica, e.epoch) + " running=" + str(e.running_sequences) +
+    std::string line = "reported" + at(e.replica, e.epoch) +
+                       " running=" + str(e.running_sequences) +
                        " free_blocks=" + str(e.free_blocks);
     for (const auto& p : e.progress) {
-      line += " [" + str(p.sequence.request.value) + "." + str(p.sequence.sample) + "/" + str(p.attempt.value) + " " +
-              str(p.first_index) + "+" + str(p.num_tokens);
+      line += " [" + str(p.sequence.request.value) + "." + str(p.sequence.sample) + "/" +
+              str(p.attempt.value) + " " + str(p.first_index) + "+" + str(p.num_tokens);
       if (p.finish != FinishReason::kNone) line += std::string(" ") + to_string(p.finish);
       line += "]";
     }

@@ -1,5 +1,6 @@
-// What SchedulerCore is told and what it says: plain values. The live loop and the simulator translate between these
-// and the world; the event log stores the events. Nothing here holds text or prompts: the core decides by numbers.
+// What SchedulerCore is told and what it says: plain values. The live loop and the simulator
+// translate between these and the world; the event log stores the events. Nothing here holds text
+// or prompts: the core decides by numbers.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ struct Arrived {
   Duration deadline = Duration::max();  ///< after arrival; max = none
 };
 
-/// Ends a live request from outside: its client asked, its client is gone, or the driver found it broken.
+/// Ends a live request from outside: its client asked, its client is gone, or the driver found it
+/// broken.
 struct Abandoned {
   RequestId id;
   FinishReason reason = FinishReason::kCancelled;
@@ -80,8 +82,8 @@ struct Tick {};
 /// The coordinator is stopping: everything live fails with Shutdown, nothing new is accepted.
 struct Stop {};
 
-using CoreEvent = std::variant<Arrived, Abandoned, ReplicaJoined, ReplicaLost, DrainReplica, ReplicaDrained, Reported,
-                               Tick, Stop>;
+using CoreEvent = std::variant<Arrived, Abandoned, ReplicaJoined, ReplicaLost, DrainReplica,
+                               ReplicaDrained, Reported, Tick, Stop>;
 
 // ---------------------------------------------------------------------------------------------------------------
 // Commands.
@@ -121,22 +123,26 @@ struct ShutdownCommand {
   ReplicaId replica;
   Epoch epoch;
 };
-/// Entry `index` of the report just handled is current: forward it, without its first `skip` tokens (already seen).
+/// Entry `index` of the report just handled is current: forward it, without its first `skip` tokens
+/// (already seen).
 struct EmitCommand {
   uint32_t index = 0;
   uint32_t skip = 0;
 };
-/// The request's one end. `reason` is for the samples that have not ended by themselves (kNone when all have).
+/// The request's one end. `reason` is for the samples that have not ended by themselves (kNone when
+/// all have).
 struct FinishCommand {
   RequestId id;
   FinishReason reason = FinishReason::kNone;
   Error error{ErrorCode::kOk, {}};
 };
 
-using CoreCommand = std::variant<AcceptCommand, RejectCommand, WelcomeCommand, DispatchCommand, CancelCommand,
-                                 DrainCommand, ShutdownCommand, EmitCommand, FinishCommand>;
+using CoreCommand =
+    std::variant<AcceptCommand, RejectCommand, WelcomeCommand, DispatchCommand, CancelCommand,
+                 DrainCommand, ShutdownCommand, EmitCommand, FinishCommand>;
 
-/// One line for people, and the form in which replays are compared: equal commands give equal lines.
+/// One line for people, and the form in which replays are compared: equal commands give equal
+/// lines.
 std::string describe(const CoreCommand& command);
 std::string describe(const CoreEvent& event);
 

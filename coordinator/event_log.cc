@@ -22,7 +22,8 @@ uint32_t checksum(const std::vector<uint8_t>& bytes) {
   return static_cast<uint32_t>(hash ^ (hash >> 32));
 }
 
-// One function per record lists its fields; Put and Take walk the same list, so that they cannot disagree.
+// One function per record lists its fields; Put and Take walk the same list, so that they cannot
+// disagree.
 class Put {
  public:
   static constexpr bool kReading = false;
@@ -92,10 +93,13 @@ template <class S, class E>
 void fields(S& s, E& e) {
   using T = std::remove_const_t<E>;
   if constexpr (std::is_same_v<T, CoreOptions>) {
-    s.field(e.policy.kind), s.field(e.queue_limit), s.field(e.ahead_requests), s.field(e.max_losses);
-    s.field(e.expected_replicas), s.field(e.epoch_base), s.field(e.retry_after_min), s.field(e.retry_after_max);
+    s.field(e.policy.kind), s.field(e.queue_limit), s.field(e.ahead_requests),
+        s.field(e.max_losses);
+    s.field(e.expected_replicas), s.field(e.epoch_base), s.field(e.retry_after_min),
+        s.field(e.retry_after_max);
   } else if constexpr (std::is_same_v<T, Arrived>) {
-    s.field(e.id), s.field(e.priority), s.field(e.samples), s.field(e.prompt_tokens), s.field(e.max_tokens);
+    s.field(e.id), s.field(e.priority), s.field(e.samples), s.field(e.prompt_tokens),
+        s.field(e.max_tokens);
     s.field(e.arrival), s.field(e.deadline);
   } else if constexpr (std::is_same_v<T, Abandoned>) {
     s.field(e.id), s.field(e.reason), s.field(e.code);
@@ -106,9 +110,11 @@ void fields(S& s, E& e) {
   } else if constexpr (std::is_same_v<T, DrainReplica>) {
     s.field(e.replica);
   } else if constexpr (std::is_same_v<T, Reported>) {
-    s.field(e.replica), s.field(e.epoch), s.field(e.running_sequences), s.field(e.free_blocks);  // entries follow
+    s.field(e.replica), s.field(e.epoch), s.field(e.running_sequences),
+        s.field(e.free_blocks);  // entries follow
   } else if constexpr (std::is_same_v<T, ProgressEntry>) {
-    s.field(e.sequence.request), s.field(e.sequence.sample), s.field(e.attempt), s.field(e.first_index);
+    s.field(e.sequence.request), s.field(e.sequence.sample), s.field(e.attempt),
+        s.field(e.first_index);
     s.field(e.num_tokens), s.field(e.finish);
   } else {
     static_assert(std::is_same_v<T, Tick> || std::is_same_v<T, Stop>);
@@ -118,8 +124,9 @@ void fields(S& s, E& e) {
 template <size_t I = 0>
 std::optional<CoreEvent> make_event(size_t index) {
   if constexpr (I < std::variant_size_v<CoreEvent>) {
-    return index == I ? std::optional<CoreEvent>(std::in_place, std::variant_alternative_t<I, CoreEvent>{})
-                      : make_event<I + 1>(index);
+    return index == I
+               ? std::optional<CoreEvent>(std::in_place, std::variant_alternative_t<I, CoreEvent>{})
+               : make_event<I + 1>(index);
   } else {
     return std::nullopt;
   }
@@ -134,8 +141,8 @@ bool put_u32(std::FILE* file, uint32_t value) {
 size_t take_u32(std::FILE* file, uint32_t& value) {
   uint8_t b[4] = {};
   const size_t got = std::fread(b, 1, 4, file);
-  value = static_cast<uint32_t>(b[0]) | static_cast<uint32_t>(b[1]) << 8 | static_cast<uint32_t>(b[2]) << 16 |
-          static_cast<uint32_t>(b[3]) << 24;
+  value = static_cast<uint32_t>(b[0]) | static_cast<uint32_t>(b[1]) << 8 |
+          static_cast<uint32_t>(b[2]) << 16 | static_cast<uint32_t>(b[3]) << 24;
   return got;
 }
 bool put_record(std::FILE* file, const std::vector<uint8_t>& record) {
@@ -159,14 +166,17 @@ std::string take_record(std::FILE* file, std::vector<uint8_t>& record) {
 
 Result<EventLogWriter> EventLogWriter::create(const std::string& path, const CoreOptions& options) {
   File file(std::fopen(path.c_str(), "wb"));
-  if (!file) return fail(ErrorCode::kUnavailable, "cannot write the event log " + path + ": " + std::strerror(errno));
+  if (!file)
+    return fail(ErrorCode::kUnavailable,
+                "cannot write the event log " + path + ": " + std::strerror(errno));
   EventLogWriter writer(path, std::move(file));
   Put put(writer.record_);
   put.field(kEventLogVersion);
   fields(put, options);
   if (std::fwrite(kMagic, 1, sizeof kMagic, writer.file_.get()) != sizeof kMagic ||
       !put_record(writer.file_.get(), writer.record_))
-    return fail(ErrorCode::kUnavailable, "cannot write the event log " + path + ": " + std::strerror(errno));
+    return fail(ErrorCode::kUnavailable,
+                "cannot write the event log " + path + ": " + std::strerror(errno));
   TAILOR_TRY(writer.flush());
   return writer;
 }
@@ -199,7 +209,9 @@ Result<void> EventLogWriter::flush() {
 
 Result<EventLogReader> EventLogReader::open(const std::string& path) {
   File file(std::fopen(path.c_str(), "rb"));
-  if (!file) return fail(ErrorCode::kNotFound, "cannot read the event log " + path + ": " + std::strerror(errno));
+  if (!file)
+    return fail(ErrorCode::kNotFound,
+                "cannot read the event log " + path + ": " + std::strerror(errno));
   EventLogReader reader(path, std::move(file));
   char magic[sizeof kMagic] = {};
   if (std::fread(magic, 1, sizeof magic, reader.file_.get()) != sizeof magic ||
@@ -211,10 +223,12 @@ Result<EventLogReader> EventLogReader::open(const std::string& path) {
   uint32_t version = 0;
   take.field(version);
   if (version != kEventLogVersion)
-    return fail(ErrorCode::kProtocol, path + " is an event log of version " + std::to_string(version) +
-                                          "; this program reads version " + std::to_string(kEventLogVersion));
+    return fail(ErrorCode::kProtocol,
+                path + " is an event log of version " + std::to_string(version) +
+                    "; this program reads version " + std::to_string(kEventLogVersion));
   fields(take, reader.options_);
-  if (!take.at_end()) return fail(ErrorCode::kDataLoss, "the head of " + path + " is damaged: its length is wrong");
+  if (!take.at_end())
+    return fail(ErrorCode::kDataLoss, "the head of " + path + " is damaged: its length is wrong");
   return reader;
 }
 

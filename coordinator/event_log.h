@@ -1,10 +1,10 @@
-// The event log: every (now, event) the scheduler core was told, in a compact binary file. A fresh core fed the log
-// gives identical commands, so an odd decision of last night can be looked at on a laptop. It holds numbers only:
-// no prompt, no text, no names.
+// The event log: every (now, event) the scheduler core was told, in a compact binary file. A fresh
+// core fed the log gives identical commands, so an odd decision of last night can be looked at on a
+// laptop. It holds numbers only: no prompt, no text, no names.
 //
-// File: "TAILORLG", version, the core's options; then records [u32 length][u32 checksum][length bytes], all little
-// endian. A file that breaks off inside a record (the process was killed) is good up to there; the reader says so.
-// Owner: one thread.
+// File: "TAILORLG", version, the core's options; then records [u32 length][u32 checksum][length
+// bytes], all little endian. A file that breaks off inside a record (the process was killed) is
+// good up to there; the reader says so. Owner: one thread.
 #pragma once
 
 #include <cstdio>
@@ -28,7 +28,8 @@ using File = std::unique_ptr<std::FILE, FileCloser>;
 
 class EventLogWriter {
  public:
-  /// Begins a new file (an old one of this name is replaced). Errors: Unavailable (names the file and why).
+  /// Begins a new file (an old one of this name is replaced). Errors: Unavailable (names the file
+  /// and why).
   static Result<EventLogWriter> create(const std::string& path, const CoreOptions& options);
 
   /// Appends one record to the buffer. Cost: O(entries), no allocation once the buffer has grown.
@@ -50,7 +51,8 @@ class EventLogReader {
   static Result<EventLogReader> open(const std::string& path);
 
   const CoreOptions& options() const { return options_; }
-  /// Reads the next record; false at the end. What `event` points to stays valid until the next call.
+  /// Reads the next record; false at the end. What `event` points to stays valid until the next
+  /// call.
   bool next(Time& now, CoreEvent& event);
   /// After the end: empty, or one sentence on why the rest of the file could not be read.
   const std::string& damage() const { return damage_; }
@@ -70,17 +72,18 @@ class EventLogReader {
 struct ReplaySummary {
   CoreOptions options;
   uint64_t events = 0, commands = 0;
-  Duration span{};           ///< from the first event to the last
-  CoreCounters counters;     ///< of the core at the end
-  uint32_t live_at_end = 0;  ///< requests that had not ended
-  uint64_t command_hash = 0; ///< of describe() of all commands in order: equal for equal decisions
-  std::string damage;        ///< why the rest of the file could not be read; empty when all was
+  Duration span{};            ///< from the first event to the last
+  CoreCounters counters;      ///< of the core at the end
+  uint32_t live_at_end = 0;   ///< requests that had not ended
+  uint64_t command_hash = 0;  ///< of describe() of all commands in order: equal for equal decisions
+  std::string damage;         ///< why the rest of the file could not be read; empty when all was
 };
 
-/// Feeds the log to a fresh core. `each` (optional) sees every event with the commands it led to; `at` counts from the
-/// first event. Errors: as EventLogReader::open.
+/// Feeds the log to a fresh core. `each` (optional) sees every event with the commands it led to;
+/// `at` counts from the first event. Errors: as EventLogReader::open.
 Result<ReplaySummary> replay_log(
     const std::string& path,
-    const std::function<void(Duration at, const CoreEvent&, const std::vector<CoreCommand>&)>& each = nullptr);
+    const std::function<void(Duration at, const CoreEvent&, const std::vector<CoreCommand>&)>&
+        each = nullptr);
 
 }  // namespace tailor::coordinator

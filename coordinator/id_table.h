@@ -1,5 +1,6 @@
-// IdTable: request id -> dense slot, as one flat array with linear probing. No node, no string, and no allocation
-// once it has reached its size; never iterated, so it cannot bring an order into the core. Pure.
+// IdTable: request id -> dense slot, as one flat array with linear probing. No node, no string, and
+// no allocation once it has reached its size; never iterated, so it cannot bring an order into the
+// core. Pure.
 #pragma once
 
 #include <cstddef>
@@ -54,7 +55,9 @@ class IdTable {
     uint64_t id = 0;
     uint32_t slot = kNone;
   };
-  size_t home(uint64_t id) const { return (id * 0x9E3779B97F4A7C15ull >> 20) & (cells_.size() - 1); }
+  size_t home(uint64_t id) const {
+    return (id * 0x9E3779B97F4A7C15ull >> 20) & (cells_.size() - 1);
+  }
   size_t next(size_t i) const { return (i + 1) & (cells_.size() - 1); }
   void place(const Cell& cell) {
     size_t i = home(cell.id);

@@ -11,13 +11,15 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
   if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt)) {
     for (size_t i = 0; i < ids->size(); ++i)
       if ((*ids)[i] < 0 || (*ids)[i] >= text.vocab_size)
-        return fail(ErrorCode::kInvalidArgument, "token " + std::to_string(i) + " of the prompt is " +
-                                                     std::to_string((*ids)[i]) + ", but the vocabulary is 0.." +
-                                                     std::to_string(text.vocab_size - 1));
+        return fail(ErrorCode::kInvalidArgument,
+                    "token " + std::to_string(i) + " of the prompt is " +
+                        std::to_string((*ids)[i]) + ", but the vocabulary is 0.." +
+                        std::to_string(text.vocab_size - 1));
     return *ids;
   }
   if (!text.tokenizer)
-    return fail(ErrorCode::kInvalidArgument, "this model has no tokenizer; send token ids instead of text");
+    return fail(ErrorCode::kInvalidArgument,
+                "this model has no tokenizer; send token ids instead of text");
   if (const auto* written = std::get_if<std::string>(&submit.prompt)) {
     if (written->empty()) return std::vector<TokenId>{};
     return text.tokenizer->encode(*written, submit.add_special_tokens);
@@ -25,7 +27,8 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
   const auto& messages = std::get<std::vector<api::ChatMessage>>(submit.prompt);
   if (messages.empty()) return std::vector<TokenId>{};
   if (!text.chat_template)
-    return fail(ErrorCode::kInvalidArgument, "this model has no chat template; send text or token ids instead of messages");
+    return fail(ErrorCode::kInvalidArgument,
+                "this model has no chat template; send text or token ids instead of messages");
   std::vector<std::pair<std::string, std::string>> pairs;
   for (const auto& message : messages) pairs.emplace_back(message.role, message.content);
   TAILOR_ASSIGN(const std::string rendered, text.chat_template->render(pairs, true));
@@ -34,19 +37,24 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
 
 }  // namespace
 
-Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context, const api::Submit& submit) {
+Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context,
+                                      const api::Submit& submit) {
   TAILOR_TRY(validate(submit.sampling, text.vocab_size));
   PreparedPrompt prepared;
   TAILOR_ASSIGN(prepared.tokens, prompt_tokens(text, submit));
   if (prepared.tokens.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   if (prepared.tokens.size() >= max_context)
-    return fail(ErrorCode::kInvalidArgument, "the prompt has " + std::to_string(prepared.tokens.size()) +
-                                                 " tokens, but prompt and answer together may have " +
-                                                 std::to_string(max_context));
+    return fail(ErrorCode::kInvalidArgument,
+                "the prompt has " + std::to_string(prepared.tokens.size()) +
+                    " tokens, but prompt and answer together may have " +
+                    std::to_string(max_context));
   prepared.sampling = submit.sampling;
-  const auto room = static_cast<int64_t>(max_context) - static_cast<int64_t>(prepared.tokens.size());
-  prepared.sampling.max_tokens = static_cast<int32_t>(std::min<int64_t>(prepared.sampling.max_tokens, room));
-  prepared.sampling.min_tokens = std::min(prepared.sampling.min_tokens, prepared.sampling.max_tokens);
+  const auto room =
+      static_cast<int64_t>(max_context) - static_cast<int64_t>(prepared.tokens.size());
+  prepared.sampling.max_tokens =
+      static_cast<int32_t>(std::min<int64_t>(prepared.sampling.max_tokens, room));
+  prepared.sampling.min_tokens =
+      std::min(prepared.sampling.min_tokens, prepared.sampling.max_tokens);
   return prepared;
 }
 

@@ -1,5 +1,5 @@
-// From what a client submits to what the cluster runs: template, tokens, checks, limits. A pure function; the pool of
-// tokenizer threads calls it (tokenizer_pool.h).
+// From what a client submits to what the cluster runs: template, tokens, checks, limits. A pure
+// function; the pool of tokenizer threads calls it (tokenizer_pool.h).
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,10 @@ namespace tailor::coordinator {
 
 /// The text side of the served model. Immutable; shared by threads.
 struct PromptText {
-  std::shared_ptr<const text::Tokenizer> tokenizer;         ///< null: token ids only (random weights of a bare config)
+  std::shared_ptr<const text::Tokenizer>
+      tokenizer;  ///< null: token ids only (random weights of a bare config)
   std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: the model has none
-  int64_t vocab_size = 0;                                   ///< of the model's output: bounds token ids
+  int64_t vocab_size = 0;  ///< of the model's output: bounds token ids
 };
 
 struct PreparedPrompt {
@@ -26,9 +27,11 @@ struct PreparedPrompt {
 };
 
 /// Renders, tokenizes and checks. `max_context` = prompt and answer together.
-/// Errors: InvalidArgument (a sampling field, an empty or too long prompt, no chat template, a token id outside the
-/// vocabulary, text that is not UTF-8); the message names what was found and what is possible.
-/// Cost: linear in the prompt; megabytes take a second, so never on the main thread.
-Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context, const api::Submit& submit);
+/// Errors: InvalidArgument (a sampling field, an empty or too long prompt, no chat template, a
+/// token id outside the vocabulary, text that is not UTF-8); the message names what was found and
+/// what is possible. Cost: linear in the prompt; megabytes take a second, so never on the main
+/// thread.
+Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context,
+                                      const api::Submit& submit);
 
 }  // namespace tailor::coordinator

@@ -8,38 +8,45 @@ namespace {
 constexpr uint32_t kMaxReplicas = 4096;
 constexpr double kMeanWeight = 0.1;
 
-void mean(double& value, double sample, bool first) { value = first ? sample : value + kMeanWeight * (sample - value); }
+void mean(double& value, double sample, bool first) {
+  value = first ? sample : value + kMeanWeight * (sample - value);
+}
 
 }  // namespace
 
 std::optional<std::string> ReplicaLinks::objection(const Hello& hello) const {
   const ReplicaInfo& info = hello.info;
-  const auto differs = [](const std::string& what, const std::string& mine, const std::string& others) {
+  const auto differs = [](const std::string& what, const std::string& mine,
+                          const std::string& others) {
     return what + " is '" + mine + "', but that of the cluster is '" + others + "'";
   };
   if (info.protocol_version != kProtocolVersion)
-    return "it speaks protocol version " + std::to_string(info.protocol_version) + ", this coordinator " +
-           std::to_string(kProtocolVersion);
+    return "it speaks protocol version " + std::to_string(info.protocol_version) +
+           ", this coordinator " + std::to_string(kProtocolVersion);
   if (hello.configured_replica.value >= kMaxReplicas)
     return "its number is beyond the limit of " + std::to_string(kMaxReplicas);
   if (info.slots == 0 || info.num_blocks == 0 || info.max_context == 0 || info.tp_size == 0)
     return "it has no slots, no KV blocks, no context or no ranks";
   for (const auto& [replica, link] : links_) {
-    if (replica == hello.configured_replica) continue;  // its successor may differ where it is alone
+    if (replica == hello.configured_replica)
+      continue;  // its successor may differ where it is alone
     if (info.model_fingerprint != link.info.model_fingerprint)
       return differs("its model fingerprint", info.model_fingerprint, link.info.model_fingerprint);
     if (info.arithmetic_version != link.info.arithmetic_version)
-      return differs("its arithmetic version", info.arithmetic_version, link.info.arithmetic_version);
+      return differs("its arithmetic version", info.arithmetic_version,
+                     link.info.arithmetic_version);
   }
   return std::nullopt;
 }
 
 bool ReplicaLinks::repeated(comm::LinkId link, const Hello& hello) const {
   const auto it = links_.find(hello.configured_replica);
-  return it != links_.end() && it->second.link == link && it->second.info.pid == hello.info.pid && it->second.steps == 0;
+  return it != links_.end() && it->second.link == link && it->second.info.pid == hello.info.pid &&
+         it->second.steps == 0;
 }
 
-void ReplicaLinks::joined(ReplicaId replica, Epoch epoch, comm::LinkId link, const ReplicaInfo& info, Time now) {
+void ReplicaLinks::joined(ReplicaId replica, Epoch epoch, comm::LinkId link,
+                          const ReplicaInfo& info, Time now) {
   Link& l = links_[replica] = Link{};
   l.link = link;
   l.epoch = epoch;

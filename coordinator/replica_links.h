@@ -1,7 +1,7 @@
-// ReplicaLinks: which connection speaks for which replica, whether all its ranks still live, and what its steps have
-// cost. Liveness: every rank's io thread sends a heartbeat each 100 ms; a replica with a rank silent for
-// `heartbeat_timeout` is lost. The numbers feed Status.
-// Pure: time is passed in. Owner: the coordinator's main thread.
+// ReplicaLinks: which connection speaks for which replica, whether all its ranks still live, and
+// what its steps have cost. Liveness: every rank's io thread sends a heartbeat each 100 ms; a
+// replica with a rank silent for `heartbeat_timeout` is lost. The numbers feed Status. Pure: time
+// is passed in. Owner: the coordinator's main thread.
 #pragma once
 
 #include <cstdint>
@@ -57,7 +57,8 @@ class ReplicaLinks {
   std::vector<Silent> silent(Time now) const;
   size_t size() const { return links_.size(); }
   const std::map<ReplicaId, Link>& all() const { return links_; }
-  /// The tokens that prompt and answer may have together on every joined replica; `fallback` when none has joined.
+  /// The tokens that prompt and answer may have together on every joined replica; `fallback` when
+  /// none has joined.
   uint32_t max_context(uint32_t fallback) const;
 
  private:

@@ -31,7 +31,8 @@ Time SchedulerCore::next_deadline() const {
   return deadlines_.empty() ? Time::max() : Time(Duration(deadlines_.top().arrival));
 }
 
-// ---- events ---------------------------------------------------------------------------------------------------
+// ---- events
+// ---------------------------------------------------------------------------------------------------
 
 void SchedulerCore::on(const Arrived& event) {
   TAILOR_CHECK(event.id > last_id_, "request ids grow with acceptance");
@@ -43,12 +44,14 @@ void SchedulerCore::on(const Arrived& event) {
   };
   if (stopping_) return refuse(ErrorCode::kUnavailable, "the coordinator is stopping", Duration{});
   if (waiting() >= options_.queue_limit)
-    return refuse(ErrorCode::kQueueFull, "the queue holds its limit of " + std::to_string(options_.queue_limit) + " requests",
-                  retry_after());
+    return refuse(
+        ErrorCode::kQueueFull,
+        "the queue holds its limit of " + std::to_string(options_.queue_limit) + " requests",
+        retry_after());
   if (const uint32_t most = largest_known_slots(); most > 0 && event.samples > most)
     return refuse(ErrorCode::kLimitExceeded,
-                  "n is " + std::to_string(event.samples) + ", but the largest replica runs " + std::to_string(most) +
-                      " sequences at once",
+                  "n is " + std::to_string(event.samples) + ", but the largest replica runs " +
+                      std::to_string(most) + " sequences at once",
                   Duration{});
 
   uint32_t slot;
@@ -88,7 +91,8 @@ void SchedulerCore::on(const Abandoned& event) {
 }
 
 void SchedulerCore::on(const ReplicaJoined& event) {
-  TAILOR_CHECK(event.replica.value < kMaxReplicas && event.slots > 0, "the driver admits only sensible replicas");
+  TAILOR_CHECK(event.replica.value < kMaxReplicas && event.slots > 0,
+               "the driver admits only sensible replicas");
   if (event.replica.value >= replicas_.size()) replicas_.resize(event.replica.value + 1);
   Replica& replica = replicas_[event.replica.value];
   if (replica.joined) leave(event.replica.value, true);
@@ -124,7 +128,8 @@ void SchedulerCore::on(const DrainReplica& event) {
   if (!replica.usable()) return;
   replica.draining = true;
   say(DrainCommand{event.replica, replica.epoch});
-  // What it has not begun is taken back; should it have begun after all, its reports carry an old attempt.
+  // What it has not begun is taken back; should it have begun after all, its reports carry an old
+  // attempt.
   while (!replica.ahead.empty()) {
     const uint32_t slot = replica.ahead.back();
     cancel_on_replica(entries_[slot]);
@@ -137,7 +142,8 @@ void SchedulerCore::on(const Stop&) {
   stopping_ = true;
   for (uint32_t slot = 0; slot < entries_.size(); ++slot)
     if (entries_[slot].state != State::kFree)
-      finish(slot, FinishReason::kFailed, Error{ErrorCode::kShutdown, "the coordinator is stopping"});
+      finish(slot, FinishReason::kFailed,
+             Error{ErrorCode::kShutdown, "the coordinator is stopping"});
   for (uint32_t r = 0; r < replicas_.size(); ++r)
     if (replicas_[r].joined) {
       replicas_[r].draining = true;
@@ -164,7 +170,8 @@ void SchedulerCore::on_progress(const Reported& report, uint32_t index) {
     return;
   }
   Entry& entry = entries_[slot];
-  if (entry.state != State::kBound || entry.replica != report.replica || entry.attempt != progress.attempt) {
+  if (entry.state != State::kBound || entry.replica != report.replica ||
+      entry.attempt != progress.attempt) {
     ++counters_.stale_entries;
     return;
   }
@@ -210,16 +217,19 @@ void SchedulerCore::expire_deadlines() {
     if (entries_[slot].state == State::kBound) cancel_on_replica(entries_[slot]);
     finish(slot, FinishReason::kFailed,
            Error{ErrorCode::kDeadlineExceeded,
-                 "the deadline passed after " + std::to_string(to_us(now_ - entries_[slot].arrival) / 1000) + " ms"});
+                 "the deadline passed after " +
+                     std::to_string(to_us(now_ - entries_[slot].arrival) / 1000) + " ms"});
   }
 }
 
-// ---- waiting and binding --------------------------------------------------------------------------------------
+// ---- waiting and binding
+// --------------------------------------------------------------------------------------
 
 void SchedulerCore::enqueue(uint32_t slot) {
   Entry& entry = entries_[slot];
   entry.state = State::kWaiting;
-  entry.queue_handle = waiting_[entry.priority].push({options_.policy.key(entry.input), ns(entry.arrival), entry.id.value});
+  entry.queue_handle = waiting_[entry.priority].push(
+      {options_.policy.key(entry.input), ns(entry.arrival), entry.id.value});
 }
 
 void SchedulerCore::dispatch_waiting() {
@@ -235,7 +245,8 @@ void SchedulerCore::dispatch_waiting() {
         dispatch(slot, replica);
         continue;
       }
-      if (joined_replicas() == 0 || someone_could_hold(samples)) return;  // classes are strict: nobody overtakes
+      if (joined_replicas() == 0 || someone_could_hold(samples))
+        return;  // classes are strict: nobody overtakes
       queue.pop();
       entries_[slot].queue_handle = kNoHandle;
       entries_[slot].state = State::kParked;
@@ -335,22 +346,31 @@ void SchedulerCore::requeue(uint32_t slot, bool lost) {
   ++counters_.requeues;
   if (lost && ++entry.losses >= options_.max_losses)
     finish(slot, FinishReason::kFailed,
-           Error{ErrorCode::kReplicaLost, std::to_string(entry.losses) + " replicas were lost while they ran this request"});
+           Error{ErrorCode::kReplicaLost,
+                 std::to_string(entry.losses) + " replicas were lost while they ran this request"});
 }
 
 void SchedulerCore::cancel_on_replica(const Entry& entry) {
   say(CancelCommand{entry.replica, replicas_[entry.replica.value].epoch, entry.attempt, entry.id});
 }
 
-// ---- the end of a request -------------------------------------------------------------------------------------
+// ---- the end of a request
+// -------------------------------------------------------------------------------------
 
 void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
   Entry& entry = entries_[slot];
   switch (entry.state) {
-    case State::kWaiting: waiting_[entry.priority].erase(entry.queue_handle); break;
-    case State::kParked: std::erase(parked_, slot); break;
-    case State::kBound: unbind(slot); break;
-    case State::kFree: TAILOR_CHECK(false, "a request finishes once");
+    case State::kWaiting:
+      waiting_[entry.priority].erase(entry.queue_handle);
+      break;
+    case State::kParked:
+      std::erase(parked_, slot);
+      break;
+    case State::kBound:
+      unbind(slot);
+      break;
+    case State::kFree:
+      TAILOR_CHECK(false, "a request finishes once");
   }
   if (entry.deadline_handle != kNoHandle) deadlines_.erase(entry.deadline_handle);
   entry.queue_handle = entry.deadline_handle = kNoHandle;
@@ -358,9 +378,14 @@ void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
   by_id_.erase(entry.id);
   free_entries_.push_back(slot);
   switch (reason) {
-    case FinishReason::kCancelled: ++counters_.cancelled; break;
-    case FinishReason::kFailed: ++counters_.failed; break;
-    default: ++counters_.finished;
+    case FinishReason::kCancelled:
+      ++counters_.cancelled;
+      break;
+    case FinishReason::kFailed:
+      ++counters_.failed;
+      break;
+    default:
+      ++counters_.finished;
   }
   say(FinishCommand{entry.id, reason, std::move(error)});
 }
@@ -369,21 +394,24 @@ void SchedulerCore::refuse_oversized() {
   const uint32_t most = largest_known_slots();
   for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
     const Entry& entry = entries_[slot];
-    if (entry.state == State::kFree || entry.state == State::kBound || entry.input.samples <= most) continue;
+    if (entry.state == State::kFree || entry.state == State::kBound || entry.input.samples <= most)
+      continue;
     finish(slot, FinishReason::kFailed,
            Error{ErrorCode::kLimitExceeded, "n is " + std::to_string(entry.input.samples) +
-                                                ", but the largest replica runs " + std::to_string(most) +
-                                                " sequences at once"});
+                                                ", but the largest replica runs " +
+                                                std::to_string(most) + " sequences at once"});
   }
 }
 
-// ---- numbers --------------------------------------------------------------------------------------------------
+// ---- numbers
+// --------------------------------------------------------------------------------------------------
 
 void SchedulerCore::note_completion() {
   // Only while others wait does the time between completions say how fast the cluster can be.
   if (completion_seen_ && waiting() > 0) {
     const Duration interval = now_ - last_completion_;
-    completion_interval_ = completion_interval_ == Duration{} ? interval : (completion_interval_ * 7 + interval) / 8;
+    completion_interval_ =
+        completion_interval_ == Duration{} ? interval : (completion_interval_ * 7 + interval) / 8;
   }
   completion_seen_ = true;
   last_completion_ = now_;
@@ -391,7 +419,8 @@ void SchedulerCore::note_completion() {
 
 /// About the time in which a quarter of the queue is worked off.
 Duration SchedulerCore::retry_after() const {
-  if (completion_interval_ == Duration{}) return std::clamp<Duration>(seconds(1), options_.retry_after_min, options_.retry_after_max);
+  if (completion_interval_ == Duration{})
+    return std::clamp<Duration>(seconds(1), options_.retry_after_min, options_.retry_after_max);
   const auto steps = std::max<int64_t>(1, waiting() / 4);
   const Duration longest = options_.retry_after_max / steps;
   return std::max(options_.retry_after_min, std::min(completion_interval_, longest) * steps);
@@ -404,10 +433,12 @@ uint32_t SchedulerCore::waiting() const {
 }
 
 uint32_t SchedulerCore::joined_replicas() const {
-  return static_cast<uint32_t>(std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.joined; }));
+  return static_cast<uint32_t>(
+      std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.joined; }));
 }
 uint32_t SchedulerCore::known_replicas() const {
-  return static_cast<uint32_t>(std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.known; }));
+  return static_cast<uint32_t>(
+      std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.known; }));
 }
 uint32_t SchedulerCore::largest_known_slots() const {
   uint32_t most = 0;
@@ -443,52 +474,66 @@ SchedulerCore::ReplicaView SchedulerCore::replica(ReplicaId id) const {
 void SchedulerCore::check_integrity() const {
   for (const auto& queue : waiting_) queue.check_integrity();
   deadlines_.check_integrity();
-  std::vector<uint32_t> in_use(replicas_.size()), requests(replicas_.size()), ahead(replicas_.size());
+  std::vector<uint32_t> in_use(replicas_.size()), requests(replicas_.size()),
+      ahead(replicas_.size());
   size_t live = 0, waiting_entries = 0, parked_entries = 0, with_deadline = 0;
   for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
     const Entry& entry = entries_[slot];
     if (entry.state == State::kFree) continue;
     ++live;
     TAILOR_CHECK(by_id_.find(entry.id) == slot, "a live request is found by its id");
-    const auto open = std::count_if(entry.samples.begin(), entry.samples.end(),
-                                    [](const Sample& s) { return s.finish == FinishReason::kNone; });
-    TAILOR_CHECK(open == entry.open_samples && open > 0, "a live request has open samples, and they are counted");
+    const auto open =
+        std::count_if(entry.samples.begin(), entry.samples.end(),
+                      [](const Sample& s) { return s.finish == FinishReason::kNone; });
+    TAILOR_CHECK(open == entry.open_samples && open > 0,
+                 "a live request has open samples, and they are counted");
     with_deadline += entry.deadline_handle != kNoHandle;
     if (entry.deadline_handle != kNoHandle)
-      TAILOR_CHECK(deadlines_.at(entry.deadline_handle).id == slot, "a deadline belongs to its request");
+      TAILOR_CHECK(deadlines_.at(entry.deadline_handle).id == slot,
+                   "a deadline belongs to its request");
     if (entry.state == State::kWaiting) {
       ++waiting_entries;
-      TAILOR_CHECK(waiting_[entry.priority].at(entry.queue_handle).id == entry.id.value, "a waiting request is in its queue");
+      TAILOR_CHECK(waiting_[entry.priority].at(entry.queue_handle).id == entry.id.value,
+                   "a waiting request is in its queue");
     } else if (entry.state == State::kParked) {
       ++parked_entries;
-      TAILOR_CHECK(std::count(parked_.begin(), parked_.end(), slot) == 1, "a parked request is on the list");
+      TAILOR_CHECK(std::count(parked_.begin(), parked_.end(), slot) == 1,
+                   "a parked request is on the list");
     } else {
       const uint32_t r = entry.replica.value;
-      TAILOR_CHECK(r < replicas_.size() && replicas_[r].joined, "a bound request's replica is there");
+      TAILOR_CHECK(r < replicas_.size() && replicas_[r].joined,
+                   "a bound request's replica is there");
       ++requests[r];
       if (entry.ahead) {
         ++ahead[r];
-        TAILOR_CHECK(std::count(replicas_[r].ahead.begin(), replicas_[r].ahead.end(), slot) == 1, "ahead is listed once");
+        TAILOR_CHECK(std::count(replicas_[r].ahead.begin(), replicas_[r].ahead.end(), slot) == 1,
+                     "ahead is listed once");
       } else {
         in_use[r] += entry.open_samples;
       }
     }
   }
-  TAILOR_CHECK(live == by_id_.size() && live + free_entries_.size() == entries_.size(), "every entry is live or free");
-  TAILOR_CHECK(waiting_entries + parked_entries == waiting(), "the queues hold the waiting requests and no others");
+  TAILOR_CHECK(live == by_id_.size() && live + free_entries_.size() == entries_.size(),
+               "every entry is live or free");
+  TAILOR_CHECK(waiting_entries + parked_entries == waiting(),
+               "the queues hold the waiting requests and no others");
   TAILOR_CHECK(parked_entries == parked_.size(), "the parked list holds the parked requests");
   TAILOR_CHECK(with_deadline == deadlines_.size(), "every deadline belongs to a live request");
-  TAILOR_CHECK(counters_.accepted == live + counters_.finished + counters_.cancelled + counters_.failed,
-               "every accepted request is live or has ended once");
+  TAILOR_CHECK(
+      counters_.accepted == live + counters_.finished + counters_.cancelled + counters_.failed,
+      "every accepted request is live or has ended once");
   for (size_t r = 0; r < replicas_.size(); ++r) {
-    TAILOR_CHECK(replicas_[r].in_use == in_use[r] && replicas_[r].requests == requests[r], "slots in use are counted");
-    TAILOR_CHECK(replicas_[r].ahead.size() == ahead[r] && ahead[r] <= options_.ahead_requests, "at most so many ahead");
+    TAILOR_CHECK(replicas_[r].in_use == in_use[r] && replicas_[r].requests == requests[r],
+                 "slots in use are counted");
+    TAILOR_CHECK(replicas_[r].ahead.size() == ahead[r] && ahead[r] <= options_.ahead_requests,
+                 "at most so many ahead");
     if (!stopping_ && replicas_[r].usable() && waiting_entries > 0) {
       // Work conserving: the head of the strict order waits only because nobody has room for it.
       for (const auto& queue : waiting_) {
         if (queue.empty()) continue;
         const Entry& head = entries_[by_id_.find(RequestId{queue.top().id})];
-        TAILOR_CHECK(choose_replica(head.input.samples) == kNoReplica, "no request waits while a replica has room");
+        TAILOR_CHECK(choose_replica(head.input.samples) == kNoReplica,
+                     "no request waits while a replica has room");
         break;
       }
     }

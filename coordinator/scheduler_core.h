@@ -1,8 +1,8 @@
-// SchedulerCore: every decision of the cluster about requests. Which one runs next and on which replica, who gets in,
-// who has waited too long, what happens to the work of a replica that is gone. A pure state machine: it is told
-// (now, event) and answers with commands; it knows no clock, socket, thread or text. The live coordinator
-// (coordinator_loop.h) and the simulator drive the very same object, and a log of its events replays to the same
-// commands (event_log.h).
+// SchedulerCore: every decision of the cluster about requests. Which one runs next and on which
+// replica, who gets in, who has waited too long, what happens to the work of a replica that is
+// gone. A pure state machine: it is told (now, event) and answers with commands; it knows no clock,
+// socket, thread or text. The live coordinator (coordinator_loop.h) and the simulator drive the
+// very same object, and a log of its events replays to the same commands (event_log.h).
 //
 // Life of a request here:
 //
@@ -10,25 +10,29 @@
 //      │
 //      └─► Accept ─► waiting ──Dispatch──► bound to a replica ──Reported──► Emit ... Emit ─► Finish
 //                       ▲                        │
-//                       └── ReplicaLost, drain ◄─┘   (in front again: its key and arrival never changed)
+//                       └── ReplicaLost, drain ◄─┘   (in front again: its key and arrival never
+//                       changed)
 //
-// Late binding. Accepted requests wait unbound, one heap per priority class; classes are strict, inside a class the
-// policy's key orders, then arrival, then id. A request is bound only when a replica has room: a free slot for each
-// of its n samples, or a place among the `ahead` (at most 2 requests a replica is kept ahead, to hide the hop). Of
-// the replicas with room the one with most free slots wins, then the one with the smaller share of KV blocks in use,
-// then the next in turn. The head of the queue is never overtaken inside its class or by a lower class; only a
-// request that no replica present could ever hold (n above its slots) steps aside until another one joins.
+// Late binding. Accepted requests wait unbound, one heap per priority class; classes are strict,
+// inside a class the policy's key orders, then arrival, then id. A request is bound only when a
+// replica has room: a free slot for each of its n samples, or a place among the `ahead` (at most 2
+// requests a replica is kept ahead, to hide the hop). Of the replicas with room the one with most
+// free slots wins, then the one with the smaller share of KV blocks in use, then the next in turn.
+// The head of the queue is never overtaken inside its class or by a lower class; only a request
+// that no replica present could ever hold (n above its slots) steps aside until another one joins.
 //
-// Exactly once. Every accepted request ends in exactly one Finish; what is reported later for it is ignored. An entry
-// of a report counts only when replica, epoch and attempt are the current ones and its tokens join those seen:
-// repeats are skipped (EmitCommand::skip), a gap fails the request rather than show wrong text.
+// Exactly once. Every accepted request ends in exactly one Finish; what is reported later for it is
+// ignored. An entry of a report counts only when replica, epoch and attempt are the current ones
+// and its tokens join those seen: repeats are skipped (EmitCommand::skip), a gap fails the request
+// rather than show wrong text.
 //
-// Loss. A lost replica's requests wait again where they were, with the tokens they have; the next attempt continues
-// behind them. After `max_losses` lost attempts a request fails with ReplicaLost (it may be what kills replicas).
+// Loss. A lost replica's requests wait again where they were, with the tokens they have; the next
+// attempt continues behind them. After `max_losses` lost attempts a request fails with ReplicaLost
+// (it may be what kills replicas).
 //
-// Frugal: no allocation, string hash or virtual call per sequence and step once the tables have grown
-// (scheduler_core_frugal_test counts). Cost: Arrived, Dispatch, Finish O(log waiting + replicas); one report entry
-// O(1); ReplicaJoined and ReplicaLost O(live requests).
+// Frugal: no allocation, string hash or virtual call per sequence and step once the tables have
+// grown (scheduler_core_frugal_test counts). Cost: Arrived, Dispatch, Finish O(log waiting +
+// replicas); one report entry O(1); ReplicaJoined and ReplicaLost O(live requests).
 #pragma once
 
 #include <array>
@@ -44,11 +48,12 @@ namespace tailor::coordinator {
 
 struct CoreOptions {
   Policy policy;
-  uint32_t queue_limit = 1024;       ///< requests waiting unbound; more are rejected with QueueFull
-  uint32_t ahead_requests = 2;       ///< per replica, dispatched beyond its slots
-  uint32_t max_losses = 4;           ///< lost attempts before a request fails
-  uint32_t expected_replicas = 1;    ///< once so many have joined, an n above all their slots is refused
-  uint32_t epoch_base = 0;           ///< epochs begin above it: no two coordinators' epochs are the same
+  uint32_t queue_limit = 1024;  ///< requests waiting unbound; more are rejected with QueueFull
+  uint32_t ahead_requests = 2;  ///< per replica, dispatched beyond its slots
+  uint32_t max_losses = 4;      ///< lost attempts before a request fails
+  uint32_t expected_replicas =
+      1;                    ///< once so many have joined, an n above all their slots is refused
+  uint32_t epoch_base = 0;  ///< epochs begin above it: no two coordinators' epochs are the same
   Duration retry_after_min = milliseconds(100);
   Duration retry_after_max = seconds(30);
 };
@@ -56,8 +61,9 @@ struct CoreOptions {
 struct CoreCounters {
   uint64_t accepted = 0, rejected = 0, finished = 0, cancelled = 0, failed = 0;
   uint64_t dispatches = 0, requeues = 0, tokens = 0;
-  uint64_t stale_entries = 0;  ///< report entries of an earlier attempt, epoch or a request that has ended
-  uint64_t gap_failures = 0;   ///< requests failed because a report skipped tokens
+  uint64_t stale_entries =
+      0;  ///< report entries of an earlier attempt, epoch or a request that has ended
+  uint64_t gap_failures = 0;  ///< requests failed because a report skipped tokens
 };
 
 class SchedulerCore {
@@ -75,8 +81,8 @@ class SchedulerCore {
     bool draining = false;
     Epoch epoch;
     uint32_t slots = 0;
-    uint32_t slots_in_use = 0;    ///< by samples that have not ended, those ahead not counted
-    uint32_t requests = 0;        ///< dispatched and not ended, those ahead counted
+    uint32_t slots_in_use = 0;  ///< by samples that have not ended, those ahead not counted
+    uint32_t requests = 0;      ///< dispatched and not ended, those ahead counted
     uint32_t ahead = 0;
     uint32_t free_blocks = 0, num_blocks = 0, running_sequences = 0;  ///< as last reported
   };
@@ -84,8 +90,10 @@ class SchedulerCore {
   uint32_t num_replicas() const { return static_cast<uint32_t>(replicas_.size()); }
   ReplicaView replica(ReplicaId id) const;
   uint32_t joined_replicas() const;
-  uint32_t waiting() const;                                     ///< requests, unbound
-  uint32_t live() const { return static_cast<uint32_t>(by_id_.size()); }  ///< requests, waiting or bound
+  uint32_t waiting() const;  ///< requests, unbound
+  uint32_t live() const {
+    return static_cast<uint32_t>(by_id_.size());
+  }  ///< requests, waiting or bound
   bool is_live(RequestId id) const { return by_id_.find(id) != IdTable::kNone; }
   const CoreCounters& counters() const { return counters_; }
   const CoreOptions& options() const { return options_; }
@@ -103,16 +111,17 @@ class SchedulerCore {
   /// A live request.
   struct Entry {
     State state = State::kFree;
-    bool ahead = false;           // bound, but beyond the replica's slots
+    bool ahead = false;  // bound, but beyond the replica's slots
     uint8_t priority = 0;
     RequestId id;
-    Attempt attempt;              // of the current or last dispatch; 0 before the first
+    Attempt attempt;  // of the current or last dispatch; 0 before the first
     uint32_t losses = 0;
-    uint32_t open_samples = 0;    // not ended
-    uint32_t ended_before = 0;    // samples that had ended when this attempt began: the worker may run them again
+    uint32_t open_samples = 0;  // not ended
+    uint32_t ended_before =
+        0;  // samples that had ended when this attempt began: the worker may run them again
     PolicyInput input;
     Time arrival;
-    ReplicaId replica;            // when bound
+    ReplicaId replica;                                   // when bound
     Handle queue_handle = tie::PriorityQueue::kNone;     // when waiting
     Handle deadline_handle = tie::PriorityQueue::kNone;  // when it has a deadline
     std::vector<Sample> samples;  // keeps its capacity when the slot is reused
@@ -129,7 +138,9 @@ class SchedulerCore {
     std::vector<uint32_t> ahead;  // slots of entries, oldest first
 
     bool usable() const { return joined && !draining; }
-    double kv_use() const { return num_blocks == 0 ? 0.0 : 1.0 - static_cast<double>(free_blocks) / num_blocks; }
+    double kv_use() const {
+      return num_blocks == 0 ? 0.0 : 1.0 - static_cast<double>(free_blocks) / num_blocks;
+    }
   };
 
   void on(const Arrived& event);

@@ -11,7 +11,9 @@ namespace {
 constexpr size_t kStreamOverhead = 512;  // what a stream costs beside what it says, about
 constexpr size_t kMaxTokensPerChunk = 4096;
 
-size_t bytes_of(const LogprobEntry& entry) { return sizeof entry + entry.top.size() * sizeof(TokenLogprob); }
+size_t bytes_of(const LogprobEntry& entry) {
+  return sizeof entry + entry.top.size() * sizeof(TokenLogprob);
+}
 
 /// The largest cut <= `limit` that does not split a UTF-8 character of `text` read from `from`.
 size_t whole_characters(const std::string& text, size_t from, size_t limit) {
@@ -24,10 +26,12 @@ size_t whole_characters(const std::string& text, size_t from, size_t limit) {
 }  // namespace
 
 void StreamStore::open(RequestId id, uint32_t samples, api::Accepted accepted) {
-  TAILOR_CHECK(!contains(id) && by_name_.count(accepted.request_id) == 0, "a stream is opened once");
+  TAILOR_CHECK(!contains(id) && by_name_.count(accepted.request_id) == 0,
+               "a stream is opened once");
   by_name_[accepted.request_id] = id;
   Stream& stream = streams_[id];
-  stream.bytes = kStreamOverhead + accepted.prompt_token_ids.size() * sizeof(TokenId) + accepted.request_id.size();
+  stream.bytes = kStreamOverhead + accepted.prompt_token_ids.size() * sizeof(TokenId) +
+                 accepted.request_id.size();
   stream.accepted = std::move(accepted);
   stream.samples.resize(samples);
   live_bytes_ += stream.bytes;
@@ -35,14 +39,18 @@ void StreamStore::open(RequestId id, uint32_t samples, api::Accepted accepted) {
 
 Result<void> StreamStore::append(RequestId id, SequenceProgress&& progress, uint32_t skip) {
   Stream& stream = streams_.at(id);
-  TAILOR_CHECK(!stream.ended && progress.sequence.sample < stream.samples.size(), "a report's entry has its live stream");
+  TAILOR_CHECK(!stream.ended && progress.sequence.sample < stream.samples.size(),
+               "a report's entry has its live stream");
   Sample& sample = stream.samples[progress.sequence.sample];
-  TAILOR_CHECK(skip <= progress.token_ids.size() && progress.first_index + skip <= sample.tokens.size() &&
-                   (skip == progress.token_ids.size() || progress.first_index + skip == sample.tokens.size()),
+  TAILOR_CHECK(skip <= progress.token_ids.size() &&
+                   progress.first_index + skip <= sample.tokens.size() &&
+                   (skip == progress.token_ids.size() ||
+                    progress.first_index + skip == sample.tokens.size()),
                "the core lets only joining tokens through");
   if (!progress.text.empty() && progress.text_offset > sample.text.size())
-    return fail(ErrorCode::kDataLoss, "text is reported from byte " + std::to_string(progress.text_offset) +
-                                          " on, but " + std::to_string(sample.text.size()) + " bytes are known");
+    return fail(ErrorCode::kDataLoss, "text is reported from byte " +
+                                          std::to_string(progress.text_offset) + " on, but " +
+                                          std::to_string(sample.text.size()) + " bytes are known");
   const bool with_logprobs = !progress.logprobs.empty();
   if (with_logprobs && (progress.logprobs.size() != progress.token_ids.size() ||
                         sample.logprobs.size() != sample.tokens.size()))
@@ -54,7 +62,8 @@ Result<void> StreamStore::append(RequestId id, SequenceProgress&& progress, uint
       sample.marks.push_back({static_cast<uint32_t>(sample.tokens.size()), sample.text.size()});
       grown += sizeof(StreamCursor::Place);
     }
-    sample.tokens.insert(sample.tokens.end(), progress.token_ids.begin() + skip, progress.token_ids.end());
+    sample.tokens.insert(sample.tokens.end(), progress.token_ids.begin() + skip,
+                         progress.token_ids.end());
     grown += (progress.token_ids.size() - skip) * sizeof(TokenId);
     if (with_logprobs)
       for (size_t i = skip; i < progress.logprobs.size(); ++i) {
@@ -88,14 +97,17 @@ void StreamStore::close(RequestId id, FinishReason reason, Error error, uint32_t
   end.timings = timings;
   end.error = std::move(error);
   for (Sample& sample : stream.samples) {
-    end.samples.push_back({sample.finish == FinishReason::kNone ? reason : sample.finish, sample.stop_match,
-                           static_cast<uint32_t>(sample.tokens.size())});
-    if (end.error.code == ErrorCode::kOk && sample.finish == FinishReason::kFailed) end.error = sample.error;
+    end.samples.push_back({sample.finish == FinishReason::kNone ? reason : sample.finish,
+                           sample.stop_match, static_cast<uint32_t>(sample.tokens.size())});
+    if (end.error.code == ErrorCode::kOk && sample.finish == FinishReason::kFailed)
+      end.error = sample.error;
   }
   live_bytes_ -= stream.bytes;
   ended_bytes_ += stream.bytes;
   ended_.push_back({now, id});
-  while (ended_.size() > options_.max_ended || (ended_bytes_ > options_.max_ended_bytes && ended_.size() > 1)) forget_oldest();
+  while (ended_.size() > options_.max_ended ||
+         (ended_bytes_ > options_.max_ended_bytes && ended_.size() > 1))
+    forget_oldest();
 }
 
 RequestId StreamStore::find(const std::string& request_id) const {
@@ -116,37 +128,44 @@ StreamCursor StreamStore::cursor(RequestId id, const std::vector<uint32_t>& from
     StreamCursor::Place place;
     if (s < from_token.size())
       place.token = std::min(from_token[s], static_cast<uint32_t>(samples[s].tokens.size()));
-    // The last report that began at or before that token: its text may repeat a little, never miss any.
+    // The last report that began at or before that token: its text may repeat a little, never miss
+    // any.
     const auto& marks = samples[s].marks;
-    const auto mark = std::upper_bound(marks.begin(), marks.end(), place.token,
-                                       [](uint32_t token, const StreamCursor::Place& m) { return token < m.token; });
+    const auto mark = std::upper_bound(
+        marks.begin(), marks.end(), place.token,
+        [](uint32_t token, const StreamCursor::Place& m) { return token < m.token; });
     if (mark != marks.begin()) place.text = std::prev(mark)->text;
     cursor.samples.push_back(place);
   }
   return cursor;
 }
 
-size_t StreamStore::read(RequestId id, StreamCursor& cursor, size_t max_bytes, std::vector<api::ServerEvent>& out) const {
+size_t StreamStore::read(RequestId id, StreamCursor& cursor, size_t max_bytes,
+                         std::vector<api::ServerEvent>& out) const {
   const Stream& stream = streams_.at(id);
   size_t taken = 0;
   for (uint32_t s = 0; s < stream.samples.size() && taken < max_bytes; ++s) {
     const Sample& sample = stream.samples[s];
     auto& place = cursor.samples.at(s);
-    while (taken < max_bytes && (place.token < sample.tokens.size() || place.text < sample.text.size())) {
+    while (taken < max_bytes &&
+           (place.token < sample.tokens.size() || place.text < sample.text.size())) {
       api::TokenChunk chunk;
       chunk.request_id = stream.accepted.request_id;
       chunk.sample = s;
       chunk.first_index = place.token;
       chunk.text_offset = place.text;
-      // Text goes first: whoever has a token then has all text that came before it, and can resume by tokens alone.
+      // Text goes first: whoever has a token then has all text that came before it, and can resume
+      // by tokens alone.
       size_t bytes = 64;
       const size_t room = max_bytes - taken;
-      const size_t text = whole_characters(sample.text, place.text, std::max<size_t>(room > bytes ? room - bytes : 0, 8));
+      const size_t text = whole_characters(sample.text, place.text,
+                                           std::max<size_t>(room > bytes ? room - bytes : 0, 8));
       chunk.text = sample.text.substr(place.text, text);
       bytes += text;
       uint32_t end = place.token;
       if (place.text + text == sample.text.size())
-        while (end < sample.tokens.size() && end - place.token < kMaxTokensPerChunk && (bytes < room || text == 0)) {
+        while (end < sample.tokens.size() && end - place.token < kMaxTokensPerChunk &&
+               (bytes < room || text == 0)) {
           bytes += sizeof(TokenId) + (sample.logprobs.empty() ? 0 : bytes_of(sample.logprobs[end]));
           ++end;
           if (bytes >= room) break;
@@ -191,10 +210,12 @@ void StreamStore::check_integrity() const {
     ended_count += stream.ended;
     TAILOR_CHECK(find(stream.accepted.request_id) == id, "a stream is found by its name");
     for (const Sample& sample : stream.samples)
-      TAILOR_CHECK(sample.logprobs.empty() || sample.logprobs.size() == sample.tokens.size(), "one logprob per token");
+      TAILOR_CHECK(sample.logprobs.empty() || sample.logprobs.size() == sample.tokens.size(),
+                   "one logprob per token");
   }
   TAILOR_CHECK(live == live_bytes_ && ended == ended_bytes_, "bytes are counted");
-  TAILOR_CHECK(ended_count == ended_.size() && by_name_.size() == streams_.size(), "streams are listed once");
+  TAILOR_CHECK(ended_count == ended_.size() && by_name_.size() == streams_.size(),
+               "streams are listed once");
   TAILOR_CHECK(ended_.size() <= options_.max_ended, "at most so many ended streams");
 }
 

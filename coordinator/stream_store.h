@@ -1,7 +1,8 @@
-// StreamStore: what every request has said so far, sample by sample: tokens, text, logprobs, its end. Clients read it
-// through cursors, so a slow client costs nothing but what the answer itself takes, and one that comes back (Resume)
-// reads again from any token. An ended request is kept for a while, bounded by age, count and bytes.
-// Pure: time is passed in. Owner: the coordinator's main thread.
+// StreamStore: what every request has said so far, sample by sample: tokens, text, logprobs, its
+// end. Clients read it through cursors, so a slow client costs nothing but what the answer itself
+// takes, and one that comes back (Resume) reads again from any token. An ended request is kept for
+// a while, bounded by age, count and bytes. Pure: time is passed in. Owner: the coordinator's main
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,9 @@
 namespace tailor::coordinator {
 
 struct StreamStoreOptions {
-  Duration keep = seconds(60);            ///< an ended request stays readable for so long,
-  size_t max_ended = 10'000;              ///< at most so many of them,
-  size_t max_ended_bytes = 256u << 20;    ///< with at most so many bytes; the oldest go first
+  Duration keep = seconds(60);          ///< an ended request stays readable for so long,
+  size_t max_ended = 10'000;            ///< at most so many of them,
+  size_t max_ended_bytes = 256u << 20;  ///< with at most so many bytes; the oldest go first
 };
 
 /// How far a client has read each sample.
@@ -37,15 +38,17 @@ class StreamStore {
  public:
   explicit StreamStore(const StreamStoreOptions& options) : options_(options) {}
 
-  /// A new live stream of `samples` samples. `accepted` names it and is told again to whoever asks again.
+  /// A new live stream of `samples` samples. `accepted` names it and is told again to whoever asks
+  /// again.
   void open(RequestId id, uint32_t samples, api::Accepted accepted);
 
-  /// Takes a report's entry, without its first `skip` tokens (already here) and without text already here.
-  /// Errors: DataLoss (its text does not join what is here); nothing is stored then.
+  /// Takes a report's entry, without its first `skip` tokens (already here) and without text
+  /// already here. Errors: DataLoss (its text does not join what is here); nothing is stored then.
   Result<void> append(RequestId id, SequenceProgress&& progress, uint32_t skip);
 
   /// The stream's end. `reason` and `error` are for samples that have not ended by themselves.
-  void close(RequestId id, FinishReason reason, Error error, uint32_t prompt_tokens, const api::Timings& timings, Time now);
+  void close(RequestId id, FinishReason reason, Error error, uint32_t prompt_tokens,
+             const api::Timings& timings, Time now);
 
   bool contains(RequestId id) const { return streams_.count(id) > 0; }
   bool ended(RequestId id) const { return streams_.at(id).ended; }
@@ -60,14 +63,15 @@ class StreamStore {
     return static_cast<uint32_t>(streams_.at(id).samples.at(sample).tokens.size());
   }
 
-  /// A cursor from which reading gives token `from_token[s]` of each sample first, and the text that belongs to it
-  /// (possibly a little more in front: clients drop repeats by text offset). Missing samples begin at 0; tokens
-  /// beyond the end are cut to it.
+  /// A cursor from which reading gives token `from_token[s]` of each sample first, and the text
+  /// that belongs to it (possibly a little more in front: clients drop repeats by text offset).
+  /// Missing samples begin at 0; tokens beyond the end are cut to it.
   StreamCursor cursor(RequestId id, const std::vector<uint32_t>& from_token) const;
 
   /// Appends what lies behind `cursor` as chunks, about `max_bytes` at most, and moves the cursor.
   /// Returns the bytes taken.
-  size_t read(RequestId id, StreamCursor& cursor, size_t max_bytes, std::vector<api::ServerEvent>& out) const;
+  size_t read(RequestId id, StreamCursor& cursor, size_t max_bytes,
+              std::vector<api::ServerEvent>& out) const;
   /// Nothing lies behind `cursor` now.
   bool read_up(RequestId id, const StreamCursor& cursor) const;
 

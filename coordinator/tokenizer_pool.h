@@ -1,5 +1,6 @@
-// The coordinator's tokenizer threads: a 10 MB prompt must stall neither the io thread nor the main thread. Jobs come
-// in by one bounded mailbox, results leave by another; between them nothing is shared but the immutable PromptText.
+// The coordinator's tokenizer threads: a 10 MB prompt must stall neither the io thread nor the main
+// thread. Jobs come in by one bounded mailbox, results leave by another; between them nothing is
+// shared but the immutable PromptText.
 #pragma once
 
 #include <atomic>

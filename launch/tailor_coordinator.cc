@@ -1,7 +1,8 @@
-// tailor-coordinator: the one process that clients and replicas talk to. Started by its own mpirun -n 1 (beyond
-// MPI_Init and MPI_Finalize it makes no MPI call), watched by `tailor serve`. Needs of the model only its config,
-// tokenizer and chat template. Once it is bound, RUN_DIR/coordinator.json says where.
-// Leaves within 2 s of SIGTERM or SIGINT; exit code 1 and one sentence where it cannot begin.
+// tailor-coordinator: the one process that clients and replicas talk to. Started by its own mpirun
+// -n 1 (beyond MPI_Init and MPI_Finalize it makes no MPI call), watched by `tailor serve`. Needs of
+// the model only its config, tokenizer and chat template. Once it is bound,
+// RUN_DIR/coordinator.json says where. Leaves within 2 s of SIGTERM or SIGINT; exit code 1 and one
+// sentence where it cannot begin.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -29,8 +30,9 @@ namespace tailor::launch {
 namespace {
 
 struct Options {
-  std::string model = "default", endpoint = "tcp://127.0.0.1:5555", control_endpoint = "tcp://127.0.0.1:*",
-              policy = "fcfs", record, run_dir, log_level = "info";
+  std::string model = "default", endpoint = "tcp://127.0.0.1:5555",
+              control_endpoint = "tcp://127.0.0.1:*", policy = "fcfs", record, run_dir,
+              log_level = "info";
   uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 1;
   int64_t heartbeat_timeout_ms = 2000;
 };
@@ -41,18 +43,24 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, a .gguf file, or \"default\"");
   app.add_option("--endpoint", o.endpoint, "Where clients connect");
   app.add_option("--control-endpoint", o.control_endpoint, "Where workers connect");
-  app.add_option("--replicas", o.replicas, "How many replicas are expected")->check(CLI::Range(1u, 4096u));
+  app.add_option("--replicas", o.replicas, "How many replicas are expected")
+      ->check(CLI::Range(1u, 4096u));
   app.add_option("--policy", o.policy, "Who runs next");
-  app.add_option("--queue-limit", o.queue_limit, "Waiting requests; more are answered QueueFull")->check(CLI::Range(1u, 1u << 24));
-  app.add_option("--tokenizer-threads", o.tokenizer_threads, "Threads that tokenize prompts")->check(CLI::Range(1u, 256u));
-  app.add_option("--record", o.record, "Write the scheduler's event log there (read it with: tailor replay)");
-  app.add_option("--heartbeat-timeout-ms", o.heartbeat_timeout_ms, "A replica with a rank silent for so long is lost")
+  app.add_option("--queue-limit", o.queue_limit, "Waiting requests; more are answered QueueFull")
+      ->check(CLI::Range(1u, 1u << 24));
+  app.add_option("--tokenizer-threads", o.tokenizer_threads, "Threads that tokenize prompts")
+      ->check(CLI::Range(1u, 256u));
+  app.add_option("--record", o.record,
+                 "Write the scheduler's event log there (read it with: tailor replay)");
+  app.add_option("--heartbeat-timeout-ms", o.heartbeat_timeout_ms,
+                 "A replica with a rank silent for so long is lost")
       ->check(CLI::Range(int64_t{200}, int64_t{3600000}));
   app.add_option("--run-dir", o.run_dir, "Where coordinator.json is written");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
 }
 
-/// Of random weights only a config exists: then only its numbers are known, and the weights do not matter here.
+/// Of random weights only a config exists: then only its numbers are known, and the weights do not
+/// matter here.
 Result<std::unique_ptr<weights::WeightFiles>> open_model(const std::string& model) {
   TAILOR_ASSIGN(const std::string path, weights::resolve_model(model));
   auto files = weights::WeightFiles::open(path);
@@ -80,12 +88,14 @@ Result<coordinator::PromptText> load_text(const weights::WeightFiles& files) {
 Result<void> write_addresses(const std::string& run_dir, const comm::CoordinatorIo& io) {
   if (run_dir.empty()) return {};
   const std::string path = run_dir + "/coordinator.json", next = path + ".next";
-  const nlohmann::json addresses = {
-      {"api_endpoint", io.api_endpoint()}, {"control_endpoint", io.control_endpoint()}, {"pid", getpid()}};
+  const nlohmann::json addresses = {{"api_endpoint", io.api_endpoint()},
+                                    {"control_endpoint", io.control_endpoint()},
+                                    {"pid", getpid()}};
   {
     std::ofstream file(next);
     file << addresses.dump() << "\n";
-    if (!file.flush()) return fail(ErrorCode::kUnavailable, "cannot write " + next + ": " + std::strerror(errno));
+    if (!file.flush())
+      return fail(ErrorCode::kUnavailable, "cannot write " + next + ": " + std::strerror(errno));
   }
   if (std::rename(next.c_str(), path.c_str()) != 0)
     return fail(ErrorCode::kUnavailable, "cannot write " + path + ": " + std::strerror(errno));
@@ -98,14 +108,16 @@ Result<void> serve(const Options& o, int stop_fd) {
   comm::CoordinatorIoOptions io_options;
   io_options.api_endpoint = o.endpoint;
   io_options.control_endpoint = o.control_endpoint;
-  TAILOR_ASSIGN(auto io, comm::CoordinatorIo::start(io_options));  // first: an address in use is said at once
+  TAILOR_ASSIGN(
+      auto io, comm::CoordinatorIo::start(io_options));  // first: an address in use is said at once
   TAILOR_ASSIGN(const auto files, open_model(o.model));
   TAILOR_ASSIGN(auto text, load_text(*files));
 
   const auto since_1970 = static_cast<uint64_t>(wall_clock_ms()) / 1000;
   options.core.queue_limit = o.queue_limit;
   options.core.expected_replicas = o.replicas;
-  options.core.epoch_base = static_cast<uint32_t>(since_1970 << 6) & 0x7FFFFFFF;  // 64 Hellos a second and replica
+  options.core.epoch_base =
+      static_cast<uint32_t>(since_1970 << 6) & 0x7FFFFFFF;  // 64 Hellos a second and replica
   options.first_request_id = since_1970 << 20;
   options.heartbeat_timeout = milliseconds(o.heartbeat_timeout_ms);
   options.tokenizer_threads = o.tokenizer_threads;
@@ -118,8 +130,8 @@ Result<void> serve(const Options& o, int stop_fd) {
 
   TAILOR_ASSIGN(auto loop, coordinator::CoordinatorLoop::create(options, *io, std::move(text)));
   TAILOR_TRY(write_addresses(o.run_dir, *io));
-  LOG_INFO("serving {} to clients at {}, waiting for {} replica(s) at {}", options.model_name, io->api_endpoint(), o.replicas,
-           io->control_endpoint());
+  LOG_INFO("serving {} to clients at {}, waiting for {} replica(s) at {}", options.model_name,
+           io->api_endpoint(), o.replicas, io->control_endpoint());
   loop->run(stop_fd);
   return {};
 }
@@ -132,7 +144,8 @@ int complain(const Error& error) {
 int run(int argc, char** argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun gone = we are gone
   Options o;
-  CLI::App app("The coordinator of a Tailor cluster; started by mpirun, see `tailor serve --print`.");
+  CLI::App app(
+      "The coordinator of a Tailor cluster; started by mpirun, see `tailor serve --print`.");
   add_options(app, o);
   try {
     app.parse(argc, argv);
@@ -140,14 +153,17 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 1;
   }
 
-  // Blocked before any thread begins, so that every thread inherits it: signals come by a file descriptor only.
+  // Blocked before any thread begins, so that every thread inherits it: signals come by a file
+  // descriptor only.
   sigset_t stop_signals;
   sigemptyset(&stop_signals);
   sigaddset(&stop_signals, SIGTERM);
   sigaddset(&stop_signals, SIGINT);
   sigprocmask(SIG_BLOCK, &stop_signals, nullptr);
   const int stop_fd = signalfd(-1, &stop_signals, SFD_CLOEXEC);
-  if (stop_fd < 0) return complain({ErrorCode::kUnavailable, std::string("signalfd failed: ") + std::strerror(errno)});
+  if (stop_fd < 0)
+    return complain(
+        {ErrorCode::kUnavailable, std::string("signalfd failed: ") + std::strerror(errno)});
 
   auto mpi = comm::MpiEnvironment::start(&argc, &argv);
   if (!mpi) return complain(mpi.error());

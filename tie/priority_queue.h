@@ -1,11 +1,13 @@
-// PriorityQueue: an indexed 4-ary heap with stable handles. The smallest (key, arrival, id) is on top, so equal keys
-// come out by arrival and then by id: the order is total and the same on every machine. Keys may change while inside
+// PriorityQueue: an indexed 4-ary heap with stable handles. The smallest (key, arrival, id) is on
+// top, so equal keys come out by arrival and then by id: the order is total and the same on every
+// machine. Keys may change while inside
 // (`rekey`), and any entry can leave (`erase`); both by the handle that `push` gave.
 //
-// Scheduling keys are time-invariant (a waiting decay that is the same factor for everybody cancels out of the
-// order), so nothing here ever ages: one rekey when a request's own law changes is all it takes.
-// Frugal: handles and places are reused; after the largest size has been reached once, nothing allocates.
-// Pure; owned by whoever holds it. Cost: push, rekey, erase, pop O(log n); top O(1).
+// Scheduling keys are time-invariant (a waiting decay that is the same factor for everybody cancels
+// out of the order), so nothing here ever ages: one rekey when a request's own law changes is all
+// it takes. Frugal: handles and places are reused; after the largest size has been reached once,
+// nothing allocates. Pure; owned by whoever holds it. Cost: push, rekey, erase, pop O(log n); top
+// O(1).
 #pragma once
 
 #include <cmath>
@@ -98,7 +100,8 @@ class PriorityQueue {
     TAILOR_CHECK(heap_.size() + free_.size() == place_.size(), "every handle is in use or free");
     for (size_t i = 0; i < heap_.size(); ++i) {
       TAILOR_CHECK(place_[heap_[i].handle] == i, "a handle knows its place");
-      TAILOR_CHECK(i == 0 || !(heap_[i].entry < heap_[(i - 1) / kArity].entry), "a parent is not after its child");
+      TAILOR_CHECK(i == 0 || !(heap_[i].entry < heap_[(i - 1) / kArity].entry),
+                   "a parent is not after its child");
     }
     for (Handle handle : free_) TAILOR_CHECK(place_[handle] == kNone, "a free handle has no place");
   }
@@ -111,7 +114,8 @@ class PriorityQueue {
   };
 
   size_t place_of(Handle handle) const {
-    TAILOR_CHECK(handle < place_.size() && place_[handle] != kNone, "a handle of an entry that is inside");
+    TAILOR_CHECK(handle < place_.size() && place_[handle] != kNone,
+                 "a handle of an entry that is inside");
     return place_[handle];
   }
   void put(size_t at, const Node& node) {

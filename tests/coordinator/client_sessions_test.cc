@@ -134,7 +134,8 @@ TEST(ClientSessions, ResumeElsewhereTakesTheStreamAlong) {
   ASSERT_EQ(messages.size(), 1u);
   EXPECT_EQ(messages[0].client, b);
   EXPECT_EQ(std::get<api::TokenChunk>(messages[0].events[0]).first_index, 1u);
-  EXPECT_TRUE(w.sessions.expire(w.now + seconds(20)).at(0).cancel.empty());  // a has nothing left to cancel
+  EXPECT_TRUE(
+      w.sessions.expire(w.now + seconds(20)).at(0).cancel.empty());  // a has nothing left to cancel
 }
 
 TEST(ClientSessions, WhatPilesUpIsBounded) {

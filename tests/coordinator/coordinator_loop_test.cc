@@ -13,7 +13,8 @@ namespace {
 
 void expect_answer(const Caller::Answer& answer, uint32_t tokens, size_t samples = 1) {
   EXPECT_EQ(answer.accepted, 1);
-  ASSERT_EQ(answer.finished.size(), 1u) << (answer.rejected.empty() ? "" : to_string(answer.rejected[0].error));
+  ASSERT_EQ(answer.finished.size(), 1u)
+      << (answer.rejected.empty() ? "" : to_string(answer.rejected[0].error));
   EXPECT_EQ(answer.finished[0].error.code, ErrorCode::kOk) << to_string(answer.finished[0].error);
   ASSERT_EQ(answer.text.size(), samples);
   for (size_t s = 0; s < samples; ++s) {
@@ -31,7 +32,8 @@ TEST(CoordinatorLoop, ServesManyClientsAndTellsEachItsOwn) {
   for (int c = 0; c < 4; ++c) {
     callers.push_back(std::make_unique<Caller>(cluster.endpoint()));
     for (int i = 0; i < 10; ++i) {
-      auto submit = Caller::ask("c" + std::to_string(c) + "-" + std::to_string(i), "hello", 5 + i * 7);
+      auto submit =
+          Caller::ask("c" + std::to_string(c) + "-" + std::to_string(i), "hello", 5 + i * 7);
       submit.sampling.n = i % 3 == 0 ? 2 : 1;
       callers.back()->submit(submit);
     }
@@ -41,7 +43,8 @@ TEST(CoordinatorLoop, ServesManyClientsAndTellsEachItsOwn) {
     for (int i = 0; i < 10; ++i) ids.push_back("c" + std::to_string(c) + "-" + std::to_string(i));
     ASSERT_TRUE(callers[c]->listen_until_over(ids));
     EXPECT_EQ(callers[c]->answers.size(), 10u);
-    for (int i = 0; i < 10; ++i) expect_answer(callers[c]->answers[ids[i]], 5 + i * 7, i % 3 == 0 ? 2 : 1);
+    for (int i = 0; i < 10; ++i)
+      expect_answer(callers[c]->answers[ids[i]], 5 + i * 7, i % 3 == 0 ? 2 : 1);
     const auto& end = callers[c]->answers[ids[0]].finished[0];
     EXPECT_EQ(end.prompt_tokens, 5u);
     EXPECT_GE(end.timings.finished, end.timings.first_token);
@@ -79,14 +82,16 @@ TEST(CoordinatorLoop, AnswersWhatIsWrongWithARequest) {
   caller.submit(wide);
   caller.submit(Caller::ask("cut", std::string(60, 'x'), 1000));
   ASSERT_TRUE(caller.listen_until_over({"long", "empty", "nan", "chat", "ids", "wide", "cut"}));
-  const auto expect_rejected = [&](const std::string& id, ErrorCode code, const std::string& words) {
+  const auto expect_rejected = [&](const std::string& id, ErrorCode code,
+                                   const std::string& words) {
     ASSERT_EQ(caller.answers[id].rejected.size(), 1u) << id;
     EXPECT_EQ(caller.answers[id].rejected[0].error.code, code) << id;
     EXPECT_NE(caller.answers[id].rejected[0].error.message.find(words), std::string::npos)
         << caller.answers[id].rejected[0].error.message;
     EXPECT_EQ(caller.answers[id].accepted, 0);
   };
-  expect_rejected("long", ErrorCode::kInvalidArgument, "64 tokens, but prompt and answer together may have 64");
+  expect_rejected("long", ErrorCode::kInvalidArgument,
+                  "64 tokens, but prompt and answer together may have 64");
   expect_rejected("empty", ErrorCode::kInvalidArgument, "empty");
   expect_rejected("nan", ErrorCode::kInvalidArgument, "temperature");
   expect_rejected("chat", ErrorCode::kInvalidArgument, "chat template");
@@ -164,10 +169,13 @@ TEST(CoordinatorLoop, CancelAndDeadlineEndARequestOnce) {
   auto due = Caller::ask("due", "hello", 50);
   due.deadline = milliseconds(200);
   caller.submit(due);
-  ASSERT_TRUE(caller.listen([&] { return caller.answers["cancelled"].accepted == 1 && caller.answers["due"].accepted == 1; }));
+  ASSERT_TRUE(caller.listen([&] {
+    return caller.answers["cancelled"].accepted == 1 && caller.answers["due"].accepted == 1;
+  }));
   ASSERT_TRUE(caller.client().cancel("cancelled").has_value());
   ASSERT_TRUE(caller.listen_until_over({"cancelled", "due"}));
-  EXPECT_EQ(caller.answers["cancelled"].finished.at(0).samples.at(0).reason, FinishReason::kCancelled);
+  EXPECT_EQ(caller.answers["cancelled"].finished.at(0).samples.at(0).reason,
+            FinishReason::kCancelled);
   EXPECT_EQ(caller.answers["cancelled"].finished.at(0).error.code, ErrorCode::kCancelled);
   EXPECT_EQ(caller.answers["due"].finished.at(0).error.code, ErrorCode::kDeadlineExceeded);
   ASSERT_TRUE(caller.client().cancel("never").has_value());
@@ -208,16 +216,19 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
     kept.detach = true;
     first.submit(kept);
     first.submit(Caller::ask("dropped", "hello", 200));
-    ASSERT_TRUE(first.listen([&] { return first.answers["kept"].accepted && first.answers["dropped"].accepted; }));
+    ASSERT_TRUE(first.listen(
+        [&] { return first.answers["kept"].accepted && first.answers["dropped"].accepted; }));
   }
   Caller second(cluster.endpoint());
-  ASSERT_TRUE(second.listen([&] { return second.status().active_requests == 1; }));  // the other one was cancelled
+  ASSERT_TRUE(second.listen(
+      [&] { return second.status().active_requests == 1; }));  // the other one was cancelled
   auto fast = cluster.leader();
   ASSERT_TRUE(second.client().resume({"kept", {}}).has_value());
   ASSERT_TRUE(second.client().resume({"dropped", {}}).has_value());
   ASSERT_TRUE(second.listen_until_over({"kept", "dropped"}));
   EXPECT_EQ(second.answers["kept"].text.at(0), answer_text(200));
-  EXPECT_EQ(second.answers["dropped"].finished.at(0).samples.at(0).reason, FinishReason::kCancelled);
+  EXPECT_EQ(second.answers["dropped"].finished.at(0).samples.at(0).reason,
+            FinishReason::kCancelled);
   // And once more, by a third, from the middle.
   Caller third(cluster.endpoint());
   ASSERT_TRUE(third.client().resume({"kept", {}}).has_value());
@@ -243,7 +254,8 @@ TEST(CoordinatorLoop, StopEndsEveryRequestAndTellsTheReplicasToLeave) {
 }
 
 TEST(CoordinatorLoop, ItsRecordReplays) {
-  const std::string path = std::filesystem::temp_directory_path() / ("tailor_record_" + std::to_string(getpid()));
+  const std::string path =
+      std::filesystem::temp_directory_path() / ("tailor_record_" + std::to_string(getpid()));
   {
     CoordinatorOptions options;
     options.record_path = path;

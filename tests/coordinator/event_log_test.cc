@@ -13,7 +13,9 @@ namespace {
 
 class EventLog : public testing::Test {
  protected:
-  EventLog() : path_(std::filesystem::temp_directory_path() / ("tailor_event_log_" + std::to_string(getpid()))) {}
+  EventLog()
+      : path_(std::filesystem::temp_directory_path() /
+              ("tailor_event_log_" + std::to_string(getpid()))) {}
   ~EventLog() override { std::filesystem::remove(path_); }
 
   /// Runs a random world, records it, and returns every command it led to.
@@ -30,7 +32,8 @@ class EventLog : public testing::Test {
     std::vector<std::string> lines;
     events_.clear();
     RandomWorld world(options);
-    world.on_handled = [&](Time now, const CoreEvent& event, const std::vector<CoreCommand>& commands) {
+    world.on_handled = [&](Time now, const CoreEvent& event,
+                           const std::vector<CoreCommand>& commands) {
       EXPECT_TRUE(writer->append(now, event).has_value());
       events_.push_back(describe(event));
       for (const auto& command : commands) lines.push_back(describe(command));
@@ -40,12 +43,14 @@ class EventLog : public testing::Test {
     return lines;
   }
 
-  std::vector<std::string> replay(ReplaySummary& summary, std::vector<std::string>* events = nullptr) {
+  std::vector<std::string> replay(ReplaySummary& summary,
+                                  std::vector<std::string>* events = nullptr) {
     std::vector<std::string> lines;
-    auto result = replay_log(path_, [&](Duration, const CoreEvent& event, const std::vector<CoreCommand>& commands) {
-      if (events) events->push_back(describe(event));
-      for (const auto& command : commands) lines.push_back(describe(command));
-    });
+    auto result = replay_log(
+        path_, [&](Duration, const CoreEvent& event, const std::vector<CoreCommand>& commands) {
+          if (events) events->push_back(describe(event));
+          for (const auto& command : commands) lines.push_back(describe(command));
+        });
     EXPECT_TRUE(result.has_value());
     if (result) summary = *result;
     return lines;
@@ -91,7 +96,8 @@ TEST_F(EventLog, ATruncatedTailIsToleratedAndNamed) {
     replay(summary);
     EXPECT_GT(summary.events, 300u);
     EXPECT_LT(summary.events, events_.size());
-    EXPECT_NE(summary.damage.find("read up to record " + std::to_string(summary.events)), std::string::npos);
+    EXPECT_NE(summary.damage.find("read up to record " + std::to_string(summary.events)),
+              std::string::npos);
   }
 }
 

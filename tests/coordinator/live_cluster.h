@@ -1,5 +1,6 @@
-// A live coordinator in this process over real sockets, with scripted leaders: threads that speak WorkerIo and
-// produce a deterministic answer (letter i of the alphabet as token i), one token per sequence and step.
+// A live coordinator in this process over real sockets, with scripted leaders: threads that speak
+// WorkerIo and produce a deterministic answer (letter i of the alphabet as token i), one token per
+// sequence and step.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -19,12 +20,13 @@
 
 namespace tailor::coordinator {
 
-/// Every byte is a token: byte b has id b. The written forms are GPT-2's (printable bytes as they are, the others
-/// from U+0100 on).
+/// Every byte is a token: byte b has id b. The written forms are GPT-2's (printable bytes as they
+/// are, the others from U+0100 on).
 inline text::VocabularySpec byte_vocabulary() {
   const auto utf8 = [](uint32_t c) {
     return c < 0x80 ? std::string(1, static_cast<char>(c))
-                    : std::string{static_cast<char>(0xC0 | (c >> 6)), static_cast<char>(0x80 | (c & 0x3F))};
+                    : std::string{static_cast<char>(0xC0 | (c >> 6)),
+                                  static_cast<char>(0x80 | (c & 0x3F))};
   };
   text::VocabularySpec spec;
   spec.model = "gpt2";
@@ -63,8 +65,8 @@ class ScriptedLeader {
     uint32_t slots = 4;
     std::string fingerprint = "model-1";
     uint32_t max_context = 4096;
-    uint64_t die_after_tokens = UINT64_MAX;   ///< then it leaves without a word
-    uint64_t pause_after_tokens = UINT64_MAX; ///< then it produces nothing more, but lives
+    uint64_t die_after_tokens = UINT64_MAX;    ///< then it leaves without a word
+    uint64_t pause_after_tokens = UINT64_MAX;  ///< then it produces nothing more, but lives
   };
 
   explicit ScriptedLeader(const Options& options) : options_(options) {
@@ -108,13 +110,17 @@ class ScriptedLeader {
     hello.info.pid = static_cast<int32_t>(reinterpret_cast<uintptr_t>(this) >> 4 & 0x7FFFFFFF);
     io_->report(hello);
     while (!leave_ && !shut_down_) {
-      const bool idle = runs_.empty() || tokens_ >= options_.pause_after_tokens || io_->backlog() > 64;
-      for (auto& input : idle ? io_->inbox().drain_wait(runs_.empty() ? milliseconds(20) : milliseconds(1)) : io_->inbox().drain())
+      const bool idle =
+          runs_.empty() || tokens_ >= options_.pause_after_tokens || io_->backlog() > 64;
+      for (auto& input :
+           idle ? io_->inbox().drain_wait(runs_.empty() ? milliseconds(20) : milliseconds(1))
+                : io_->inbox().drain())
         if (auto* command = std::get_if<comm::FromCoordinator>(&input)) take(*command);
       if (tokens_ >= options_.die_after_tokens) break;
       if (!runs_.empty() && tokens_ < options_.pause_after_tokens && io_->backlog() <= 64) step();
     }
-    if (tokens_ >= options_.die_after_tokens) io_.reset();  // its words so far are flushed, then silence
+    if (tokens_ >= options_.die_after_tokens)
+      io_.reset();  // its words so far are flushed, then silence
     gone_ = true;
   }
 
@@ -124,7 +130,8 @@ class ScriptedLeader {
       runs_.clear();
     } else if (auto* d = std::get_if<Dispatch>(&input.command)) {
       Run run{std::move(*d), {}, {}};
-      for (const auto& generated : run.dispatch.generated) run.next.push_back(static_cast<uint32_t>(generated.size()));
+      for (const auto& generated : run.dispatch.generated)
+        run.next.push_back(static_cast<uint32_t>(generated.size()));
       run.done.assign(run.next.size(), false);
       runs_[run.dispatch.request.id] = std::move(run);
     } else if (auto* c = std::get_if<CancelRequest>(&input.command)) {
@@ -265,7 +272,12 @@ class Caller {
     return true;
   }
   bool listen_until_over(const std::vector<std::string>& ids, Duration limit = seconds(20)) {
-    return listen([&] { return std::all_of(ids.begin(), ids.end(), [&](const auto& id) { return answers[id].over(); }); }, limit);
+    return listen(
+        [&] {
+          return std::all_of(ids.begin(), ids.end(),
+                             [&](const auto& id) { return answers[id].over(); });
+        },
+        limit);
   }
   api::StatusReport status() {
     auto report = client_->status(seconds(10));
@@ -295,7 +307,8 @@ class Caller {
       }
       EXPECT_EQ(c->first_index, answer.tokens[c->sample].size()) << c->request_id;
       EXPECT_EQ(c->text_offset, answer.text[c->sample].size()) << c->request_id;
-      answer.tokens[c->sample].insert(answer.tokens[c->sample].end(), c->token_ids.begin(), c->token_ids.end());
+      answer.tokens[c->sample].insert(answer.tokens[c->sample].end(), c->token_ids.begin(),
+                                      c->token_ids.end());
       answer.text[c->sample] += c->text;
     } else if (auto* f = std::get_if<api::Finished>(&event)) {
       answers[f->request_id].finished.push_back(*f);

@@ -13,13 +13,16 @@ namespace {
 PromptText text_with_template() {
   PromptText text = byte_text();
   auto compiled = text::ChatTemplate::compile(
-      "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}", "", "");
+      "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt "
+      "%}>{% endif %}",
+      "", "");
   EXPECT_TRUE(compiled.has_value());
   if (compiled) text.chat_template = *compiled;
   return text;
 }
 std::vector<TokenId> bytes(const std::string& written) {
-  return {reinterpret_cast<const uint8_t*>(written.data()), reinterpret_cast<const uint8_t*>(written.data()) + written.size()};
+  return {reinterpret_cast<const uint8_t*>(written.data()),
+          reinterpret_cast<const uint8_t*>(written.data()) + written.size()};
 }
 
 TEST(PromptText, TakesTextMessagesOrTokens) {
@@ -71,7 +74,8 @@ TEST(PromptText, NamesWhatIsWrong) {
 TEST(TokenizerPool, GivesBackEveryJobOnceFromManyThreads) {
   TokenizerPool pool(byte_text(), 100, 3, 1000);
   for (int i = 0; i < 200; ++i) {
-    TokenizeJob job{ClientId{1}, Caller::ask(std::to_string(i), std::string(1 + i % 120, 'x'), 8), Time{}};
+    TokenizeJob job{ClientId{1}, Caller::ask(std::to_string(i), std::string(1 + i % 120, 'x'), 8),
+                    Time{}};
     ASSERT_TRUE(pool.submit(std::move(job)));
   }
   std::vector<int> seen(200);
@@ -89,7 +93,8 @@ TEST(TokenizerPool, GivesBackEveryJobOnceFromManyThreads) {
 
 TEST(TokenizerPool, RefusesAboveItsBoundAndLeavesTheJob) {
   TokenizerPool pool(byte_text(), 100, 0, 2);  // no thread: nothing is taken out
-  for (int i = 0; i < 2; ++i) ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("r", "x", 8), Time{}}));
+  for (int i = 0; i < 2; ++i)
+    ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("r", "x", 8), Time{}}));
   TokenizeJob job{ClientId{1}, Caller::ask("kept", "x", 8), Time{}};
   EXPECT_FALSE(pool.submit(std::move(job)));
   EXPECT_EQ(job.submit.request_id, "kept");

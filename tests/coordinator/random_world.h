@@ -1,6 +1,7 @@
-// A random world around a SchedulerCore, and a naive model that checks every command: clients that come, cancel and
-// set deadlines; replicas that join, report (sometimes late, twice, or of an old attempt), drain and are lost.
-// Every sample has a target length, so "no token lost or doubled" is a sum at the end.
+// A random world around a SchedulerCore, and a naive model that checks every command: clients that
+// come, cancel and set deadlines; replicas that join, report (sometimes late, twice, or of an old
+// attempt), drain and are lost. Every sample has a target length, so "no token lost or doubled" is
+// a sum at the end.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -28,7 +29,10 @@ class RandomWorld {
   };
 
   explicit RandomWorld(const Options& options)
-      : options_(options), random_(options.seed), core_(options.core), replicas_(options.replicas) {}
+      : options_(options),
+        random_(options.seed),
+        core_(options.core),
+        replicas_(options.replicas) {}
 
   /// Called with every event before the core handles it and with the commands after.
   std::function<void(Time, const CoreEvent&, const std::vector<CoreCommand>&)> on_handled;
@@ -72,7 +76,8 @@ class RandomWorld {
     if (choice < 30) return abandon();
     if (choice < 36) return join(static_cast<uint32_t>(below(replicas_.size())));
     if (choice < 38) return lose(static_cast<uint32_t>(below(replicas_.size())));
-    if (choice < 39) return handle(DrainReplica{ReplicaId{static_cast<uint32_t>(below(replicas_.size()))}});
+    if (choice < 39)
+      return handle(DrainReplica{ReplicaId{static_cast<uint32_t>(below(replicas_.size()))}});
     if (choice < 40) return drained(static_cast<uint32_t>(below(replicas_.size())));
     if (choice < 43) return handle(Tick{});
     report(static_cast<uint32_t>(below(replicas_.size())));
@@ -89,7 +94,8 @@ class RandomWorld {
     if (chance(15)) a.deadline = Duration(below(400'000'000));
     ModelRequest r;
     r.arrived = a;
-    for (uint32_t s = 0; s < a.samples; ++s) r.target.push_back(1 + static_cast<uint32_t>(below(20)));
+    for (uint32_t s = 0; s < a.samples; ++s)
+      r.target.push_back(1 + static_cast<uint32_t>(below(20)));
     r.emitted.assign(a.samples, 0);
     r.sample_ended.assign(a.samples, false);
     arriving_ = r;
@@ -104,7 +110,8 @@ class RandomWorld {
   }
 
   void join(uint32_t r) {
-    if (!replicas_[r].joined || chance(5)) handle(ReplicaJoined{ReplicaId{r}, 1 + static_cast<uint32_t>(below(6)), 100});
+    if (!replicas_[r].joined || chance(5))
+      handle(ReplicaJoined{ReplicaId{r}, 1 + static_cast<uint32_t>(below(6)), 100});
   }
   void lose(uint32_t r) {
     Epoch epoch = replicas_[r].epoch;
@@ -124,7 +131,8 @@ class RandomWorld {
       for (uint32_t s = 0; s < run.next.size(); ++s) {
         if (run.done[s] || (!orderly && chance(30))) continue;
         ProgressEntry entry{{RequestId{id}, s}, run.attempt, run.next[s], 0, FinishReason::kNone};
-        entry.num_tokens = std::min<uint32_t>(static_cast<uint32_t>(below(4)), request.target[s] - run.next[s]);
+        entry.num_tokens =
+            std::min<uint32_t>(static_cast<uint32_t>(below(4)), request.target[s] - run.next[s]);
         if (orderly) entry.num_tokens = request.target[s] - run.next[s];
         if (!orderly && chance(5) && entry.first_index > 0) {  // says the last token again
           --entry.first_index;
@@ -139,16 +147,19 @@ class RandomWorld {
         if (!orderly && chance(3)) entries_.push_back(entry);  // the same entry twice
       }
     }
-    if (!orderly && chance(10) && last_id_ > 0)  // of an attempt that never was, or of a request long gone
-      entries_.push_back({{RequestId{1 + below(last_id_)}, 0}, Attempt{77}, 0, 3, FinishReason::kStop});
+    if (!orderly && chance(10) &&
+        last_id_ > 0)  // of an attempt that never was, or of a request long gone
+      entries_.push_back(
+          {{RequestId{1 + below(last_id_)}, 0}, Attempt{77}, 0, 3, FinishReason::kStop});
     Epoch epoch = replica.epoch;
     if (!orderly && chance(3)) {
-      ++epoch.value;  // nothing of it may count; the runs above are then behind, so lose the replica for real
+      ++epoch.value;  // nothing of it may count; the runs above are then behind, so lose the
+                      // replica for real
       handle(Reported{ReplicaId{r}, epoch, 0, 50, entries_});
       return lose_for_sure(r);
     }
-    handle(Reported{ReplicaId{r}, epoch, static_cast<uint32_t>(replica.runs.size()), static_cast<uint32_t>(below(101)),
-                    entries_});
+    handle(Reported{ReplicaId{r}, epoch, static_cast<uint32_t>(replica.runs.size()),
+                    static_cast<uint32_t>(below(101)), entries_});
   }
   void lose_for_sure(uint32_t r) { handle(ReplicaLost{ReplicaId{r}, replicas_[r].epoch}); }
 
@@ -175,12 +186,14 @@ class RandomWorld {
     for (const auto& [id, request] : requests_) live += !request.ended;
     ASSERT_EQ(core_.live(), live);
     for (const auto& command : commands_)
-      if (const auto* reject = std::get_if<RejectCommand>(&command); reject && reject->error.code == ErrorCode::kQueueFull) {
+      if (const auto* reject = std::get_if<RejectCommand>(&command);
+          reject && reject->error.code == ErrorCode::kQueueFull) {
         ASSERT_TRUE(was_full);
       }
     for (const auto& [id, request] : requests_)
       if (!request.ended && request.arrived.deadline != Duration::max()) {
-        ASSERT_GT(request.arrived.arrival + request.arrived.deadline, now_) << "deadline passed unnoticed";
+        ASSERT_GT(request.arrived.arrival + request.arrived.deadline, now_)
+            << "deadline passed unnoticed";
       }
   }
 
@@ -203,9 +216,11 @@ class RandomWorld {
       replicas_[e->replica.value].joined = true;
       replicas_[e->replica.value].slots = e->slots;
     } else if (const auto* l = std::get_if<ReplicaLost>(&event)) {
-      if (replicas_[l->replica.value].joined && replicas_[l->replica.value].epoch == l->epoch) forget(l->replica.value);
+      if (replicas_[l->replica.value].joined && replicas_[l->replica.value].epoch == l->epoch)
+        forget(l->replica.value);
     } else if (const auto* d = std::get_if<ReplicaDrained>(&event)) {
-      if (replicas_[d->replica.value].joined && replicas_[d->replica.value].epoch == d->epoch) forget(d->replica.value);
+      if (replicas_[d->replica.value].joined && replicas_[d->replica.value].epoch == d->epoch)
+        forget(d->replica.value);
     }
     const auto* report = std::get_if<Reported>(&event);
     for (const auto& command : commands_) {
@@ -235,15 +250,17 @@ class RandomWorld {
     ASSERT_EQ(c.epoch, replica.epoch);
     ASSERT_EQ(c.attempt.value, request.attempt.value + 1);
     ASSERT_LE(request.arrived.samples, replica.slots);
-    // Strict classes, first come first served inside: nobody that some present replica could hold comes before it.
+    // Strict classes, first come first served inside: nobody that some present replica could hold
+    // comes before it.
     const auto order = [](const ModelRequest& r) {
       return std::tuple(r.arrived.priority, r.arrived.arrival, r.arrived.id);
     };
     for (const auto& [id, other] : requests_) {
       if (other.ended || other.bound || id == c.id.value) continue;
-      const bool holdable = std::any_of(replicas_.begin(), replicas_.end(), [&](const ModelReplica& r) {
-        return r.joined && !r.draining && other.arrived.samples <= r.slots;
-      });
+      const bool holdable =
+          std::any_of(replicas_.begin(), replicas_.end(), [&](const ModelReplica& r) {
+            return r.joined && !r.draining && other.arrived.samples <= r.slots;
+          });
       if (holdable) {
         ASSERT_LT(order(request), order(other)) << "overtaken";
       }
@@ -251,7 +268,8 @@ class RandomWorld {
     request.attempt = c.attempt;
     request.bound = true;
     request.replica = c.replica.value;
-    replica.runs[c.id.value] = Run{c.attempt, request.emitted, std::vector<bool>(request.target.size(), false)};
+    replica.runs[c.id.value] =
+        Run{c.attempt, request.emitted, std::vector<bool>(request.target.size(), false)};
   }
   void apply(const CancelCommand& c, const Reported*) {
     auto& replica = replicas_[c.replica.value];

@@ -54,8 +54,11 @@ TEST(ReplicaLinks, ObjectsToWhatDoesNotFit) {
   EXPECT_FALSE(links.objection(hello(0, info())).has_value());
   links.joined(ReplicaId{0}, Epoch{1}, comm::LinkId{5}, info(), kStart);
   EXPECT_FALSE(links.objection(hello(1, info())).has_value());
-  EXPECT_NE(links.objection(hello(1, info(1, "other")))->find("'other', but that of the cluster is 'm'"), std::string::npos);
-  EXPECT_FALSE(links.objection(hello(0, info(1, "other"))).has_value());  // alone, its successor may be another model
+  EXPECT_NE(
+      links.objection(hello(1, info(1, "other")))->find("'other', but that of the cluster is 'm'"),
+      std::string::npos);
+  EXPECT_FALSE(links.objection(hello(0, info(1, "other")))
+                   .has_value());  // alone, its successor may be another model
   auto odd = info();
   odd.arithmetic_version = "b";
   EXPECT_NE(links.objection(hello(1, odd))->find("arithmetic"), std::string::npos);

@@ -1,4 +1,5 @@
-// Frugal: this binary counts every allocation. Once the tables have grown, requests come, run and end without one.
+// Frugal: this binary counts every allocation. Once the tables have grown, requests come, run and
+// end without one.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -26,8 +27,8 @@ void operator delete[](void* p, size_t) noexcept { std::free(p); }
 namespace tailor::coordinator {
 namespace {
 
-/// Keeps 64 requests in a cluster of 2 replicas with 16 slots: every step reports one token of each running
-/// sequence; every eighth token ends a request and another one arrives.
+/// Keeps 64 requests in a cluster of 2 replicas with 16 slots: every step reports one token of each
+/// running sequence; every eighth token ends a request and another one arrives.
 class SteadyLoad {
  public:
   SteadyLoad() : core_(options()) {
@@ -47,7 +48,11 @@ class SteadyLoad {
         auto& run = running_[r][i];
         const bool last = run.tokens + 1 == 8;
         ends += last;
-        progress_.push_back({{run.id, 0}, run.attempt, run.tokens++, 1, last ? FinishReason::kStop : FinishReason::kNone});
+        progress_.push_back({{run.id, 0},
+                             run.attempt,
+                             run.tokens++,
+                             1,
+                             last ? FinishReason::kStop : FinishReason::kNone});
       }
       std::erase_if(running_[r], [](const Run& run) { return run.tokens == 8; });
       tell(Reported{ReplicaId{r}, Epoch{1}, 16, 500, progress_});
@@ -71,13 +76,15 @@ class SteadyLoad {
     return o;
   }
   void arrive() {
-    tell(Arrived{RequestId{++last_}, static_cast<PriorityClass>(last_ % 3), 1, 10, 64, now_, seconds(100)});
+    tell(Arrived{RequestId{++last_}, static_cast<PriorityClass>(last_ % 3), 1, 10, 64, now_,
+                 seconds(100)});
   }
   void tell(const CoreEvent& event) {
     commands_.clear();
     core_.handle(now_, event, commands_);
     for (const auto& command : commands_)
-      if (const auto* d = std::get_if<DispatchCommand>(&command)) running_[d->replica.value].push_back({d->id, d->attempt, 0});
+      if (const auto* d = std::get_if<DispatchCommand>(&command))
+        running_[d->replica.value].push_back({d->id, d->attempt, 0});
   }
 
   SchedulerCore core_;

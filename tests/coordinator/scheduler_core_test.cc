@@ -21,15 +21,16 @@ class Core {
     for (const auto& command : commands) lines.push_back(describe(command));
     return lines;
   }
-  std::vector<std::string> arrive(uint64_t id, uint32_t samples = 1, PriorityClass priority = PriorityClass::kStandard,
+  std::vector<std::string> arrive(uint64_t id, uint32_t samples = 1,
+                                  PriorityClass priority = PriorityClass::kStandard,
                                   Duration deadline = Duration::max()) {
     return tell(Arrived{RequestId{id}, priority, samples, 8, 64, now, deadline});
   }
   std::vector<std::string> join(uint32_t replica, uint32_t slots) {
     return tell(ReplicaJoined{ReplicaId{replica}, slots, 100});
   }
-  std::vector<std::string> report(uint32_t replica, uint32_t epoch, std::vector<ProgressEntry> progress,
-                                  uint32_t free_blocks = 100) {
+  std::vector<std::string> report(uint32_t replica, uint32_t epoch,
+                                  std::vector<ProgressEntry> progress, uint32_t free_blocks = 100) {
     return tell(Reported{ReplicaId{replica}, Epoch{epoch}, 1, free_blocks, progress});
   }
 
@@ -38,17 +39,24 @@ class Core {
   std::vector<CoreCommand> commands;
 };
 
-ProgressEntry entry(uint64_t id, uint32_t attempt, uint32_t first, uint32_t count, bool ends = false, uint32_t sample = 0) {
-  return {{RequestId{id}, sample}, Attempt{attempt}, first, count, ends ? FinishReason::kStop : FinishReason::kNone};
+ProgressEntry entry(uint64_t id, uint32_t attempt, uint32_t first, uint32_t count,
+                    bool ends = false, uint32_t sample = 0) {
+  return {{RequestId{id}, sample},
+          Attempt{attempt},
+          first,
+          count,
+          ends ? FinishReason::kStop : FinishReason::kNone};
 }
 using Lines = std::vector<std::string>;
 
 TEST(SchedulerCore, AcceptsDispatchesEmitsAndFinishes) {
   Core c;
   EXPECT_EQ(c.arrive(1), Lines({"accept request=1"}));
-  EXPECT_EQ(c.join(0, 2), Lines({"welcome replica=0 epoch=1", "dispatch replica=0 epoch=1 request=1 attempt=1"}));
+  EXPECT_EQ(c.join(0, 2),
+            Lines({"welcome replica=0 epoch=1", "dispatch replica=0 epoch=1 request=1 attempt=1"}));
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 3)}), Lines({"emit index=0 skip=0"}));
-  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 3, 1, true)}), Lines({"emit index=0 skip=0", "finish request=1 reason=none"}));
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 3, 1, true)}),
+            Lines({"emit index=0 skip=0", "finish request=1 reason=none"}));
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 4, 1)}), Lines());
   EXPECT_EQ(c.core.counters().stale_entries, 1u);
 }
@@ -60,7 +68,8 @@ TEST(SchedulerCore, KeepsEachReplicaTwoRequestsAheadAndTheRestUnbound) {
   EXPECT_EQ(c.core.waiting(), 2u);
   EXPECT_EQ(c.core.replica(ReplicaId{0}).slots_in_use, 2u);
   EXPECT_EQ(c.core.replica(ReplicaId{0}).ahead, 2u);
-  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(), "dispatch replica=0 epoch=1 request=5 attempt=1");
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(),
+            "dispatch replica=0 epoch=1 request=5 attempt=1");
 }
 
 TEST(SchedulerCore, BindsLateToTheReplicaWithMostFreeSlotsThenLeastKvThenInTurn) {
@@ -87,12 +96,14 @@ TEST(SchedulerCore, ClassesAreStrictAndArrivalOrdersInside) {
   c.arrive(1, 1, PriorityClass::kBatch);
   c.arrive(2, 1, PriorityClass::kStandard);
   c.arrive(3, 1, PriorityClass::kInteractive);
-  c.tell(Arrived{RequestId{4}, PriorityClass::kStandard, 1, 8, 64, c.now - seconds(1), Duration::max()});
+  c.tell(Arrived{RequestId{4}, PriorityClass::kStandard, 1, 8, 64, c.now - seconds(1),
+                 Duration::max()});
   const auto lines = c.join(0, 4);
-  EXPECT_EQ(lines, Lines({"welcome replica=0 epoch=1", "dispatch replica=0 epoch=1 request=3 attempt=1",
-                          "dispatch replica=0 epoch=1 request=4 attempt=1",
-                          "dispatch replica=0 epoch=1 request=2 attempt=1",
-                          "dispatch replica=0 epoch=1 request=1 attempt=1"}));
+  EXPECT_EQ(lines,
+            Lines({"welcome replica=0 epoch=1", "dispatch replica=0 epoch=1 request=3 attempt=1",
+                   "dispatch replica=0 epoch=1 request=4 attempt=1",
+                   "dispatch replica=0 epoch=1 request=2 attempt=1",
+                   "dispatch replica=0 epoch=1 request=1 attempt=1"}));
 }
 
 TEST(SchedulerCore, FullQueueAnswersAtOnceWithTheTimeToComeBack) {
@@ -122,9 +133,10 @@ TEST(SchedulerCore, DeadlineEndsWaitingAndRunningRequests) {
   c.now += milliseconds(49);
   EXPECT_EQ(c.tell(Tick{}), Lines());
   c.now += milliseconds(1);
-  EXPECT_EQ(c.tell(Tick{}),
-            Lines({"cancel replica=0 epoch=1 request=1 attempt=1",
-                   "finish request=1 reason=failed DeadlineExceeded: the deadline passed after 50 ms"}));
+  EXPECT_EQ(
+      c.tell(Tick{}),
+      Lines({"cancel replica=0 epoch=1 request=1 attempt=1",
+             "finish request=1 reason=failed DeadlineExceeded: the deadline passed after 50 ms"}));
   EXPECT_EQ(c.core.next_deadline(), Time::max());
   // One that has already passed on arrival is accepted and ends in the same breath.
   EXPECT_EQ(c.arrive(2, 1, PriorityClass::kStandard, Duration{0}).back(),
@@ -134,12 +146,14 @@ TEST(SchedulerCore, DeadlineEndsWaitingAndRunningRequests) {
 TEST(SchedulerCore, CancelEndsWaitingAndRunningRequestsOnce) {
   Core c;
   c.arrive(1);
-  EXPECT_EQ(c.tell(Abandoned{RequestId{1}}), Lines({"finish request=1 reason=cancelled Cancelled: "}));
+  EXPECT_EQ(c.tell(Abandoned{RequestId{1}}),
+            Lines({"finish request=1 reason=cancelled Cancelled: "}));
   EXPECT_EQ(c.tell(Abandoned{RequestId{1}}), Lines());
   c.join(0, 1);
   c.arrive(2);
-  EXPECT_EQ(c.tell(Abandoned{RequestId{2}}), Lines({"cancel replica=0 epoch=1 request=2 attempt=1",
-                                                    "finish request=2 reason=cancelled Cancelled: "}));
+  EXPECT_EQ(c.tell(Abandoned{RequestId{2}}),
+            Lines({"cancel replica=0 epoch=1 request=2 attempt=1",
+                   "finish request=2 reason=cancelled Cancelled: "}));
   EXPECT_EQ(c.core.replica(ReplicaId{0}).slots_in_use, 0u);
 }
 
@@ -153,7 +167,8 @@ TEST(SchedulerCore, LostReplicaHandsItsRequestsBackInFrontAndTheyContinue) {
   c.arrive(2);
   c.report(0, 1, {entry(1, 1, 0, 5)});
   EXPECT_EQ(c.tell(ReplicaLost{ReplicaId{0}, Epoch{1}}), Lines());
-  EXPECT_EQ(c.join(0, 1), Lines({"welcome replica=0 epoch=2", "dispatch replica=0 epoch=2 request=1 attempt=2"}));
+  EXPECT_EQ(c.join(0, 1),
+            Lines({"welcome replica=0 epoch=2", "dispatch replica=0 epoch=2 request=1 attempt=2"}));
   // Late words of the first attempt and epoch do not count.
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 5, 2)}), Lines());
   EXPECT_EQ(c.report(0, 2, {entry(1, 1, 5, 2)}), Lines());
@@ -164,7 +179,8 @@ TEST(SchedulerCore, HelloOfALivingReplicaLosesItsOldEpoch) {
   Core c;
   c.join(0, 1);
   c.arrive(1);
-  EXPECT_EQ(c.join(0, 1), Lines({"welcome replica=0 epoch=2", "dispatch replica=0 epoch=2 request=1 attempt=2"}));
+  EXPECT_EQ(c.join(0, 1),
+            Lines({"welcome replica=0 epoch=2", "dispatch replica=0 epoch=2 request=1 attempt=2"}));
 }
 
 TEST(SchedulerCore, EpochsBeginAboveTheBaseOfThisCoordinator) {
@@ -182,9 +198,9 @@ TEST(SchedulerCore, ARequestThatOutlivesTooManyReplicasFails) {
   c.join(0, 1);
   c.arrive(1);
   c.join(0, 1);
-  EXPECT_EQ(c.join(0, 1),
-            Lines({"finish request=1 reason=failed ReplicaLost: 2 replicas were lost while they ran this request",
-                   "welcome replica=0 epoch=3"}));
+  EXPECT_EQ(c.join(0, 1), Lines({"finish request=1 reason=failed ReplicaLost: 2 replicas were lost "
+                                 "while they ran this request",
+                                 "welcome replica=0 epoch=3"}));
 }
 
 TEST(SchedulerCore, RepeatedTokensAreSkippedAndAGapFailsTheRequest) {
@@ -210,7 +226,8 @@ TEST(SchedulerCore, SamplesAreOneUnitOfNSlots) {
   EXPECT_EQ(c.arrive(3, 1), Lines({"accept request=3"}));  // would fit, but may not overtake
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true, 2)}),
             Lines({"emit index=0 skip=0", "dispatch replica=0 epoch=1 request=2 attempt=1"}));
-  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true, 0)}).back(), "dispatch replica=0 epoch=1 request=3 attempt=1");
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true, 0)}).back(),
+            "dispatch replica=0 epoch=1 request=3 attempt=1");
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true, 1)}).back(), "finish request=1 reason=none");
   c.arrive(9, 5);
   EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).error.code, ErrorCode::kLimitExceeded);
@@ -223,7 +240,8 @@ TEST(SchedulerCore, SampleThatEndedBeforeTheLossIsNotRunToItsEndAgain) {
   c.report(0, 1, {entry(1, 1, 0, 2, true, 0), entry(1, 1, 0, 1, false, 1)});
   EXPECT_EQ(c.join(0, 2).back(), "dispatch replica=0 epoch=2 request=1 attempt=2");
   EXPECT_EQ(c.report(0, 2, {entry(1, 2, 2, 1, false, 0), entry(1, 2, 1, 1, true, 1)}),
-            Lines({"emit index=1 skip=0", "cancel replica=0 epoch=2 request=1 attempt=2", "finish request=1 reason=none"}));
+            Lines({"emit index=1 skip=0", "cancel replica=0 epoch=2 request=1 attempt=2",
+                   "finish request=1 reason=none"}));
 }
 
 TEST(SchedulerCore, RequestTooWideForThePresentReplicasStepsAside) {
@@ -239,7 +257,8 @@ TEST(SchedulerCore, RequestTooWideForThePresentReplicasStepsAside) {
   d.arrive(1, 4);
   d.join(0, 2);
   EXPECT_EQ(d.join(1, 3).back(),
-            "finish request=1 reason=failed LimitExceeded: n is 4, but the largest replica runs 3 sequences at once");
+            "finish request=1 reason=failed LimitExceeded: n is 4, but the largest replica runs 3 "
+            "sequences at once");
 }
 
 TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
@@ -252,8 +271,9 @@ TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
   EXPECT_EQ(c.arrive(3), Lines({"accept request=3"}));
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(), "finish request=1 reason=none");
   c.tell(ReplicaDrained{ReplicaId{0}, Epoch{1}});
-  EXPECT_EQ(c.join(1, 4), Lines({"welcome replica=1 epoch=1", "dispatch replica=1 epoch=1 request=2 attempt=2",
-                                 "dispatch replica=1 epoch=1 request=3 attempt=1"}));
+  EXPECT_EQ(c.join(1, 4),
+            Lines({"welcome replica=1 epoch=1", "dispatch replica=1 epoch=1 request=2 attempt=2",
+                   "dispatch replica=1 epoch=1 request=3 attempt=1"}));
 }
 
 TEST(SchedulerCore, StopEndsEverythingAndRefusesWhatComes) {

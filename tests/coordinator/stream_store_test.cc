@@ -9,7 +9,8 @@ namespace {
 
 const Time kStart{seconds(100)};
 
-SequenceProgress progress(uint32_t sample, uint32_t first, std::vector<TokenId> ids, uint64_t offset, std::string text) {
+SequenceProgress progress(uint32_t sample, uint32_t first, std::vector<TokenId> ids,
+                          uint64_t offset, std::string text) {
   SequenceProgress p;
   p.sequence.sample = sample;
   p.first_index = first;
@@ -21,7 +22,8 @@ SequenceProgress progress(uint32_t sample, uint32_t first, std::vector<TokenId> 
 void open(StreamStore& store, uint64_t id, uint32_t samples = 1) {
   store.open(RequestId{id}, samples, api::Accepted{"r" + std::to_string(id), {1, 2}, 7, 64});
 }
-void close(StreamStore& store, uint64_t id, Time at, FinishReason reason = FinishReason::kNone, Error error = {ErrorCode::kOk, {}}) {
+void close(StreamStore& store, uint64_t id, Time at, FinishReason reason = FinishReason::kNone,
+           Error error = {ErrorCode::kOk, {}}) {
   store.close(RequestId{id}, reason, std::move(error), 2, {}, at);
 }
 
@@ -40,7 +42,8 @@ struct Listener {
       if (chunk->first_index > t.size() || chunk->text_offset > s.size()) gap = true;
       for (size_t i = 0; i < chunk->token_ids.size(); ++i)
         if (chunk->first_index + i == t.size()) t.push_back(chunk->token_ids[i]);
-      if (chunk->text_offset + chunk->text.size() > s.size()) s += chunk->text.substr(s.size() - chunk->text_offset);
+      if (chunk->text_offset + chunk->text.size() > s.size())
+        s += chunk->text.substr(s.size() - chunk->text_offset);
     }
   }
 };
@@ -126,7 +129,8 @@ TEST(StreamStore, EndedStreamsAreKeptWithinAgeCountAndBytes) {
   StreamStore small(options);
   for (uint64_t id = 1; id <= 5; ++id) {
     open(small, id);
-    ASSERT_TRUE(small.append(RequestId{id}, progress(0, 0, {1}, 0, std::string(2000, 'x')), 0).has_value());
+    ASSERT_TRUE(
+        small.append(RequestId{id}, progress(0, 0, {1}, 0, std::string(2000, 'x')), 0).has_value());
     close(small, id, kStart);
   }
   EXPECT_LE(small.bytes(), 5600u);
@@ -152,7 +156,9 @@ TEST(StreamStore, ResumeFromAnyTokenAndAnyMessageSizeGivesTheWholeAnswer) {
         ids.push_back(static_cast<TokenId>(random() % 1000));
         piece += pieces[random() % pieces.size()];
       }
-      ASSERT_TRUE(store.append(RequestId{1}, progress(s, tokens[s].size(), ids, text[s].size(), piece), 0).has_value());
+      ASSERT_TRUE(
+          store.append(RequestId{1}, progress(s, tokens[s].size(), ids, text[s].size(), piece), 0)
+              .has_value());
       tokens[s].insert(tokens[s].end(), ids.begin(), ids.end());
       text[s] += piece;
       std::vector<api::ServerEvent> events;

@@ -54,8 +54,10 @@ TEST(PriorityQueue, EqualsASortedSetUnderRandomOperations) {
       };
       if (inside.empty() || choice < 4) {
         // Few distinct keys and arrivals, so that ties happen all the time.
-        const Order order{static_cast<double>(random() % 5), static_cast<int64_t>(random() % 3), next_id++};
-        const auto handle = queue.push({std::get<0>(order), std::get<1>(order), std::get<2>(order)});
+        const Order order{static_cast<double>(random() % 5), static_cast<int64_t>(random() % 3),
+                          next_id++};
+        const auto handle =
+            queue.push({std::get<0>(order), std::get<1>(order), std::get<2>(order)});
         ASSERT_FALSE(inside.count(handle));
         inside[handle] = order;
         model.insert(order);
