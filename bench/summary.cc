@@ -80,7 +80,7 @@ std::string summary_table(const LoadResult& result) {
     append(out, "replica %-16u %10.1f tokens/s  (%llu requests, %llu tokens)\n", replica,
            share.tokens / result.wall_s, static_cast<unsigned long long>(share.requests),
            static_cast<unsigned long long>(share.tokens));
-  append(out, "%-24s %10.1f tokens/s  (%zu requests, %llu tokens in %.1f s)\n", "all", 
+  append(out, "%-24s %10.1f tokens/s  (%zu requests, %llu tokens in %.1f s)\n", "all",
          result.output_tokens() / result.wall_s, result.rows.size(),
          static_cast<unsigned long long>(result.output_tokens()), result.wall_s);
   size_t failed = 0;

@@ -10,7 +10,7 @@ import unittest
 
 import zmq
 
-from cluster import ROOT, Cluster
+from cluster import ROOT, Cluster, wait_until
 from tailor_client import Client, Finished, Rejected, RequestFailed, TokenChunk
 
 CLIENTS = 64
@@ -48,11 +48,11 @@ class Answer:
 class Storm(unittest.TestCase):
     def test_64_clients_of_mixed_lengths_and_bad_company(self):
         rng = random.Random(5)
-        work = [(prompt, rng.choice([1, 4, 9, 16, 30, 48])) for prompt in prompts(CLIENTS)]
-        with Cluster("--slots", 16, "--prefill-budget", 48, "--kv-memory", "40MiB", "--max-context", 2048,
+        work = [(prompt, rng.choice([1, 4, 9, 30, 60, 96])) for prompt in prompts(CLIENTS)]
+        with Cluster("--slots", 16, "--prefill-budget", 48, "--kv-memory", "46MiB", "--max-context", 1024,
                      replicas=2) as cluster:
             alone = []
-            for prompt, max_tokens in work[:16]:
+            for prompt, max_tokens in work[:12]:
                 events = []
                 ask(cluster.endpoint, prompt, max_tokens, events)
                 alone.append(Answer(events))
@@ -85,10 +85,11 @@ class Storm(unittest.TestCase):
                     if a != b:
                         self.assertLess(reference.gap(i), CLOSE, f"token {i} differs and it is no close call")
                         break
+            wait_until(lambda: cluster.status()["active_requests"] == 0, 60, "those of the vanished are cancelled")
             status = cluster.status()
-            self.assertEqual(status["active_requests"], 0)
+            self.assertGreater(status["counters"]["preemptions"], 0, "the storm was too mild to test anything")
             for replica in status["replicas"]:
-                self.assertEqual(replica["free_blocks"], replica["info"]["num_blocks"], "blocks leaked")
+                self.assertEqual(replica["free_blocks"], replica["num_blocks"], "blocks leaked")
 
 
 failures = []
