@@ -5,6 +5,7 @@
 // sentence where it cannot begin.
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -143,6 +144,11 @@ int complain(const Error& error) {
 
 int run(int argc, char** argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun gone = we are gone
+  rlimit files{};                    // every client is a connection
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
   Options o;
   CLI::App app(
       "The coordinator of a Tailor cluster; started by mpirun, see `tailor serve --print`.");
