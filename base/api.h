@@ -1,5 +1,6 @@
-// The public request API as plain values: what a client can say and what it is told. comm/ carries them as protobuf
-// over ZeroMQ (proto/api.proto mirrors this file field by field; docs/api.md explains it to users).
+// The public request API as plain values: what a client can say and what it is told. comm/ carries
+// them as protobuf over ZeroMQ (proto/api.proto mirrors this file field by field; docs/api.md
+// explains it to users).
 #pragma once
 
 #include <cstdint>
@@ -22,15 +23,18 @@ struct ChatMessage {
   std::string content;
 };
 
-// ---- client to coordinator ------------------------------------------------------------------------------------
+// ---- client to coordinator
+// ---------------------------------------------------------------------------------
 
 struct Submit {
-  std::string request_id;  ///< chosen by the client, 1..128 bytes, unique in the cluster (a UUID will do)
+  std::string
+      request_id;  ///< chosen by the client, 1..128 bytes, unique in the cluster (a UUID will do)
   /// Exactly one of these: text, chat messages (rendered by the model's chat template), token ids.
   std::variant<std::string, std::vector<ChatMessage>, std::vector<TokenId>> prompt;
-  bool add_special_tokens = true;  ///< for text: put the model's begin token in front where the model has one
+  bool add_special_tokens =
+      true;  ///< for text: put the model's begin token in front where the model has one
   SamplingParams sampling;
-  bool has_seed = false;           ///< without one the coordinator fixes a seed at acceptance
+  bool has_seed = false;  ///< without one the coordinator fixes a seed at acceptance
   PriorityClass priority = PriorityClass::kStandard;
   std::string tenant;
   std::optional<Duration> deadline;  ///< after arrival
@@ -41,12 +45,14 @@ struct Cancel {
   std::string request_id;
 };
 
-/// How many more messages the client will take. Also its lease: any message renews it; silent for 10 s = gone.
+/// How many more messages the client will take. Also its lease: any message renews it; silent for
+/// 10 s = gone.
 struct Credit {
   uint32_t messages = 0;
 };
 
-/// Sends a request's stream (again, or to another connection) from these token indices on, one per sample.
+/// Sends a request's stream (again, or to another connection) from these token indices on, one per
+/// sample.
 struct Resume {
   std::string request_id;
   std::vector<uint32_t> from_token;  ///< empty = from 0
@@ -56,7 +62,8 @@ struct StatusQuery {};
 
 using ClientMessage = std::variant<Submit, Cancel, Credit, Resume, StatusQuery>;
 
-// ---- coordinator to client ------------------------------------------------------------------------------------
+// ---- coordinator to client
+// ---------------------------------------------------------------------------------
 
 struct Accepted {
   std::string request_id;
@@ -84,7 +91,7 @@ struct SampleResult {
 /// All durations count from arrival at the coordinator, on its monotonic clock.
 struct Timings {
   Duration tokenized{};
-  Duration dispatched{};   ///< end of the queue wait
+  Duration dispatched{};  ///< end of the queue wait
   Duration first_token{};
   Duration finished{};
   uint32_t preemptions = 0;
@@ -119,10 +126,10 @@ struct ReplicaStatus {
   uint32_t free_blocks = 0;
   uint64_t steps = 0;
   uint64_t tokens = 0;
-  double busy_s = 0;        ///< sum of step times since Hello,
-  double forward_s = 0;     ///< of which the engine's forward pass,
-  double sample_s = 0;      ///< and of which the sampler: the rest is the host's share
-  double step_ms = 0;       ///< moving mean
+  double busy_s = 0;     ///< sum of step times since Hello,
+  double forward_s = 0;  ///< of which the engine's forward pass,
+  double sample_s = 0;   ///< and of which the sampler: the rest is the host's share
+  double step_ms = 0;    ///< moving mean
   double forward_ms = 0;
   double tokens_per_s = 0;  ///< moving mean while busy
 };

@@ -1,5 +1,6 @@
-// Counters: named numbers that Status shows from day one. Each is owned by the thread that owns the struct it sits
-// in, or is a relaxed atomic; a snapshot is a list of (name, value) in a fixed order.
+// Counters: named numbers that Status shows from day one. Each is owned by the thread that owns the
+// struct it sits in, or is a relaxed atomic; a snapshot is a list of (name, value) in a fixed
+// order.
 #pragma once
 
 #include <atomic>

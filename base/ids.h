@@ -20,7 +20,8 @@ using RequestId = Id<struct RequestTag>;
 using Attempt = Id<struct AttemptTag, uint32_t>;
 /// A full model copy; dense from 0.
 using ReplicaId = Id<struct ReplicaTag, uint32_t>;
-/// Grows each time a replica's leader says Hello: a restarted replica is never taken for its predecessor.
+/// Grows each time a replica's leader says Hello: a restarted replica is never taken for its
+/// predecessor.
 using Epoch = Id<struct EpochTag, uint32_t>;
 /// One connection identity of a client, as the coordinator's io thread numbers it.
 using ClientId = Id<struct ClientTag>;

@@ -1,4 +1,5 @@
-// Logging: one line at the place that decides, with request and replica id. A thin face over spdlog, to stderr.
+// Logging: one line at the place that decides, with request and replica id. A thin face over
+// spdlog, to stderr.
 #pragma once
 
 #include <spdlog/spdlog.h>

@@ -1,7 +1,8 @@
-// Mailbox<T>: the only way a value crosses threads. Bounded, many producers, one consumer; values are moved, never
-// shared. A full mailbox refuses (`push` = false): the producer that reads a socket then stops reading it.
-// `push_always` is for what may never be dropped (reports, control, end of input): it ignores the bound, and its
-// producers are bounded by other means, which each call site names.
+// Mailbox<T>: the only way a value crosses threads. Bounded, many producers, one consumer; values
+// are moved, never shared. A full mailbox refuses (`push` = false): the producer that reads a
+// socket then stops reading it. `push_always` is for what may never be dropped (reports, control,
+// end of input): it ignores the bound, and its producers are bounded by other means, which each
+// call site names.
 //
 // The consumer waits on the mailbox (`pop_wait`), or, where it polls sockets too, on `fd()`.
 #pragma once
@@ -118,8 +119,8 @@ class Mailbox {
   const size_t capacity_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;
-  std::deque<T> items_;   // guarded by mutex_
-  bool closed_ = false;   // guarded by mutex_
+  std::deque<T> items_;  // guarded by mutex_
+  bool closed_ = false;  // guarded by mutex_
   WakeFd wake_;
 };
 

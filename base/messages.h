@@ -1,6 +1,7 @@
-// Every message between coordinator and workers, as plain values: what the two pure cores are told and what they
-// say. comm/ carries them over the wire (proto/control.proto); the simulator hands them over directly.
-// Nothing is ever asked of a worker: what the scheduler core needs rides on the report the tokens need anyway.
+// Every message between coordinator and workers, as plain values: what the two pure cores are told
+// and what they say. comm/ carries them over the wire (proto/control.proto); the simulator hands
+// them over directly. Nothing is ever asked of a worker: what the scheduler core needs rides on the
+// report the tokens need anyway.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ namespace tailor {
 
 inline constexpr uint32_t kProtocolVersion = 1;
 
-// ---------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------
 // Coordinator to the leader of a replica.
 
 /// The answer to Hello.
@@ -26,15 +27,17 @@ struct Welcome {
   Epoch epoch;
 };
 
-/// Run this request. `generated[s]` are the tokens sample s has already produced (an earlier attempt on a replica
-/// that was lost, or recompute after a pause): the worker continues behind them and never reports them again.
+/// Run this request. `generated[s]` are the tokens sample s has already produced (an earlier
+/// attempt on a replica that was lost, or recompute after a pause): the worker continues behind
+/// them and never reports them again.
 struct Dispatch {
   Attempt attempt;
   Request request;
   std::vector<std::vector<TokenId>> generated;  ///< [n], each possibly empty
 };
 
-/// Stop the request and free what it holds; answered by nothing (the coordinator has already forgotten it).
+/// Stop the request and free what it holds; answered by nothing (the coordinator has already
+/// forgotten it).
 struct CancelRequest {
   RequestId request;
   Attempt attempt;
@@ -47,17 +50,18 @@ struct Shutdown {};
 
 using WorkerCommand = std::variant<Welcome, Dispatch, CancelRequest, Drain, Shutdown>;
 
-// ---------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------
 // Leader to coordinator.
 
 /// What a replica is and can hold.
 struct ReplicaInfo {
   uint32_t protocol_version = kProtocolVersion;
-  std::string model_fingerprint;   ///< hash of config and weights' identity: replicas of one cluster must agree
+  std::string model_fingerprint;  ///< hash of config and weights' identity: replicas of one cluster
+                                  ///< must agree
   std::string arithmetic_version;  ///< "torch-f32-1": same tokens are promised only within one
   std::string engine;
   uint32_t tp_size = 1;
-  uint32_t slots = 0;              ///< sequences that can run at once
+  uint32_t slots = 0;  ///< sequences that can run at once
   uint32_t block_tokens = 0;
   uint32_t num_blocks = 0;
   uint32_t max_context = 0;
@@ -81,18 +85,19 @@ struct LogprobEntry {
   std::vector<TokenLogprob> top;  ///< best first
 };
 
-/// What one sequence produced since the last report: tokens, the text they complete, and possibly its end.
+/// What one sequence produced since the last report: tokens, the text they complete, and possibly
+/// its end.
 struct SequenceProgress {
   SequenceId sequence;
   Attempt attempt;
-  uint32_t first_index = 0;            ///< index of token_ids[0] in the answer
+  uint32_t first_index = 0;  ///< index of token_ids[0] in the answer
   std::vector<TokenId> token_ids;
   uint64_t text_offset = 0;            ///< in bytes of the answer's text
   std::string text;                    ///< whole UTF-8 characters only
   std::vector<LogprobEntry> logprobs;  ///< empty, or one per token
   FinishReason finish = FinishReason::kNone;
-  std::string stop_match;              ///< the stop string or token that ended it, for people
-  Error error;                         ///< when finish == kFailed
+  std::string stop_match;  ///< the stop string or token that ended it, for people
+  Error error;             ///< when finish == kFailed
 };
 
 /// Typed facts about single requests beside their tokens.
@@ -113,8 +118,8 @@ struct StepReport {
   uint64_t step = 0;
   uint64_t applied_seq = 0;  ///< sequence number of the last command taken into account
   Duration step_time{};
-  Duration forward_time{};   ///< of which the engine's forward pass
-  Duration sample_time{};    ///< of which the sampler
+  Duration forward_time{};  ///< of which the engine's forward pass
+  Duration sample_time{};   ///< of which the sampler
   uint32_t prefill_tokens = 0;
   uint32_t decode_tokens = 0;
   uint32_t running_sequences = 0;

@@ -1,5 +1,6 @@
-// A request as the whole system sees it once it is accepted: tokens, not text. A request's tokens depend on
-// (model, arithmetic version, Request) alone; everything here is immutable after acceptance.
+// A request as the whole system sees it once it is accepted: tokens, not text. A request's tokens
+// depend on (model, arithmetic version, Request) alone; everything here is immutable after
+// acceptance.
 #pragma once
 
 #include <array>
@@ -16,7 +17,8 @@ namespace tailor {
 
 using TokenId = int32_t;
 
-/// How the next token is drawn. Names and defaults are the field's; see docs/api.md for the exact order of steps.
+/// How the next token is drawn. Names and defaults are the field's; see docs/api.md for the exact
+/// order of steps.
 struct SamplingParams {
   float temperature = 1.0f;         ///< 0 = greedy
   int32_t top_k = 0;                ///< 0 = off
@@ -26,15 +28,15 @@ struct SamplingParams {
   float presence_penalty = 0.0f;    ///< over the answer
   float frequency_penalty = 0.0f;   ///< over the answer
   std::vector<std::pair<TokenId, float>> logit_bias;
-  uint64_t seed = 0;                ///< fixed at acceptance when the client gave none
-  int32_t n = 1;                    ///< answers per prompt
+  uint64_t seed = 0;  ///< fixed at acceptance when the client gave none
+  int32_t n = 1;      ///< answers per prompt
   int32_t max_tokens = 256;
-  int32_t min_tokens = 0;           ///< no end token and no stop before that many
+  int32_t min_tokens = 0;  ///< no end token and no stop before that many
   bool ignore_eos = false;
-  std::vector<std::string> stop;    ///< the text ends before the first of these
+  std::vector<std::string> stop;  ///< the text ends before the first of these
   std::vector<TokenId> stop_token_ids;
   bool include_stop_in_output = false;
-  int32_t logprobs = -1;            ///< -1 = none; 0 = the chosen token's; k = and the k best
+  int32_t logprobs = -1;  ///< -1 = none; 0 = the chosen token's; k = and the k best
   bool skip_special_tokens = true;
 };
 
@@ -52,16 +54,16 @@ struct Request {
   SamplingParams sampling;
   PriorityClass priority = PriorityClass::kStandard;
   std::string tenant;
-  Time arrival;                             ///< coordinator's clock; not sent to workers
-  Duration deadline = Duration::max();      ///< after arrival; max = none
+  Time arrival;                         ///< coordinator's clock; not sent to workers
+  Duration deadline = Duration::max();  ///< after arrival; max = none
 };
 
 enum class FinishReason : uint8_t {
-  kNone = 0,      ///< still running
-  kStop = 1,      ///< end-of-sequence token, stop token or stop string
-  kLength = 2,    ///< max_tokens or the context's end
+  kNone = 0,    ///< still running
+  kStop = 1,    ///< end-of-sequence token, stop token or stop string
+  kLength = 2,  ///< max_tokens or the context's end
   kCancelled = 3,
-  kFailed = 4,    ///< with an Error
+  kFailed = 4,  ///< with an Error
 };
 const char* to_string(FinishReason reason);
 

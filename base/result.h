@@ -1,5 +1,6 @@
-// Result<T>: errors are values inside Tailor. Exceptions live only at three doors (comm sources, the engine step,
-// weight loading), where they are caught and translated with context; see docs/architecture.md, "Errors".
+// Result<T>: errors are values inside Tailor. Exceptions live only at three doors (comm sources,
+// the engine step, weight loading), where they are caught and translated with context; see
+// docs/architecture.md, "Errors".
 #pragma once
 
 #include <string>
@@ -12,20 +13,20 @@ namespace tailor {
 /// One list for the whole system, the same numbers on the wire (proto/api.proto, ErrorCode).
 enum class ErrorCode : int {
   kOk = 0,
-  kInvalidArgument = 1,   ///< the request itself is wrong; sending it again cannot help
-  kNotFound = 2,          ///< no such request, file, tensor, replica
-  kQueueFull = 3,         ///< come back later: `retry_after` says when
-  kLimitExceeded = 4,     ///< larger than a configured limit; the message names both numbers
+  kInvalidArgument = 1,  ///< the request itself is wrong; sending it again cannot help
+  kNotFound = 2,         ///< no such request, file, tensor, replica
+  kQueueFull = 3,        ///< come back later: `retry_after` says when
+  kLimitExceeded = 4,    ///< larger than a configured limit; the message names both numbers
   kDeadlineExceeded = 5,
   kCancelled = 6,
   kUnauthenticated = 7,
-  kUnavailable = 8,       ///< not ready yet, or draining
-  kOutOfBlocks = 9,       ///< KV blocks ran out; nothing was reserved
+  kUnavailable = 8,  ///< not ready yet, or draining
+  kOutOfBlocks = 9,  ///< KV blocks ran out; nothing was reserved
   kReplicaLost = 10,
   kDeviceFailure = 11,
-  kTimeout = 12,          ///< a wait reached its deadline; the message names the peer
-  kProtocol = 13,         ///< a peer sent what this version does not understand
-  kDataLoss = 14,         ///< a file is truncated or damaged
+  kTimeout = 12,   ///< a wait reached its deadline; the message names the peer
+  kProtocol = 13,  ///< a peer sent what this version does not understand
+  kDataLoss = 14,  ///< a file is truncated or damaged
   kShutdown = 15,
   kInternal = 16,
 };
@@ -68,13 +69,14 @@ inline Unexpected fail_with(const std::string& context, Error error) {
 // TAILOR_ASSIGN(decl, expr): the same, and binds the value.
 #define TAILOR_CONCAT_(a, b) a##b
 #define TAILOR_CONCAT(a, b) TAILOR_CONCAT_(a, b)
-#define TAILOR_TRY(expr)                                               \
-  do {                                                                 \
-    if (auto tailor_try_ = (expr); !tailor_try_)                       \
-      return ::tailor::fail(std::move(tailor_try_.error()));           \
+#define TAILOR_TRY(expr)                                     \
+  do {                                                       \
+    if (auto tailor_try_ = (expr); !tailor_try_)             \
+      return ::tailor::fail(std::move(tailor_try_.error())); \
   } while (0)
-#define TAILOR_ASSIGN(decl, expr) TAILOR_ASSIGN_(TAILOR_CONCAT(tailor_result_, __LINE__), decl, expr)
-#define TAILOR_ASSIGN_(tmp, decl, expr)                     \
-  auto tmp = (expr);                                        \
-  if (!tmp) return ::tailor::fail(std::move(tmp.error()));  \
+#define TAILOR_ASSIGN(decl, expr) \
+  TAILOR_ASSIGN_(TAILOR_CONCAT(tailor_result_, __LINE__), decl, expr)
+#define TAILOR_ASSIGN_(tmp, decl, expr)                    \
+  auto tmp = (expr);                                       \
+  if (!tmp) return ::tailor::fail(std::move(tmp.error())); \
   decl = std::move(*tmp)

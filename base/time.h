@@ -1,5 +1,5 @@
-// Time as a value. The pure cores are given `now`; only base/clock.cc, base/mailbox.h (timed waits) and launch/
-// read a clock (tools/tidy checks this).
+// Time as a value. The pure cores are given `now`; only base/clock.cc, base/mailbox.h (timed waits)
+// and launch/ read a clock (tools/tidy checks this).
 #pragma once
 
 #include <chrono>
@@ -8,7 +8,8 @@
 namespace tailor {
 
 using Duration = std::chrono::nanoseconds;
-/// A point on one process's monotonic clock. Never sent to another process: the wire carries durations.
+/// A point on one process's monotonic clock. Never sent to another process: the wire carries
+/// durations.
 using Time = std::chrono::time_point<std::chrono::steady_clock, Duration>;
 
 using std::chrono::duration_cast;

@@ -1,5 +1,5 @@
-// Shows a few answers of a load run on a terminal while they stream: one at a time, so that they can be read; the
-// others are kept until their turn. Owner: the calling thread.
+// Shows a few answers of a load run on a terminal while they stream: one at a time, so that they
+// can be read; the others are kept until their turn. Owner: the calling thread.
 #pragma once
 
 #include <cstdio>

@@ -120,7 +120,8 @@ Result<LoadResult> run_load(comm::Client& client, const std::vector<api::Submit>
     for (const auto& event : events) TAILOR_TRY(run.take_event(event));
     if (!events.empty()) last_event = now();
     if (now() - last_event > options.timeout)
-      return fail(ErrorCode::kTimeout, "no event for " + std::to_string(to_seconds(options.timeout)) + " s; " +
+      return fail(ErrorCode::kTimeout, "no event for " +
+                                           std::to_string(to_seconds(options.timeout)) + " s; " +
                                            std::to_string(run.open()) + " of " +
                                            std::to_string(requests.size()) + " requests are open");
   }

@@ -1,6 +1,6 @@
-// A load run: a list of requests sent through the public API, and one row of measurements for each. What
-// `tailor bench` and launch/quickstart print comes from here. Owner: the calling thread (comm::Client is
-// single-threaded).
+// A load run: a list of requests sent through the public API, and one row of measurements for each.
+// What `tailor bench` and launch/quickstart print comes from here. Owner: the calling thread
+// (comm::Client is single-threaded).
 #pragma once
 
 #include <functional>
@@ -15,7 +15,8 @@ namespace tailor::bench {
 struct LoadOptions {
   /// Requests in flight at once; 0 = all at once (a burst).
   int concurrency = 0;
-  Duration timeout = seconds(600);  ///< without any event; the run then fails and names what is open
+  Duration timeout =
+      seconds(600);  ///< without any event; the run then fails and names what is open
   std::function<void(const api::ServerEvent&, size_t request_index)> on_event;
 };
 
@@ -29,7 +30,7 @@ struct RequestRow {
   double first_token_s = 0;    ///< TTFT
   double finished_s = 0;       ///< end to end
   std::string finish_reason;
-  std::string error;           ///< empty when all went well
+  std::string error;  ///< empty when all went well
 
   /// Time per output token after the first (TPOT); 0 for answers of one token.
   double time_per_output_token_s() const;
@@ -44,7 +45,8 @@ struct LoadResult {
 };
 
 /// Sends `requests` and waits until each has ended exactly once.
-/// Errors: Timeout (no event for options.timeout), Protocol (an end for an unknown or finished request).
+/// Errors: Timeout (no event for options.timeout), Protocol (an end for an unknown or finished
+/// request).
 Result<LoadResult> run_load(comm::Client& client, const std::vector<api::Submit>& requests,
                             const LoadOptions& options);
 

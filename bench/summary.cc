@@ -17,8 +17,10 @@ struct Metric {
 
 const Metric kMetrics[] = {
     {"time to first token", "ttft_s", [](const RequestRow& r) { return r.first_token_s; }},
-    {"time per output token", "tpot_s", [](const RequestRow& r) { return r.time_per_output_token_s(); }},
-    {"per-token latency", "per_token_latency_s", [](const RequestRow& r) { return r.per_token_latency_s(); }},
+    {"time per output token", "tpot_s",
+     [](const RequestRow& r) { return r.time_per_output_token_s(); }},
+    {"per-token latency", "per_token_latency_s",
+     [](const RequestRow& r) { return r.per_token_latency_s(); }},
     {"end to end", "e2e_s", [](const RequestRow& r) { return r.finished_s; }},
     {"queue wait", "queue_wait_s", [](const RequestRow& r) { return r.queue_wait_s; }},
 };
@@ -73,8 +75,8 @@ std::string summary_table(const LoadResult& result) {
   append(out, "%-24s %10s %10s %10s %10s\n", "milliseconds", "mean", "P50", "P90", "P99");
   for (const auto& metric : kMetrics) {
     const Statistics s = statistics(collect(result, metric));
-    append(out, "%-24s %10.1f %10.1f %10.1f %10.1f\n", metric.name, s.mean * 1e3, s.p50 * 1e3, s.p90 * 1e3,
-           s.p99 * 1e3);
+    append(out, "%-24s %10.1f %10.1f %10.1f %10.1f\n", metric.name, s.mean * 1e3, s.p50 * 1e3,
+           s.p90 * 1e3, s.p99 * 1e3);
   }
   for (const auto& [replica, share] : by_replica(result))
     append(out, "replica %-16u %10.1f tokens/s  (%llu requests, %llu tokens)\n", replica,
@@ -89,7 +91,8 @@ std::string summary_table(const LoadResult& result) {
     if (row.error.empty()) continue;
     if (failed++ == 0) first_error = row.error;
   }
-  if (failed > 0) append(out, "%zu requests failed, the first with %.160s\n", failed, first_error.c_str());
+  if (failed > 0)
+    append(out, "%zu requests failed, the first with %.160s\n", failed, first_error.c_str());
   return out;
 }
 
@@ -103,13 +106,19 @@ std::string summary_json(const LoadResult& result) {
     json[metric.key] = {{"mean", s.mean}, {"p50", s.p50}, {"p90", s.p90}, {"p99", s.p99}};
   }
   for (const auto& [replica, share] : by_replica(result))
-    json["replicas"][std::to_string(replica)] = {
-        {"requests", share.requests}, {"tokens", share.tokens}, {"tokens_per_s", share.tokens / result.wall_s}};
+    json["replicas"][std::to_string(replica)] = {{"requests", share.requests},
+                                                 {"tokens", share.tokens},
+                                                 {"tokens_per_s", share.tokens / result.wall_s}};
   for (const auto& row : result.rows)
-    json["rows"].push_back({{"index", row.index}, {"replica", row.replica}, {"prompt_tokens", row.prompt_tokens},
-                            {"output_tokens", row.output_tokens}, {"queue_wait_s", row.queue_wait_s},
-                            {"ttft_s", row.first_token_s}, {"e2e_s", row.finished_s},
-                            {"finish_reason", row.finish_reason}, {"error", row.error}});
+    json["rows"].push_back({{"index", row.index},
+                            {"replica", row.replica},
+                            {"prompt_tokens", row.prompt_tokens},
+                            {"output_tokens", row.output_tokens},
+                            {"queue_wait_s", row.queue_wait_s},
+                            {"ttft_s", row.first_token_s},
+                            {"e2e_s", row.finished_s},
+                            {"finish_reason", row.finish_reason},
+                            {"error", row.error}});
   return json.dump();
 }
 

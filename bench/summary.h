@@ -12,11 +12,13 @@ struct Statistics {
   double mean = 0, p50 = 0, p90 = 0, p99 = 0;
 };
 
-/// Percentiles by linear interpolation between order statistics (numpy's default). Zeros for no values.
+/// Percentiles by linear interpolation between order statistics (numpy's default). Zeros for no
+/// values.
 Statistics statistics(std::vector<double> values);
 
-/// The table that quickstart prints: time to first token, time per output token, per-token latency, end to end and
-/// queue wait (mean, P50, P90, P99), then tokens/s in all and per replica. Failed requests are counted below it.
+/// The table that quickstart prints: time to first token, time per output token, per-token latency,
+/// end to end and queue wait (mean, P50, P90, P99), then tokens/s in all and per replica. Failed
+/// requests are counted below it.
 std::string summary_table(const LoadResult& result);
 
 /// The same numbers and every row, as one JSON object.

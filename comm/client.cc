@@ -20,14 +20,17 @@ namespace tailor::comm {
 namespace {
 
 constexpr Duration kLeaseEvery = seconds(3);
-constexpr Duration kForgottenAfter = seconds(8);  // silent for so long, the server may have dropped our credit
+constexpr Duration kForgottenAfter =
+    seconds(8);  // silent for so long, the server may have dropped our credit
 constexpr Duration kResumeAgain = seconds(1);
-constexpr int kMaxWaitingSubmits = 100'000;       // messages ZeroMQ keeps while the server is away or slow
+constexpr int kMaxWaitingSubmits =
+    100'000;  // messages ZeroMQ keeps while the server is away or slow
 
 /// What has arrived of one sample: repeats are cut off by it, gaps are seen by it.
 struct SampleProgress {
   uint32_t next_token = 0;
-  std::optional<uint64_t> next_byte = 0;  // nothing: taken from the next chunk (after Resume from the middle)
+  std::optional<uint64_t> next_byte =
+      0;  // nothing: taken from the next chunk (after Resume from the middle)
 };
 struct OpenRequest {
   std::vector<SampleProgress> samples;
@@ -61,7 +64,9 @@ class ClientConnection final : public Client {
     return {};
   }
 
-  Result<void> cancel(const std::string& request_id) override { return say(api::Cancel{request_id}); }
+  Result<void> cancel(const std::string& request_id) override {
+    return say(api::Cancel{request_id});
+  }
 
   Result<void> resume(const api::Resume& resume) override {
     TAILOR_TRY(say(resume));
@@ -87,13 +92,15 @@ class ClientConnection final : public Client {
       }
       if (found) return std::move(*found);
     } while (now() < until);
-    return fail(ErrorCode::kTimeout, "no answer from " + options_.endpoint + " within " +
-                                         std::to_string(duration_cast<milliseconds>(timeout).count()) + " ms");
+    return fail(ErrorCode::kTimeout,
+                "no answer from " + options_.endpoint + " within " +
+                    std::to_string(duration_cast<milliseconds>(timeout).count()) + " ms");
   }
 
   Result<std::vector<api::ServerEvent>> poll(Duration timeout) override {
     std::vector<api::ServerEvent> events = std::exchange(kept_, {});
-    const Time until = events.empty() ? now() + std::min<Duration>(timeout, std::chrono::hours(24)) : now();
+    const Time until =
+        events.empty() ? now() + std::min<Duration>(timeout, std::chrono::hours(24)) : now();
     do {
       // What has come is never lost to an error: that shows again at the next poll.
       if (auto ok = receive_some(until, events); !ok && events.empty()) return fail(ok.error());
@@ -105,8 +112,9 @@ class ClientConnection final : public Client {
   Result<void> say(const api::ClientMessage& message) {
     const Time at = now();
     if (socket_.send({encode(message)}) != SendStatus::kSent)
-      return fail(ErrorCode::kUnavailable, std::to_string(kMaxWaitingSubmits) + " messages wait for " +
-                                               options_.endpoint + ", which does not take them");
+      return fail(ErrorCode::kUnavailable, std::to_string(kMaxWaitingSubmits) +
+                                               " messages wait for " + options_.endpoint +
+                                               ", which does not take them");
     last_said_ = at;
     return {};
   }
@@ -119,8 +127,10 @@ class ClientConnection final : public Client {
   // Lease and credit; then waits until `until` for a message and takes all that are there.
   Result<void> receive_some(Time until, std::vector<api::ServerEvent>& out) {
     TAILOR_TRY(keep_lease());
-    const Duration wait = std::clamp<Duration>(std::min(until, last_said_ + kLeaseEvery) - now(), Duration(0), kLeaseEvery);
-    zmq_pollitem_t items[2] = {{socket_.get(), 0, ZMQ_POLLIN, 0}, {events_.get(), 0, ZMQ_POLLIN, 0}};
+    const Duration wait = std::clamp<Duration>(std::min(until, last_said_ + kLeaseEvery) - now(),
+                                               Duration(0), kLeaseEvery);
+    zmq_pollitem_t items[2] = {{socket_.get(), 0, ZMQ_POLLIN, 0},
+                               {events_.get(), 0, ZMQ_POLLIN, 0}};
     zmq_poll(items, 2, static_cast<long>(std::chrono::ceil<milliseconds>(wait).count()));
     if (items[1].revents & ZMQ_POLLIN) TAILOR_TRY(follow_connection());
     std::optional<Error> bad;
@@ -145,8 +155,9 @@ class ClientConnection final : public Client {
     return {};
   }
 
-  // A connection that came back may have lost messages of either direction, and the server may be a new one: credit
-  // anew, and every open request asked for from where we are. What is not known there is answered Rejected{NotFound}.
+  // A connection that came back may have lost messages of either direction, and the server may be a
+  // new one: credit anew, and every open request asked for from where we are. What is not known
+  // there is answered Rejected{NotFound}.
   Result<void> follow_connection() {
     while (events_.next_event() != 0) {
       if (!std::exchange(was_connected_, true)) continue;
@@ -186,18 +197,22 @@ class ClientConnection final : public Client {
     }
     SampleProgress& seen = request.samples[chunk.sample];
     if (chunk.first_index > seen.next_token) {  // lost with a connection
-      LOG_WARN("request {}: token {} came where {} was expected; asking for the missing ones", chunk.request_id,
-               chunk.first_index, seen.next_token);
+      LOG_WARN("request {}: token {} came where {} was expected; asking for the missing ones",
+               chunk.request_id, chunk.first_index, seen.next_token);
       (void)ask_again(chunk.request_id, request);
       return false;
     }
-    const size_t repeated = std::min<size_t>(seen.next_token - chunk.first_index, chunk.token_ids.size());
-    chunk.token_ids.erase(chunk.token_ids.begin(), chunk.token_ids.begin() + static_cast<ptrdiff_t>(repeated));
+    const size_t repeated =
+        std::min<size_t>(seen.next_token - chunk.first_index, chunk.token_ids.size());
+    chunk.token_ids.erase(chunk.token_ids.begin(),
+                          chunk.token_ids.begin() + static_cast<ptrdiff_t>(repeated));
     if (!chunk.logprobs.empty())
       chunk.logprobs.erase(chunk.logprobs.begin(),
-                           chunk.logprobs.begin() + static_cast<ptrdiff_t>(std::min(repeated, chunk.logprobs.size())));
+                           chunk.logprobs.begin() +
+                               static_cast<ptrdiff_t>(std::min(repeated, chunk.logprobs.size())));
     chunk.first_index += static_cast<uint32_t>(repeated);
-    seen.next_token = std::max<uint32_t>(seen.next_token, chunk.first_index + static_cast<uint32_t>(chunk.token_ids.size()));
+    seen.next_token = std::max<uint32_t>(
+        seen.next_token, chunk.first_index + static_cast<uint32_t>(chunk.token_ids.size()));
 
     const uint64_t expected = seen.next_byte.value_or(chunk.text_offset);
     if (chunk.text_offset < expected) {
@@ -223,7 +238,8 @@ class ClientConnection final : public Client {
 }  // namespace
 
 Result<std::unique_ptr<Client>> Client::connect(const ClientOptions& options) {
-  if (options.credit_window == 0) return fail(ErrorCode::kInvalidArgument, "credit_window must be above 0");
+  if (options.credit_window == 0)
+    return fail(ErrorCode::kInvalidArgument, "credit_window must be above 0");
   auto client = std::make_unique<ClientConnection>(options);
   TAILOR_TRY(client->open());
   return std::unique_ptr<Client>(std::move(client));

@@ -1,6 +1,7 @@
-// The C++ client of the request API: connect, submit, read events. Synchronous and single-threaded: the caller's
-// thread owns it (the commands of `tailor` and the load generator use it). Keeps credit and lease going by itself
-// whenever `poll` is called; call it at least every 3 s while requests are open.
+// The C++ client of the request API: connect, submit, read events. Synchronous and single-threaded:
+// the caller's thread owns it (the commands of `tailor` and the load generator use it). Keeps
+// credit and lease going by itself whenever `poll` is called; call it at least every 3 s while
+// requests are open.
 #pragma once
 
 #include <memory>
@@ -27,8 +28,8 @@ class Client {
   virtual Result<void> submit(const api::Submit& submit) = 0;
   virtual Result<void> cancel(const std::string& request_id) = 0;
   virtual Result<void> resume(const api::Resume& resume) = 0;
-  /// Asks and waits for the answer; events of other requests that arrive meanwhile are kept for poll().
-  /// Errors: Timeout (names the endpoint).
+  /// Asks and waits for the answer; events of other requests that arrive meanwhile are kept for
+  /// poll(). Errors: Timeout (names the endpoint).
   virtual Result<api::StatusReport> status(Duration timeout) = 0;
   /// What has arrived; waits at most `timeout` for the first event.
   virtual Result<std::vector<api::ServerEvent>> poll(Duration timeout) = 0;

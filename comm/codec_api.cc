@@ -14,7 +14,8 @@ namespace {
 
 using google::protobuf::Arena;
 
-// A deadline further away than this is none; it also keeps arrival + deadline within the clock's range.
+// A deadline further away than this is none; it also keeps arrival + deadline within the clock's
+// range.
 constexpr int64_t kLongestDeadlineUs = 10ll * 365 * 24 * 3600 * 1'000'000;
 
 int64_t wire_us(Duration d) { return to_us(d); }
@@ -23,7 +24,8 @@ Duration from_us(int64_t us) {
   return microseconds(std::clamp(us, -kLimit, kLimit));
 }
 
-// ---- the request id of a message that protobuf refused ---------------------------------------------------------
+// ---- the request id of a message that protobuf refused
+// ---------------------------------------------------------
 
 // Reads a protobuf varint at `at`; false at the end of the bytes.
 bool read_varint(std::string_view bytes, size_t& at, uint64_t& value) {
@@ -36,8 +38,8 @@ bool read_varint(std::string_view bytes, size_t& at, uint64_t& value) {
   return false;
 }
 
-// Content of the first length-delimited field that `wanted` names by its number. Skips others; tolerates a last
-// field that claims more bytes than there are.
+// Content of the first length-delimited field that `wanted` names by its number. Skips others;
+// tolerates a last field that claims more bytes than there are.
 template <class Wanted>
 std::optional<std::string_view> find_field(std::string_view bytes, Wanted wanted) {
   size_t at = 0;
@@ -48,8 +50,12 @@ std::optional<std::string_view> find_field(std::string_view bytes, Wanted wanted
       case 0:
         if (!read_varint(bytes, at, size)) return std::nullopt;
         break;
-      case 1: at += 8; break;
-      case 5: at += 4; break;
+      case 1:
+        at += 8;
+        break;
+      case 5:
+        at += 4;
+        break;
       case 2: {
         if (!read_varint(bytes, at, size)) return std::nullopt;
         const auto content = bytes.substr(at, size);
@@ -58,13 +64,15 @@ std::optional<std::string_view> find_field(std::string_view bytes, Wanted wanted
         at += size;
         break;
       }
-      default: return std::nullopt;
+      default:
+        return std::nullopt;
     }
   }
   return std::nullopt;
 }
 
-// Every message of ClientMessage's oneof (fields 2..15) that names a request has the id as its field 1.
+// Every message of ClientMessage's oneof (fields 2..15) that names a request has the id as its
+// field 1.
 std::optional<std::string> find_request_id(std::string_view bytes) {
   const auto body = find_field(bytes, [](uint64_t number) { return number >= 2 && number <= 15; });
   if (!body) return std::nullopt;
@@ -74,7 +82,8 @@ std::optional<std::string> find_request_id(std::string_view bytes) {
   return std::string(*id);
 }
 
-// ---- decoding what a client says -------------------------------------------------------------------------------
+// ---- decoding what a client says
+// -------------------------------------------------------------------------------
 
 tl::unexpected<BadClientMessage> refuse(std::string id, ErrorCode code, std::string message) {
   const std::string_view head = std::string_view(id).substr(0, kMaxRequestIdBytes);
@@ -82,7 +91,8 @@ tl::unexpected<BadClientMessage> refuse(std::string id, ErrorCode code, std::str
   return tl::unexpected(BadClientMessage{true, std::move(id), Error{code, std::move(message)}});
 }
 
-tl::unexpected<BadClientMessage> refuse_bytes(std::string_view bytes, ErrorCode code, std::string message) {
+tl::unexpected<BadClientMessage> refuse_bytes(std::string_view bytes, ErrorCode code,
+                                              std::string message) {
   auto id = find_request_id(bytes);
   const bool answerable = id.has_value();
   return tl::unexpected(
@@ -99,9 +109,11 @@ std::string too_large(size_t found, size_t limit) {
          std::to_string(limit);
 }
 
-tl::expected<api::ClientMessage, BadClientMessage> take_submit(v1::Submit& in, size_t max_prompt_bytes) {
+tl::expected<api::ClientMessage, BadClientMessage> take_submit(v1::Submit& in,
+                                                               size_t max_prompt_bytes) {
   const std::string& id = in.request_id();
-  if (auto wrong = what_is_wrong_with_id(id)) return refuse(id, ErrorCode::kInvalidArgument, *wrong);
+  if (auto wrong = what_is_wrong_with_id(id))
+    return refuse(id, ErrorCode::kInvalidArgument, *wrong);
   api::Submit out;
   size_t bytes = 0;
   switch (in.prompt_case()) {
@@ -115,9 +127,11 @@ tl::expected<api::ClientMessage, BadClientMessage> take_submit(v1::Submit& in, s
       bytes = 4 * static_cast<size_t>(in.token_ids().ids_size());
       break;
     case v1::Submit::PROMPT_NOT_SET:
-      return refuse(id, ErrorCode::kInvalidArgument, "one of text, chat and token_ids must be set as the prompt");
+      return refuse(id, ErrorCode::kInvalidArgument,
+                    "one of text, chat and token_ids must be set as the prompt");
   }
-  if (bytes > max_prompt_bytes) return refuse(id, ErrorCode::kLimitExceeded, too_large(bytes, max_prompt_bytes));
+  if (bytes > max_prompt_bytes)
+    return refuse(id, ErrorCode::kLimitExceeded, too_large(bytes, max_prompt_bytes));
   if (in.prompt_case() == v1::Submit::kText) {
     out.prompt = std::move(*in.mutable_text());
   } else if (in.prompt_case() == v1::Submit::kChat) {
@@ -169,7 +183,8 @@ void put(const api::Submit& in, v1::ClientMessage* message) {
   out->set_add_special_tokens(in.add_special_tokens);
   to_wire(in.sampling, out->mutable_sampling());
   if (!in.has_seed) out->mutable_sampling()->clear_seed();
-  out->set_priority(static_cast<v1::PriorityClass>(static_cast<int>(in.priority) + v1::PRIORITY_CLASS_INTERACTIVE));
+  out->set_priority(static_cast<v1::PriorityClass>(static_cast<int>(in.priority) +
+                                                   v1::PRIORITY_CLASS_INTERACTIVE));
   out->set_tenant(in.tenant);
   if (in.deadline) out->set_deadline_us(wire_us(*in.deadline));
   out->set_detach(in.detach);
@@ -191,7 +206,8 @@ void put(const api::Resume& in, v1::ClientMessage* message) {
 
 void put(const api::StatusQuery&, v1::ClientMessage* message) { message->mutable_status(); }
 
-// ---- what the server says ---------------------------------------------------------------------------------------
+// ---- what the server says
+// ---------------------------------------------------------------------------------------
 
 void put(const api::Accepted& in, v1::ServerEvent* event) {
   auto* out = event->mutable_accepted();
@@ -252,7 +268,8 @@ void put(const api::Finished& in, v1::ServerEvent* event) {
   timings->set_preemptions(in.timings.preemptions);
   timings->set_attempts(in.timings.attempts);
   timings->set_replica(in.timings.replica);
-  if (in.error.code != ErrorCode::kOk || !in.error.message.empty()) to_wire(in.error, out->mutable_error());
+  if (in.error.code != ErrorCode::kOk || !in.error.message.empty())
+    to_wire(in.error, out->mutable_error());
 }
 
 api::Finished take(v1::Finished& in) {
@@ -260,8 +277,8 @@ api::Finished take(v1::Finished& in) {
   out.request_id = std::move(*in.mutable_request_id());
   out.samples.reserve(in.samples_size());
   for (auto& sample : *in.mutable_samples())
-    out.samples.push_back({finish_reason_from_wire(sample.reason()), std::move(*sample.mutable_stop_match()),
-                           sample.completion_tokens()});
+    out.samples.push_back({finish_reason_from_wire(sample.reason()),
+                           std::move(*sample.mutable_stop_match()), sample.completion_tokens()});
   out.prompt_tokens = in.prompt_tokens();
   const auto& timings = in.timings();
   out.timings.tokenized = from_us(timings.tokenized_us());
@@ -360,7 +377,8 @@ api::StatusReport take(v1::StatusReport& in) {
     entry.forward_s = r.forward_s();
     entry.sample_s = r.sample_s();
   }
-  for (auto& c : *in.mutable_counters()) out.counters.emplace_back(std::move(*c.mutable_name()), c.value());
+  for (auto& c : *in.mutable_counters())
+    out.counters.emplace_back(std::move(*c.mutable_name()), c.value());
   return out;
 }
 
@@ -368,24 +386,29 @@ api::StatusReport take(v1::StatusReport& in) {
 
 tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::string_view bytes,
                                                                          size_t max_prompt_bytes) {
-  // Far too large is refused before protobuf spends time and memory on it. What is not prompt in a Submit is small.
+  // Far too large is refused before protobuf spends time and memory on it. What is not prompt in a
+  // Submit is small.
   if (bytes.size() > max_prompt_bytes + max_prompt_bytes / 4 + (1u << 20))
-    return refuse_bytes(bytes, ErrorCode::kLimitExceeded, too_large(bytes.size(), max_prompt_bytes));
+    return refuse_bytes(bytes, ErrorCode::kLimitExceeded,
+                        too_large(bytes.size(), max_prompt_bytes));
   Arena arena;
   auto* message = Arena::CreateMessage<v1::ClientMessage>(&arena);
   if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    return refuse_bytes(bytes, ErrorCode::kProtocol,
-                        "the bytes are not a tailor.v1.ClientMessage (damaged, or text that is not UTF-8)");
+    return refuse_bytes(
+        bytes, ErrorCode::kProtocol,
+        "the bytes are not a tailor.v1.ClientMessage (damaged, or text that is not UTF-8)");
   if (message->protocol_version() > kProtocolVersion)
     return refuse_bytes(bytes, ErrorCode::kProtocol,
-                        "this server speaks version " + std::to_string(kProtocolVersion) + ", the client sent version " +
+                        "this server speaks version " + std::to_string(kProtocolVersion) +
+                            ", the client sent version " +
                             std::to_string(message->protocol_version()));
   switch (message->body_case()) {
     case v1::ClientMessage::kSubmit:
       return take_submit(*message->mutable_submit(), max_prompt_bytes);
     case v1::ClientMessage::kCancel: {
       auto& id = *message->mutable_cancel()->mutable_request_id();
-      if (auto wrong = what_is_wrong_with_id(id)) return refuse(id, ErrorCode::kInvalidArgument, *wrong);
+      if (auto wrong = what_is_wrong_with_id(id))
+        return refuse(id, ErrorCode::kInvalidArgument, *wrong);
       return api::ClientMessage(api::Cancel{std::move(id)});
     }
     case v1::ClientMessage::kCredit:
@@ -393,9 +416,10 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
     case v1::ClientMessage::kResume: {
       auto& in = *message->mutable_resume();
       auto& id = *in.mutable_request_id();
-      if (auto wrong = what_is_wrong_with_id(id)) return refuse(id, ErrorCode::kInvalidArgument, *wrong);
-      return api::ClientMessage(
-          api::Resume{std::move(id), std::vector<uint32_t>(in.from_token().begin(), in.from_token().end())});
+      if (auto wrong = what_is_wrong_with_id(id))
+        return refuse(id, ErrorCode::kInvalidArgument, *wrong);
+      return api::ClientMessage(api::Resume{
+          std::move(id), std::vector<uint32_t>(in.from_token().begin(), in.from_token().end())});
     }
     case v1::ClientMessage::kStatus:
       return api::ClientMessage(api::StatusQuery{});
@@ -428,21 +452,33 @@ Result<std::vector<api::ServerEvent>> decode_server_message(std::string_view byt
   Arena arena;
   auto* message = Arena::CreateMessage<v1::ServerMessage>(&arena);
   if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    return fail(ErrorCode::kProtocol, "the server sent bytes that are not a tailor.v1.ServerMessage");
+    return fail(ErrorCode::kProtocol,
+                "the server sent bytes that are not a tailor.v1.ServerMessage");
   if (message->protocol_version() > kProtocolVersion)
-    return fail(ErrorCode::kProtocol, "this client speaks version " + std::to_string(kProtocolVersion) +
-                                          ", the server sent version " +
-                                          std::to_string(message->protocol_version()));
+    return fail(ErrorCode::kProtocol,
+                "this client speaks version " + std::to_string(kProtocolVersion) +
+                    ", the server sent version " + std::to_string(message->protocol_version()));
   std::vector<api::ServerEvent> events;
   events.reserve(message->events_size());
   for (auto& event : *message->mutable_events()) {
     switch (event.body_case()) {
-      case v1::ServerEvent::kAccepted: events.emplace_back(take(*event.mutable_accepted())); break;
-      case v1::ServerEvent::kChunk: events.emplace_back(take(*event.mutable_chunk())); break;
-      case v1::ServerEvent::kFinished: events.emplace_back(take(*event.mutable_finished())); break;
-      case v1::ServerEvent::kRejected: events.emplace_back(take(*event.mutable_rejected())); break;
-      case v1::ServerEvent::kStatus: events.emplace_back(take(*event.mutable_status())); break;
-      case v1::ServerEvent::BODY_NOT_SET: break;
+      case v1::ServerEvent::kAccepted:
+        events.emplace_back(take(*event.mutable_accepted()));
+        break;
+      case v1::ServerEvent::kChunk:
+        events.emplace_back(take(*event.mutable_chunk()));
+        break;
+      case v1::ServerEvent::kFinished:
+        events.emplace_back(take(*event.mutable_finished()));
+        break;
+      case v1::ServerEvent::kRejected:
+        events.emplace_back(take(*event.mutable_rejected()));
+        break;
+      case v1::ServerEvent::kStatus:
+        events.emplace_back(take(*event.mutable_status()));
+        break;
+      case v1::ServerEvent::BODY_NOT_SET:
+        break;
     }
   }
   return events;

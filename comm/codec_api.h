@@ -1,5 +1,5 @@
-// The public request API between plain values (base/api.h) and bytes (proto/api.proto). Pure; any thread.
-// Nothing a peer sends can do more than make a decode fail.
+// The public request API between plain values (base/api.h) and bytes (proto/api.proto). Pure; any
+// thread. Nothing a peer sends can do more than make a decode fail.
 #pragma once
 
 #include <string>
@@ -20,9 +20,10 @@ struct BadClientMessage {
   Error error;
 };
 
-/// Errors: Protocol (not a message of this version), LimitExceeded (prompt larger than `max_prompt_bytes`, names
-/// both numbers; token ids count 4 bytes each), InvalidArgument (request id, enum out of range, negative deadline).
-/// Sampling numbers pass as they are, NaN included: base/request.h, validate() judges them.
+/// Errors: Protocol (not a message of this version), LimitExceeded (prompt larger than
+/// `max_prompt_bytes`, names both numbers; token ids count 4 bytes each), InvalidArgument (request
+/// id, enum out of range, negative deadline). Sampling numbers pass as they are, NaN included:
+/// base/request.h, validate() judges them.
 tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::string_view bytes,
                                                                          size_t max_prompt_bytes);
 std::string encode(const api::ClientMessage& message);

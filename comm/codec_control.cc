@@ -22,7 +22,8 @@ Unexpected other_version(uint32_t found) {
                                         std::to_string(found) + "; start both from one build");
 }
 
-// ---- commands ---------------------------------------------------------------------------------------------------
+// ---- commands
+// ---------------------------------------------------------------------------------------------------
 
 void put(const Welcome& in, v1::CommandEnvelope* out) {
   out->mutable_welcome()->set_replica(in.replica.value);
@@ -39,7 +40,8 @@ void put(const Dispatch& in, v1::CommandEnvelope* envelope) {
   request->set_priority(static_cast<uint32_t>(in.request.priority));
   request->set_tenant(to_utf8(in.request.tenant));
   if (in.request.deadline != Duration::max()) request->set_deadline_ns(in.request.deadline.count());
-  for (const auto& ids : in.generated) out->add_generated()->mutable_ids()->Add(ids.begin(), ids.end());
+  for (const auto& ids : in.generated)
+    out->add_generated()->mutable_ids()->Add(ids.begin(), ids.end());
 }
 
 void put(const CancelRequest& in, v1::CommandEnvelope* out) {
@@ -61,11 +63,13 @@ Dispatch take(v1::Dispatch& in) {
   out.request.tenant = std::move(*request.mutable_tenant());
   if (request.has_deadline_ns()) out.request.deadline = Duration(request.deadline_ns());
   out.generated.reserve(in.generated_size());
-  for (const auto& ids : in.generated()) out.generated.emplace_back(ids.ids().begin(), ids.ids().end());
+  for (const auto& ids : in.generated())
+    out.generated.emplace_back(ids.ids().begin(), ids.ids().end());
   return out;
 }
 
-// ---- reports ----------------------------------------------------------------------------------------------------
+// ---- reports
+// ----------------------------------------------------------------------------------------------------
 
 void put(const Hello& in, v1::ReportEnvelope* envelope) {
   auto* out = envelope->mutable_hello();
@@ -159,7 +163,8 @@ StepReport take(v1::StepReport& in) {
   for (const auto& event : in.events()) {
     if (event.has_prefill_done()) {
       const auto& done = event.prefill_done();
-      out.events.emplace_back(PrefillDone{RequestId{done.request()}, Attempt{done.attempt()}, done.cached_tokens()});
+      out.events.emplace_back(
+          PrefillDone{RequestId{done.request()}, Attempt{done.attempt()}, done.cached_tokens()});
     } else if (event.has_preempted()) {
       const auto& lost = event.preempted();
       out.events.emplace_back(SequencePreempted{
@@ -184,7 +189,8 @@ std::string encode(const CommandEnvelope& value) {
 Result<CommandEnvelope> decode_command(std::string_view bytes) {
   Arena arena;
   auto* in = Arena::CreateMessage<v1::CommandEnvelope>(&arena);
-  if (!in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return not_understood("command");
+  if (!in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return not_understood("command");
   if (in->protocol_version() != kProtocolVersion) return other_version(in->protocol_version());
   CommandEnvelope out{in->sequence(), Epoch{in->epoch()}, Drain{}};
   switch (in->command_case()) {
@@ -192,15 +198,21 @@ Result<CommandEnvelope> decode_command(std::string_view bytes) {
       out.command = Welcome{ReplicaId{in->welcome().replica()}, Epoch{in->welcome().epoch()}};
       return out;
     case v1::CommandEnvelope::kDispatch:
-      if (in->dispatch().request().priority() >= kNumPriorityClasses) return not_understood("command");
+      if (in->dispatch().request().priority() >= kNumPriorityClasses)
+        return not_understood("command");
       out.command = take(*in->mutable_dispatch());
       return out;
     case v1::CommandEnvelope::kCancel:
-      out.command = CancelRequest{RequestId{in->cancel().request()}, Attempt{in->cancel().attempt()}};
+      out.command =
+          CancelRequest{RequestId{in->cancel().request()}, Attempt{in->cancel().attempt()}};
       return out;
-    case v1::CommandEnvelope::kDrain: return out;
-    case v1::CommandEnvelope::kShutdown: out.command = Shutdown{}; return out;
-    case v1::CommandEnvelope::COMMAND_NOT_SET: break;
+    case v1::CommandEnvelope::kDrain:
+      return out;
+    case v1::CommandEnvelope::kShutdown:
+      out.command = Shutdown{};
+      return out;
+    case v1::CommandEnvelope::COMMAND_NOT_SET:
+      break;
   }
   return not_understood("command");
 }
@@ -216,21 +228,26 @@ std::string encode(const WorkerReport& report) {
 Result<WorkerReport> decode_report(std::string_view bytes) {
   Arena arena;
   auto* in = Arena::CreateMessage<v1::ReportEnvelope>(&arena);
-  if (!in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return not_understood("report");
+  if (!in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return not_understood("report");
   if (in->protocol_version() != kProtocolVersion) return other_version(in->protocol_version());
   switch (in->report_case()) {
     case v1::ReportEnvelope::kHello: {
       auto& hello = *in->mutable_hello();
-      return WorkerReport(Hello{ReplicaId{hello.configured_replica()}, from_wire(hello.mutable_info())});
+      return WorkerReport(
+          Hello{ReplicaId{hello.configured_replica()}, from_wire(hello.mutable_info())});
     }
-    case v1::ReportEnvelope::kStep: return WorkerReport(take(*in->mutable_step()));
-    case v1::ReportEnvelope::kDrained: return WorkerReport(Drained{});
+    case v1::ReportEnvelope::kStep:
+      return WorkerReport(take(*in->mutable_step()));
+    case v1::ReportEnvelope::kDrained:
+      return WorkerReport(Drained{});
     case v1::ReportEnvelope::kHeartbeat: {
       const auto& beat = in->heartbeat();
-      return WorkerReport(
-          Heartbeat{ReplicaId{beat.configured_replica()}, beat.rank(), beat.progress(), beat.busy()});
+      return WorkerReport(Heartbeat{ReplicaId{beat.configured_replica()}, beat.rank(),
+                                    beat.progress(), beat.busy()});
     }
-    case v1::ReportEnvelope::REPORT_NOT_SET: break;
+    case v1::ReportEnvelope::REPORT_NOT_SET:
+      break;
   }
   return not_understood("report");
 }
@@ -245,7 +262,8 @@ std::string encode(const DoorbellWord& word) {
 
 Result<DoorbellWord> decode_doorbell(std::string_view bytes) {
   v1::DoorbellWord in;
-  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return not_understood("doorbell word");
+  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return not_understood("doorbell word");
   if (in.protocol_version() != kProtocolVersion) return other_version(in.protocol_version());
   return DoorbellWord{in.rank(), in.rings()};
 }

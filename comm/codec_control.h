@@ -1,5 +1,5 @@
-// The control link and the doorbell between plain values (base/messages.h) and bytes (proto/control.proto).
-// Pure; any thread.
+// The control link and the doorbell between plain values (base/messages.h) and bytes
+// (proto/control.proto). Pure; any thread.
 #pragma once
 
 #include <cstdint>

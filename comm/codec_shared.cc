@@ -45,7 +45,8 @@ SamplingParams from_wire(const v1::SamplingParams& in) {
   out.presence_penalty = in.presence_penalty();
   out.frequency_penalty = in.frequency_penalty();
   out.logit_bias.reserve(in.logit_bias_size());
-  for (const auto& entry : in.logit_bias()) out.logit_bias.emplace_back(entry.token(), entry.bias());
+  for (const auto& entry : in.logit_bias())
+    out.logit_bias.emplace_back(entry.token(), entry.bias());
   out.seed = in.seed();
   if (in.has_n()) out.n = in.n();
   if (in.has_max_tokens()) out.max_tokens = in.max_tokens();
@@ -116,7 +117,8 @@ void to_wire(const Error& in, v1::Error* out) {
 
 Error from_wire(v1::Error* in) {
   const bool known = in->code() >= 0 && in->code() <= static_cast<int>(ErrorCode::kInternal);
-  return {known ? static_cast<ErrorCode>(in->code()) : ErrorCode::kInternal, std::move(*in->mutable_message())};
+  return {known ? static_cast<ErrorCode>(in->code()) : ErrorCode::kInternal,
+          std::move(*in->mutable_message())};
 }
 
 FinishReason finish_reason_from_wire(int value) {
@@ -135,7 +137,9 @@ size_t valid_utf8_prefix(std::string_view text) {
       continue;
     }
     size_t tail;
-    unsigned char low = 0x80, high = 0xBF;  // bounds of the second byte: no overlong form, surrogate, > U+10FFFF
+    unsigned char low = 0x80,
+                  high =
+                      0xBF;  // bounds of the second byte: no overlong form, surrogate, > U+10FFFF
     if (lead >= 0xC2 && lead <= 0xDF) {
       tail = 1;
     } else if (lead >= 0xE0 && lead <= 0xEF) {
@@ -167,11 +171,13 @@ std::string to_utf8(std::string text) {
 }
 
 void quiet_protobuf_log() {
-#if GOOGLE_PROTOBUF_VERSION < 4022000  // later versions log through Abseil and say nothing about bad strings
+#if GOOGLE_PROTOBUF_VERSION < \
+    4022000  // later versions log through Abseil and say nothing about bad strings
   static const bool once = [] {
-    google::protobuf::SetLogHandler([](google::protobuf::LogLevel, const char*, int, const std::string& text) {
-      LOG_DEBUG("protobuf: {}", text);
-    });
+    google::protobuf::SetLogHandler(
+        [](google::protobuf::LogLevel, const char*, int, const std::string& text) {
+          LOG_DEBUG("protobuf: {}", text);
+        });
     return true;
   }();
   (void)once;

@@ -1,4 +1,5 @@
-// Pieces of the wire that both the public API and the control link carry. Private to comm's codec sources.
+// Pieces of the wire that both the public API and the control link carry. Private to comm's codec
+// sources.
 #pragma once
 
 #include <string>
@@ -18,7 +19,8 @@ class SamplingParams;
 namespace tailor::comm {
 
 void to_wire(const SamplingParams& in, v1::SamplingParams* out);
-/// A field that is absent keeps the default of base/request.h. Nothing is judged here: validate() does.
+/// A field that is absent keeps the default of base/request.h. Nothing is judged here: validate()
+/// does.
 SamplingParams from_wire(const v1::SamplingParams& in);
 
 void to_wire(const ReplicaInfo& in, v1::ReplicaInfo* out);
@@ -34,13 +36,15 @@ Error from_wire(v1::Error* in);
 /// Reasons this version does not know become kFailed.
 FinishReason finish_reason_from_wire(int value);
 
-/// `text` with every byte that is not part of valid UTF-8 replaced by '?': same length, so that offsets stay true.
-/// A protobuf string must be valid UTF-8, or its reader refuses the whole message.
+/// `text` with every byte that is not part of valid UTF-8 replaced by '?': same length, so that
+/// offsets stay true. A protobuf string must be valid UTF-8, or its reader refuses the whole
+/// message.
 std::string to_utf8(std::string text);
 /// Length of the valid UTF-8 prefix of `text`.
 size_t valid_utf8_prefix(std::string_view text);
 
-/// Runs protobuf's own log through ours at debug level (bad input of a client must not fill stderr). Once per process.
+/// Runs protobuf's own log through ours at debug level (bad input of a client must not fill
+/// stderr). Once per process.
 void quiet_protobuf_log();
 
 }  // namespace tailor::comm

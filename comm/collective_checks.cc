@@ -7,8 +7,9 @@ namespace tailor::comm {
 
 Result<void> check_root(const char* operation, int root, int size) {
   if (root >= 0 && root < size) return {};
-  return fail(ErrorCode::kInvalidArgument, std::string(operation) + ": root must be a rank from 0 to " +
-                                               std::to_string(size - 1) + ", found " + std::to_string(root));
+  return fail(ErrorCode::kInvalidArgument,
+              std::string(operation) + ": root must be a rank from 0 to " +
+                  std::to_string(size - 1) + ", found " + std::to_string(root));
 }
 
 Result<void> check_bytes(const char* operation, size_t bytes) {
@@ -18,7 +19,8 @@ Result<void> check_bytes(const char* operation, size_t bytes) {
                                              std::to_string(bytes));
 }
 
-Result<void> check_gathered_sizes(const char* operation, size_t mine_bytes, size_t out_bytes, int size) {
+Result<void> check_gathered_sizes(const char* operation, size_t mine_bytes, size_t out_bytes,
+                                  int size) {
   TAILOR_TRY(check_bytes(operation, mine_bytes));
   const size_t expected = mine_bytes * static_cast<size_t>(size);
   if (out_bytes == expected) return {};
@@ -42,9 +44,10 @@ Error timeout_error(const char* operation, uint64_t sequence, int rank, int size
                     const std::vector<int>& missing, Duration deadline) {
   char limit[32];
   std::snprintf(limit, sizeof limit, "%.3f s", to_seconds(deadline));
-  return Error{ErrorCode::kTimeout, std::string(operation) + " #" + std::to_string(sequence) + " on rank " +
-                                        std::to_string(rank) + " of " + std::to_string(size) +
-                                        ": no answer from " + name_ranks(missing) + " within " + limit};
+  return Error{ErrorCode::kTimeout, std::string(operation) + " #" + std::to_string(sequence) +
+                                        " on rank " + std::to_string(rank) + " of " +
+                                        std::to_string(size) + ": no answer from " +
+                                        name_ranks(missing) + " within " + limit};
 }
 
 }  // namespace tailor::comm

@@ -1,4 +1,5 @@
-// What every Collective checks and says the same way: arguments before any byte moves, and names of ranks in errors.
+// What every Collective checks and says the same way: arguments before any byte moves, and names of
+// ranks in errors.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +14,10 @@ namespace tailor::comm {
 /// Errors: InvalidArgument when `root` is no rank of a group of `size`.
 Result<void> check_root(const char* operation, int root, int size);
 
-/// Errors: InvalidArgument when `out_bytes` is not `size * mine_bytes`; LimitExceeded when one rank's part is over
-/// INT_MAX bytes (MPI counts in int).
-Result<void> check_gathered_sizes(const char* operation, size_t mine_bytes, size_t out_bytes, int size);
+/// Errors: InvalidArgument when `out_bytes` is not `size * mine_bytes`; LimitExceeded when one
+/// rank's part is over INT_MAX bytes (MPI counts in int).
+Result<void> check_gathered_sizes(const char* operation, size_t mine_bytes, size_t out_bytes,
+                                  int size);
 
 /// Errors: LimitExceeded when `bytes` is over INT_MAX.
 Result<void> check_bytes(const char* operation, size_t bytes);

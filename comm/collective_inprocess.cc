@@ -34,7 +34,8 @@ struct InProcessGroup::Shared {
   }
 
   /// Arrives at call number `sequence` with what `rank` sends and waits for the others.
-  Result<Round*> meet(int rank, uint64_t sequence, const Call& call, std::span<const std::byte> sent);
+  Result<Round*> meet(int rank, uint64_t sequence, const Call& call,
+                      std::span<const std::byte> sent);
 
   const int size;
   const Duration deadline;
@@ -44,8 +45,8 @@ struct InProcessGroup::Shared {
   std::array<Round, 2> rounds;
 };
 
-Result<InProcessGroup::Shared::Round*> InProcessGroup::Shared::meet(int rank, uint64_t sequence, const Call& call,
-                                                                    std::span<const std::byte> sent) {
+Result<InProcessGroup::Shared::Round*> InProcessGroup::Shared::meet(
+    int rank, uint64_t sequence, const Call& call, std::span<const std::byte> sent) {
   Round& round = rounds[sequence % 2];
   round.sent[rank].assign(sent.begin(), sent.end());
 
@@ -56,14 +57,15 @@ Result<InProcessGroup::Shared::Round*> InProcessGroup::Shared::meet(int rank, ui
     round.arrived.assign(size, false);
     round.missing = size;
     round.first = call;
-  } else if (std::strcmp(round.first.operation, call.operation) != 0 || round.first.root != call.root ||
-             round.first.bytes != call.bytes) {
+  } else if (std::strcmp(round.first.operation, call.operation) != 0 ||
+             round.first.root != call.root || round.first.bytes != call.bytes) {
     const auto describe = [](const Call& c) {
-      return std::string(c.operation) + " of " + std::to_string(c.bytes) + " bytes, root " + std::to_string(c.root);
+      return std::string(c.operation) + " of " + std::to_string(c.bytes) + " bytes, root " +
+             std::to_string(c.root);
     };
-    broken = Error{ErrorCode::kInternal, "call #" + std::to_string(sequence) + ": rank " + std::to_string(rank) +
-                                             " called " + describe(call) + " where another rank called " +
-                                             describe(round.first)};
+    broken = Error{ErrorCode::kInternal, "call #" + std::to_string(sequence) + ": rank " +
+                                             std::to_string(rank) + " called " + describe(call) +
+                                             " where another rank called " + describe(round.first)};
     changed.notify_all();
     return fail(*broken);
   }
@@ -72,8 +74,8 @@ Result<InProcessGroup::Shared::Round*> InProcessGroup::Shared::meet(int rank, ui
     changed.notify_all();
     return &round;
   }
-  const bool done =
-      changed.wait_until(lock, now() + deadline, [&] { return round.missing == 0 || broken.has_value(); });
+  const bool done = changed.wait_until(lock, now() + deadline,
+                                       [&] { return round.missing == 0 || broken.has_value(); });
   if (round.missing == 0) return &round;
   if (done) return fail_with("the group is broken", *broken);
   std::vector<int> here, missing;
@@ -100,23 +102,28 @@ class InProcessCollective final : public Collective {
     TAILOR_TRY(check_bytes("broadcast", data.size()));
     std::span<const std::byte> sent;
     if (rank_ == root) sent = data;
-    TAILOR_ASSIGN(auto* round, shared_->meet(rank_, ++sequence_, {"broadcast", root, data.size()}, sent));
-    if (rank_ != root && !data.empty()) std::memcpy(data.data(), round->sent[root].data(), data.size());
+    TAILOR_ASSIGN(auto* round,
+                  shared_->meet(rank_, ++sequence_, {"broadcast", root, data.size()}, sent));
+    if (rank_ != root && !data.empty())
+      std::memcpy(data.data(), round->sent[root].data(), data.size());
     return {};
   }
 
   Result<void> all_gather(std::span<const std::byte> mine, std::span<std::byte> out) override {
     TAILOR_TRY(check_gathered_sizes("all_gather", mine.size(), out.size(), size()));
-    TAILOR_ASSIGN(auto* round, shared_->meet(rank_, ++sequence_, {"all_gather", 0, mine.size()}, mine));
+    TAILOR_ASSIGN(auto* round,
+                  shared_->meet(rank_, ++sequence_, {"all_gather", 0, mine.size()}, mine));
     copy_all(*round, mine.size(), out);
     return {};
   }
 
-  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out, int root) override {
+  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out,
+                      int root) override {
     TAILOR_TRY(check_root("gather", root, size()));
     TAILOR_TRY(check_bytes("gather", mine.size()));
     if (rank_ == root) TAILOR_TRY(check_gathered_sizes("gather", mine.size(), out.size(), size()));
-    TAILOR_ASSIGN(auto* round, shared_->meet(rank_, ++sequence_, {"gather", root, mine.size()}, mine));
+    TAILOR_ASSIGN(auto* round,
+                  shared_->meet(rank_, ++sequence_, {"gather", root, mine.size()}, mine));
     if (rank_ == root) copy_all(*round, mine.size(), out);
     return {};
   }
@@ -127,7 +134,8 @@ class InProcessCollective final : public Collective {
   }
 
  private:
-  static void copy_all(const InProcessGroup::Shared::Round& round, size_t bytes, std::span<std::byte> out) {
+  static void copy_all(const InProcessGroup::Shared::Round& round, size_t bytes,
+                       std::span<std::byte> out) {
     if (bytes == 0) return;
     for (size_t r = 0; r < round.sent.size(); ++r)
       std::memcpy(out.data() + r * bytes, round.sent[r].data(), bytes);
@@ -140,7 +148,8 @@ class InProcessCollective final : public Collective {
 
 }  // namespace
 
-InProcessGroup::InProcessGroup(int size, Duration deadline) : shared_(std::make_shared<Shared>(size, deadline)) {
+InProcessGroup::InProcessGroup(int size, Duration deadline)
+    : shared_(std::make_shared<Shared>(size, deadline)) {
   TAILOR_CHECK(size >= 1, "a group has at least one rank");
 }
 InProcessGroup::~InProcessGroup() = default;

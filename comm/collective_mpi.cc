@@ -26,10 +26,14 @@ enum class Operation : int { kBroadcast, kAllGather, kGather, kBarrier };
 
 const char* name(Operation operation) {
   switch (operation) {
-    case Operation::kBroadcast: return "broadcast";
-    case Operation::kAllGather: return "all_gather";
-    case Operation::kGather: return "gather";
-    case Operation::kBarrier: return "barrier";
+    case Operation::kBroadcast:
+      return "broadcast";
+    case Operation::kAllGather:
+      return "all_gather";
+    case Operation::kGather:
+      return "gather";
+    case Operation::kBarrier:
+      return "barrier";
   }
   return "?";
 }
@@ -65,19 +69,22 @@ class MpiCollective final : public Collective {
   Result<void> all_gather(std::span<const std::byte> mine, std::span<std::byte> out) override {
     TAILOR_TRY(check_gathered_sizes("all_gather", mine.size(), out.size(), size_));
     TAILOR_TRY(begin(Operation::kAllGather));
-    for (int d = 1; d < size_; ++d) receive(part(out, mine.size(), (rank_ + d) % size_), (rank_ + d) % size_);
+    for (int d = 1; d < size_; ++d)
+      receive(part(out, mine.size(), (rank_ + d) % size_), (rank_ + d) % size_);
     for (int d = 1; d < size_; ++d) send(mine, (rank_ + d) % size_);
     keep_own(mine, out);
     return finish();
   }
 
-  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out, int root) override {
+  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out,
+                      int root) override {
     TAILOR_TRY(check_root("gather", root, size_));
     TAILOR_TRY(check_bytes("gather", mine.size()));
     if (rank_ == root) TAILOR_TRY(check_gathered_sizes("gather", mine.size(), out.size(), size_));
     TAILOR_TRY(begin(Operation::kGather));
     if (rank_ == root) {
-      for (int d = 1; d < size_; ++d) receive(part(out, mine.size(), (rank_ + d) % size_), (rank_ + d) % size_);
+      for (int d = 1; d < size_; ++d)
+        receive(part(out, mine.size(), (rank_ + d) % size_), (rank_ + d) % size_);
       keep_own(mine, out);
     } else {
       send(mine, root);
@@ -108,7 +115,8 @@ class MpiCollective final : public Collective {
   }
 
   Result<void> begin(Operation operation) {
-    TAILOR_CHECK(std::this_thread::get_id() == owner_, "MPI is called by the rank's main thread only");
+    TAILOR_CHECK(std::this_thread::get_id() == owner_,
+                 "MPI is called by the rank's main thread only");
     if (broken_) return fail_with("the group is broken", *broken_);
     operation_ = operation;
     ++sequence_;
@@ -118,7 +126,8 @@ class MpiCollective final : public Collective {
     return {};
   }
 
-  /// Tags tell operations and neighbouring calls apart and stay under 32,768, the least that MPI promises.
+  /// Tags tell operations and neighbouring calls apart and stay under 32,768, the least that MPI
+  /// promises.
   int tag() const { return static_cast<int>(sequence_ % 8191) * 4 + static_cast<int>(operation_); }
 
   void send(std::span<const std::byte> data, int peer) {
@@ -147,8 +156,8 @@ class MpiCollective final : public Collective {
     Duration sleep = options_.sleep_between;
     while (open > 0) {
       int count = 0;
-      const int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done_.data(),
-                                    statuses_.data());
+      const int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count,
+                                    done_.data(), statuses_.data());
       if (code != MPI_SUCCESS) return give_up(testsome_error(code, count));
       if (count != MPI_UNDEFINED && count > 0) {
         for (int i = 0; i < count; ++i) TAILOR_TRY(check_received(done_[i], statuses_[i]));
@@ -180,27 +189,30 @@ class MpiCollective final : public Collective {
     int bytes = 0;
     MPI_Get_count(&status, MPI_BYTE, &bytes);
     if (bytes == transfer.bytes) return {};
-    return give_up(Error{ErrorCode::kInternal, where() + ": rank " + std::to_string(transfer.peer) + " sent " +
-                                                   std::to_string(bytes) + " bytes, expected " +
+    return give_up(Error{ErrorCode::kInternal, where() + ": rank " + std::to_string(transfer.peer) +
+                                                   " sent " + std::to_string(bytes) +
+                                                   " bytes, expected " +
                                                    std::to_string(transfer.bytes)});
   }
 
   std::string where() const {
-    return std::string(name(operation_)) + " #" + std::to_string(sequence_) + " on rank " + std::to_string(rank_) +
-           " of " + std::to_string(size_);
+    return std::string(name(operation_)) + " #" + std::to_string(sequence_) + " on rank " +
+           std::to_string(rank_) + " of " + std::to_string(size_);
   }
 
   Error mpi_error(int code) const {
     char text[MPI_MAX_ERROR_STRING] = {};
     int length = 0;
     MPI_Error_string(code, text, &length);
-    return Error{ErrorCode::kInternal, where() + ": " + std::string(text, static_cast<size_t>(length))};
+    return Error{ErrorCode::kInternal,
+                 where() + ": " + std::string(text, static_cast<size_t>(length))};
   }
 
   Error testsome_error(int code, int count) const {
     if (code != MPI_ERR_IN_STATUS || count == MPI_UNDEFINED) return mpi_error(code);
     for (int i = 0; i < count; ++i) {
-      if (statuses_[i].MPI_ERROR == MPI_SUCCESS || statuses_[i].MPI_ERROR == MPI_ERR_PENDING) continue;
+      if (statuses_[i].MPI_ERROR == MPI_SUCCESS || statuses_[i].MPI_ERROR == MPI_ERR_PENDING)
+        continue;
       Error error = mpi_error(statuses_[i].MPI_ERROR);
       error.message += " (from rank " + std::to_string(transfers_[done_[i]].peer) + ", expected " +
                        std::to_string(transfers_[done_[i]].bytes) + " bytes)";
@@ -218,7 +230,8 @@ class MpiCollective final : public Collective {
     return timeout_error(name(operation_), sequence_, rank_, size_, missing, options_.deadline);
   }
 
-  /// Takes back what can be taken back (receives; sends under way cannot) and refuses every later call.
+  /// Takes back what can be taken back (receives; sends under way cannot) and refuses every later
+  /// call.
   Unexpected give_up(Error error) {
     for (size_t i = 0; i < requests_.size(); ++i) {
       if (requests_[i] == MPI_REQUEST_NULL) continue;
@@ -239,15 +252,17 @@ class MpiCollective final : public Collective {
   Operation operation_ = Operation::kBarrier;
   uint64_t sequence_ = 0;
   int start_error_ = MPI_SUCCESS;
-  std::vector<MPI_Request> requests_;  // of the call in progress; reserved once: no allocation per call
-  std::vector<Transfer> transfers_;    // [request]
+  std::vector<MPI_Request>
+      requests_;  // of the call in progress; reserved once: no allocation per call
+  std::vector<Transfer> transfers_;  // [request]
   std::vector<int> done_;
   std::vector<MPI_Status> statuses_;
 };
 
 }  // namespace
 
-std::unique_ptr<Collective> make_mpi_collective(MpiCommunicator communicator, const MpiCollectiveOptions& options) {
+std::unique_ptr<Collective> make_mpi_collective(MpiCommunicator communicator,
+                                                const MpiCollectiveOptions& options) {
   return std::make_unique<MpiCollective>(MPI_Comm_f2c(communicator.fortran_handle), options);
 }
 

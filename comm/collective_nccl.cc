@@ -23,7 +23,10 @@ Error cuda_error(const std::string& where, cudaError_t code) {
 class NcclCollective final : public Collective {
  public:
   NcclCollective(int rank, int size, const NcclCollectiveOptions& options)
-      : rank_(rank), size_(size), options_(options), stream_(static_cast<cudaStream_t>(options.stream)) {}
+      : rank_(rank),
+        size_(size),
+        options_(options),
+        stream_(static_cast<cudaStream_t>(options.stream)) {}
 
   ~NcclCollective() override {
     if (comm_ != nullptr) {
@@ -61,7 +64,8 @@ class NcclCollective final : public Collective {
     });
   }
 
-  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out, int root) override {
+  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out,
+                      int root) override {
     TAILOR_TRY(check_root("gather", root, size_));
     TAILOR_TRY(check_bytes("gather", mine.size()));
     if (rank_ == root) TAILOR_TRY(check_gathered_sizes("gather", mine.size(), out.size(), size_));
@@ -69,14 +73,17 @@ class NcclCollective final : public Collective {
       ncclGroupStart();
       ncclSend(mine.data(), mine.size(), ncclUint8, root, comm_, stream_);
       for (int r = 0; r < size_ && rank_ == root; ++r)
-        ncclRecv(out.data() + static_cast<size_t>(r) * mine.size(), mine.size(), ncclUint8, r, comm_, stream_);
+        ncclRecv(out.data() + static_cast<size_t>(r) * mine.size(), mine.size(), ncclUint8, r,
+                 comm_, stream_);
       return ncclGroupEnd();
     });
   }
 
   Result<void> barrier() override {
     auto* bytes = static_cast<std::byte*>(scratch_);
-    TAILOR_TRY(call("barrier", [&] { return ncclAllGather(bytes + size_, bytes, 1, ncclUint8, comm_, stream_); }));
+    TAILOR_TRY(call("barrier", [&] {
+      return ncclAllGather(bytes + size_, bytes, 1, ncclUint8, comm_, stream_);
+    }));
     return options_.wait_for_data ? Result<void>() : wait_for_stream("barrier");
   }
 
@@ -84,7 +91,8 @@ class NcclCollective final : public Collective {
   Result<void> call(const char* operation, const std::function<ncclResult_t()>& start) {
     if (broken_) return fail_with("the group is broken", *broken_);
     ++sequence_;
-    if (auto code = cudaSetDevice(options_.device); code != cudaSuccess) return abort(cuda_error(operation, code));
+    if (auto code = cudaSetDevice(options_.device); code != cudaSuccess)
+      return abort(cuda_error(operation, code));
     TAILOR_TRY(poll(operation, start()));
     return options_.wait_for_data ? wait_for_stream(operation) : Result<void>();
   }
@@ -114,7 +122,8 @@ class NcclCollective final : public Collective {
       if (code == cudaSuccess) return {};
       if (code != cudaErrorNotReady) return abort(cuda_error(operation, code));
       ncclResult_t state = ncclSuccess;
-      if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess || (state != ncclSuccess && state != ncclInProgress))
+      if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess ||
+          (state != ncclSuccess && state != ncclInProgress))
         return poll(operation, state == ncclSuccess ? ncclInternalError : state);
       if (now() - started > options_.deadline) return abort(timed_out(operation));
       sched_yield();
@@ -154,8 +163,10 @@ int nccl_device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-Result<std::unique_ptr<Collective>> make_nccl_collective(Collective& bootstrap, const NcclCollectiveOptions& options) {
-  // Rank 0's failure to make an id is told to the others by the same broadcast: nobody waits for a rank that left.
+Result<std::unique_ptr<Collective>> make_nccl_collective(Collective& bootstrap,
+                                                         const NcclCollectiveOptions& options) {
+  // Rank 0's failure to make an id is told to the others by the same broadcast: nobody waits for a
+  // rank that left.
   struct Offer {
     ncclUniqueId id{};
     int code = ncclSuccess;
@@ -163,8 +174,9 @@ Result<std::unique_ptr<Collective>> make_nccl_collective(Collective& bootstrap, 
   if (bootstrap.rank() == 0) offer.code = ncclGetUniqueId(&offer.id);
   TAILOR_TRY(bootstrap.broadcast(std::as_writable_bytes(std::span(&offer, 1)), 0));
   if (offer.code != ncclSuccess)
-    return fail(ErrorCode::kDeviceFailure, std::string("unique id: NCCL says ") +
-                                               ncclGetErrorString(static_cast<ncclResult_t>(offer.code)));
+    return fail(ErrorCode::kDeviceFailure,
+                std::string("unique id: NCCL says ") +
+                    ncclGetErrorString(static_cast<ncclResult_t>(offer.code)));
   auto made = std::make_unique<NcclCollective>(bootstrap.rank(), bootstrap.size(), options);
   TAILOR_TRY(made->create(offer.id));
   return std::unique_ptr<Collective>(std::move(made));

@@ -20,15 +20,17 @@
 namespace tailor::comm {
 namespace {
 
-constexpr size_t kMaxLinks = 4096;                 // control connections remembered
+constexpr size_t kMaxLinks = 4096;  // control connections remembered
 constexpr size_t kMaxControlMessageBytes = 256u << 20;
-constexpr int kMessagesPerTurn = 256;              // read from one socket before the others get their turn
-constexpr int kClientPipeMessages = 64;            // per client and direction inside ZeroMQ
-constexpr size_t kMaxUnsentMessages = 4096;        // per client beside ZeroMQ's; above it the client is gone
+constexpr int kMessagesPerTurn = 256;    // read from one socket before the others get their turn
+constexpr int kClientPipeMessages = 64;  // per client and direction inside ZeroMQ
+constexpr size_t kMaxUnsentMessages =
+    4096;  // per client beside ZeroMQ's; above it the client is gone
 constexpr size_t kMaxUnsentBytes = 64u << 20;
-constexpr Duration kForgettable = seconds(30);     // a client silent for so long makes room for a new one
+constexpr Duration kForgettable =
+    seconds(30);  // a client silent for so long makes room for a new one
 constexpr Duration kFlushLimit = seconds(1);
-constexpr int kRetryMs = 5;                        // a full client buffer, a full inbox
+constexpr int kRetryMs = 5;  // a full client buffer, a full inbox
 constexpr Duration kComeBackLater = seconds(5);
 
 class CoordinatorIoThread final : public CoordinatorIo {
@@ -46,7 +48,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
     quiet_protobuf_log();
     TAILOR_ASSIGN(api_, ZmqSocket::open(context_, ZMQ_ROUTER));
     api_.set(ZMQ_ROUTER_MANDATORY, 1);
-    api_.set(ZMQ_ROUTER_HANDOVER, 1);  // a client that set its own identity takes it along when it reconnects
+    api_.set(ZMQ_ROUTER_HANDOVER,
+             1);  // a client that set its own identity takes it along when it reconnects
     api_.set_int64(ZMQ_MAXMSGSIZE, static_cast<int64_t>(options_.max_message_bytes));
     api_.set(ZMQ_SNDHWM, kClientPipeMessages);
     api_.set(ZMQ_RCVHWM, kClientPipeMessages);
@@ -103,7 +106,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
     zmq_poll(items, reading ? 3 : 2, retry_soon ? kRetryMs : -1);
 
     const bool last = outbound_.closed();
-    for (auto& output : outbound_.drain()) std::visit([this](auto& value) { handle(value); }, output);
+    for (auto& output : outbound_.drain())
+      std::visit([this](auto& value) { handle(value); }, output);
     if (last) return false;
     if (!waiting_clients_.empty()) retry_waiting();
     if (items[0].revents & ZMQ_POLLIN) read_control();
@@ -120,7 +124,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
     }
   }
 
-  // ---- from clients ---------------------------------------------------------------------------------------------
+  // ---- from clients
+  // ---------------------------------------------------------------------------------------------
 
   void read_clients() {
     for (int i = 0; i < kMessagesPerTurn && !held_ && inbox_.has_room(); ++i) {
@@ -132,7 +137,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
 
   void take_client_message(size_t frame_count) {
     counters_.client_messages.add();
-    for (const auto& frame : frames_) counters_.client_bytes_in.add(static_cast<int64_t>(frame.size()));
+    for (const auto& frame : frames_)
+      counters_.client_bytes_in.add(static_cast<int64_t>(frame.size()));
     // DEALER: [identity][payload]. REQ: [identity][][payload].
     const bool delimiter = frame_count == 3 && frames_[1].empty();
     if (frame_count != 2 && !delimiter) {
@@ -150,27 +156,32 @@ class CoordinatorIoThread final : public CoordinatorIo {
     if (!message) {
       counters_.client_bad_messages.add();
       if (message.error().answerable)
-        answer_directly(identity, delimiter, {message.error().request_id, message.error().error, Duration(0)});
+        answer_directly(identity, delimiter,
+                        {message.error().request_id, message.error().error, Duration(0)});
       return;
     }
     if (client == nullptr) client = admit(identity, delimiter, at, *message);
     if (client == nullptr) return;
     CoordinatorInput input = FromClient{client->id, std::move(*message)};
-    // Others may fill the inbox too: what finds no room waits here, and nothing more is read until it has gone.
+    // Others may fill the inbox too: what finds no room waits here, and nothing more is read until
+    // it has gone.
     if (!inbox_.push(std::move(input))) held_ = std::move(input);
   }
 
-  Clients::Peer* admit(const std::string& identity, bool delimiter, Time at, const api::ClientMessage& message) {
+  Clients::Peer* admit(const std::string& identity, bool delimiter, Time at,
+                       const api::ClientMessage& message) {
     if (clients_.size() >= options_.max_clients) {
       Clients::Peer* silent = clients_.longest_silent(at, kForgettable);
       if (silent == nullptr) {
         std::string request_id;
-        if (const auto* submit = std::get_if<api::Submit>(&message)) request_id = submit->request_id;
+        if (const auto* submit = std::get_if<api::Submit>(&message))
+          request_id = submit->request_id;
         if (!std::holds_alternative<api::Credit>(message))
           answer_directly(identity, delimiter,
                           {std::move(request_id),
                            Error{ErrorCode::kUnavailable, "the server has its limit of " +
-                                                              std::to_string(options_.max_clients) + " clients"},
+                                                              std::to_string(options_.max_clients) +
+                                                              " clients"},
                            kComeBackLater});
         return nullptr;
       }
@@ -183,14 +194,18 @@ class CoordinatorIoThread final : public CoordinatorIo {
 
   void answer_directly(const std::string& identity, bool delimiter, api::Rejected rejected) {
     const std::string bytes = encode(std::vector<api::ServerEvent>{std::move(rejected)});
-    if (put_on_wire(identity, delimiter, bytes) != SendStatus::kSent) counters_.dropped_to_clients.add();
+    if (put_on_wire(identity, delimiter, bytes) != SendStatus::kSent)
+      counters_.dropped_to_clients.add();
   }
 
-  // ---- to clients -----------------------------------------------------------------------------------------------
+  // ---- to clients
+  // -----------------------------------------------------------------------------------------------
 
   SendStatus put_on_wire(const std::string& identity, bool delimiter, const std::string& bytes) {
-    const SendStatus status = delimiter ? api_.send({identity, "", bytes}) : api_.send({identity, bytes});
-    if (status == SendStatus::kSent) counters_.client_bytes_out.add(static_cast<int64_t>(bytes.size()));
+    const SendStatus status =
+        delimiter ? api_.send({identity, "", bytes}) : api_.send({identity, bytes});
+    if (status == SendStatus::kSent)
+      counters_.client_bytes_out.add(static_cast<int64_t>(bytes.size()));
     return status;
   }
 
@@ -203,15 +218,19 @@ class CoordinatorIoThread final : public CoordinatorIo {
     std::string bytes = encode(output.events);
     if (client->unsent.empty()) {
       switch (put_on_wire(client->identity, client->delimiter, bytes)) {
-        case SendStatus::kSent: return;
-        case SendStatus::kUnreachable: return lose(*client);
-        case SendStatus::kFull: break;
+        case SendStatus::kSent:
+          return;
+        case SendStatus::kUnreachable:
+          return lose(*client);
+        case SendStatus::kFull:
+          break;
       }
       waiting_clients_.insert(client->id);
     }
     client->unsent_bytes += bytes.size();
     client->unsent.push_back(std::move(bytes));
-    if (client->unsent.size() > kMaxUnsentMessages || client->unsent_bytes > kMaxUnsentBytes) lose(*client);
+    if (client->unsent.size() > kMaxUnsentMessages || client->unsent_bytes > kMaxUnsentBytes)
+      lose(*client);
   }
 
   void retry_waiting() {
@@ -219,7 +238,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
       const ClientId id = *it++;  // before anything erases it
       Clients::Peer* client = clients_.find(id);
       while (client != nullptr && !client->unsent.empty()) {
-        const SendStatus status = put_on_wire(client->identity, client->delimiter, client->unsent.front());
+        const SendStatus status =
+            put_on_wire(client->identity, client->delimiter, client->unsent.front());
         if (status == SendStatus::kFull) break;
         if (status == SendStatus::kUnreachable) {
           lose(*client);
@@ -247,7 +267,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
     clients_.erase(output.client);
   }
 
-  // ---- control link ---------------------------------------------------------------------------------------------
+  // ---- control link
+  // ---------------------------------------------------------------------------------------------
 
   void read_control() {
     for (int i = 0; i < kMessagesPerTurn; ++i) {
@@ -273,17 +294,22 @@ class CoordinatorIoThread final : public CoordinatorIo {
         continue;
       }
       // Heartbeats repeat themselves: with a main thread far behind, the newest of them may go.
-      if (std::holds_alternative<Heartbeat>(*report) && inbox_.size() > 2 * options_.inbox_capacity) continue;
-      inbox_.push_always(FromWorker{link->id, std::move(*report)});  // bounded by the leaders' backlog
+      if (std::holds_alternative<Heartbeat>(*report) && inbox_.size() > 2 * options_.inbox_capacity)
+        continue;
+      inbox_.push_always(
+          FromWorker{link->id, std::move(*report)});  // bounded by the leaders' backlog
     }
   }
 
   void handle(ToWorker& output) {
     Links::Peer* link = links_.find(output.link);
     if (link == nullptr) return;
-    const std::string bytes = encode(CommandEnvelope{output.sequence, output.epoch, std::move(output.command)});
-    // A lost worker is noticed by its missing heartbeats; what cannot be sent to it is lost with it.
-    if (control_.send({link->identity, bytes}) == SendStatus::kUnreachable) links_.erase(output.link);
+    const std::string bytes =
+        encode(CommandEnvelope{output.sequence, output.epoch, std::move(output.command)});
+    // A lost worker is noticed by its missing heartbeats; what cannot be sent to it is lost with
+    // it.
+    if (control_.send({link->identity, bytes}) == SendStatus::kUnreachable)
+      links_.erase(output.link);
   }
 
   const CoordinatorIoOptions options_;
@@ -311,7 +337,8 @@ Result<std::unique_ptr<CoordinatorIo>> CoordinatorIo::start(const CoordinatorIoO
   if (options.inbox_capacity == 0 || options.max_clients == 0)
     return fail(ErrorCode::kInvalidArgument, "inbox_capacity and max_clients must be above 0");
   if (options.control_endpoint.empty())
-    return fail(ErrorCode::kInvalidArgument, "the control endpoint is empty; tcp://127.0.0.1:* takes any free port");
+    return fail(ErrorCode::kInvalidArgument,
+                "the control endpoint is empty; tcp://127.0.0.1:* takes any free port");
   auto io = std::make_unique<CoordinatorIoThread>(options);
   TAILOR_TRY(io->open());
   return std::unique_ptr<CoordinatorIo>(std::move(io));

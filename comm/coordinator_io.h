@@ -1,13 +1,15 @@
-// The coordinator's io thread: owns both of its ROUTER sockets (the public request API and the control link), all
-// encoding and decoding, and nothing else. The main thread talks to it through two mailboxes of plain values.
+// The coordinator's io thread: owns both of its ROUTER sockets (the public request API and the
+// control link), all encoding and decoding, and nothing else. The main thread talks to it through
+// two mailboxes of plain values.
 //
 //   main ── send() ──►  outbound mailbox ──► io thread ──► clients and leaders
 //   main ◄── inbox() ◄─ inbound mailbox  ◄── io thread ◄── clients and leaders
 //
-// When the inbox has no room the io thread stops reading the public socket (clients feel back-pressure through
-// ZeroMQ); the control link is always read, because reports are never dropped.
-// Malformed, oversized or unknown client messages are answered with Rejected{Protocol | LimitExceeded} where a
-// request id can be read, else dropped and counted; nothing a client sends can stop the thread.
+// When the inbox has no room the io thread stops reading the public socket (clients feel
+// back-pressure through ZeroMQ); the control link is always read, because reports are never
+// dropped. Malformed, oversized or unknown client messages are answered with Rejected{Protocol |
+// LimitExceeded} where a request id can be read, else dropped and counted; nothing a client sends
+// can stop the thread.
 #pragma once
 
 #include <cstdint>
@@ -60,10 +62,10 @@ using CoordinatorOutput = std::variant<ToClient, ToWorker, ForgetClient>;
 
 struct CoordinatorIoOptions {
   std::string api_endpoint = "tcp://127.0.0.1:5555";
-  std::string control_endpoint;                ///< e.g. tcp://127.0.0.1:*; the bound one is control_endpoint()
-  size_t inbox_capacity = 4096;                ///< messages
-  size_t max_message_bytes = 64u << 20;        ///< larger ones close their connection
-  size_t max_prompt_bytes = 4u << 20;          ///< larger ones are answered LimitExceeded
+  std::string control_endpoint;  ///< e.g. tcp://127.0.0.1:*; the bound one is control_endpoint()
+  size_t inbox_capacity = 4096;  ///< messages
+  size_t max_message_bytes = 64u << 20;  ///< larger ones close their connection
+  size_t max_prompt_bytes = 4u << 20;    ///< larger ones are answered LimitExceeded
   size_t max_clients = 4096;
 };
 
@@ -74,12 +76,15 @@ struct CoordinatorIoCounters {
 
 class CoordinatorIo {
  public:
-  /// Binds both sockets and starts the thread. Errors: Unavailable (address in use, names it), InvalidArgument.
+  /// Binds both sockets and starts the thread. Errors: Unavailable (address in use, names it),
+  /// InvalidArgument.
   static Result<std::unique_ptr<CoordinatorIo>> start(const CoordinatorIoOptions& options);
-  virtual ~CoordinatorIo() = default;  ///< stops and joins the thread; pending output is flushed for at most 1 s
+  virtual ~CoordinatorIo() =
+      default;  ///< stops and joins the thread; pending output is flushed for at most 1 s
 
   virtual Mailbox<CoordinatorInput>& inbox() = 0;
-  /// Any thread; never blocks, never refuses: output is bounded by clients' credit and by dispatched requests.
+  /// Any thread; never blocks, never refuses: output is bounded by clients' credit and by
+  /// dispatched requests.
   virtual void send(CoordinatorOutput output) = 0;
   virtual const std::string& api_endpoint() const = 0;      ///< as bound (a wildcard port resolved)
   virtual const std::string& control_endpoint() const = 0;  ///< as bound

@@ -24,14 +24,17 @@ Unexpected mpi_failed(const char* call, int code) {
 Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::start(int* argc, char*** argv) {
   int initialised = 0;
   MPI_Initialized(&initialised);
-  if (initialised) return fail(ErrorCode::kUnavailable, "MPI is already initialised in this process");
+  if (initialised)
+    return fail(ErrorCode::kUnavailable, "MPI is already initialised in this process");
   int provided = MPI_THREAD_SINGLE;
   if (int code = MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided); code != MPI_SUCCESS)
-    return fail(ErrorCode::kUnavailable, "MPI_Init_thread failed with code " + std::to_string(code));
+    return fail(ErrorCode::kUnavailable,
+                "MPI_Init_thread failed with code " + std::to_string(code));
   std::unique_ptr<MpiEnvironment> self(new MpiEnvironment());
   if (provided < MPI_THREAD_FUNNELED)
-    return fail(ErrorCode::kUnavailable, "this MPI library does not support MPI_THREAD_FUNNELED; install Open MPI 4.1 "
-                                         "(openmpi-bin, libopenmpi-dev)");
+    return fail(ErrorCode::kUnavailable,
+                "this MPI library does not support MPI_THREAD_FUNNELED; install Open MPI 4.1 "
+                "(openmpi-bin, libopenmpi-dev)");
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
   MPI_Comm_rank(MPI_COMM_WORLD, &self->world_rank_);
@@ -53,22 +56,27 @@ MpiEnvironment::~MpiEnvironment() {
 }
 
 Result<MpiCommunicator> MpiEnvironment::replica_communicator(int tp_size) {
-  if (tp_size < 1) return fail(ErrorCode::kInvalidArgument, "tp must be at least 1, found " + std::to_string(tp_size));
+  if (tp_size < 1)
+    return fail(ErrorCode::kInvalidArgument,
+                "tp must be at least 1, found " + std::to_string(tp_size));
   MPI_Comm made = MPI_COMM_NULL;
   if (world_size_ == tp_size) {
-    if (int code = MPI_Comm_dup(MPI_COMM_WORLD, &made); code != MPI_SUCCESS) return mpi_failed("MPI_Comm_dup", code);
+    if (int code = MPI_Comm_dup(MPI_COMM_WORLD, &made); code != MPI_SUCCESS)
+      return mpi_failed("MPI_Comm_dup", code);
   } else {
     const int first = 1 + (app_number_ - 1) * tp_size;
     const bool fits = app_number_ >= 1 && first + tp_size <= world_size_ && world_rank_ >= first &&
                       world_rank_ < first + tp_size && (world_size_ - 1) % tp_size == 0;
     if (!fits) {
       const std::string tp = std::to_string(tp_size);
-      return fail(ErrorCode::kInvalidArgument,
-                  "a replica of tp " + tp + " does not fit this launch (world of " + std::to_string(world_size_) +
-                      " ranks, this is rank " + std::to_string(world_rank_) + " of application " +
-                      std::to_string(app_number_) + "): start each replica with its own `mpirun -n " + tp +
-                      "`, or all with one line `mpirun -n 1 COORDINATOR : -n " + tp + " WORKER : -n " + tp +
-                      " WORKER ...` (tailor serve --single --print shows it)");
+      return fail(
+          ErrorCode::kInvalidArgument,
+          "a replica of tp " + tp + " does not fit this launch (world of " +
+              std::to_string(world_size_) + " ranks, this is rank " + std::to_string(world_rank_) +
+              " of application " + std::to_string(app_number_) +
+              "): start each replica with its own `mpirun -n " + tp +
+              "`, or all with one line `mpirun -n 1 COORDINATOR : -n " + tp + " WORKER : -n " + tp +
+              " WORKER ...` (tailor serve --single --print shows it)");
     }
     MPI_Group world = MPI_GROUP_NULL, replica = MPI_GROUP_NULL;
     int range[1][3] = {{first, first + tp_size - 1, 1}};

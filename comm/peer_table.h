@@ -1,5 +1,5 @@
-// The connections of one ROUTER socket, as its io thread numbers them: ZeroMQ's identity <-> our id. Bounded by the
-// caller; ids are never reused. Owner: the io thread.
+// The connections of one ROUTER socket, as its io thread numbers them: ZeroMQ's identity <-> our
+// id. Bounded by the caller; ids are never reused. Owner: the io thread.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ class PeerTable {
   struct Peer {
     PeerId id;
     std::string identity;
-    bool delimiter = false;          ///< a REQ socket: an empty frame precedes the payload
-    bool complained = false;         ///< its wrong version was logged
+    bool delimiter = false;   ///< a REQ socket: an empty frame precedes the payload
+    bool complained = false;  ///< its wrong version was logged
     Time last_heard{};
     std::deque<std::string> unsent;  ///< encoded messages that ZeroMQ had no room for
     size_t unsent_bytes = 0;
@@ -54,7 +54,8 @@ class PeerTable {
   Peer* longest_silent(Time now, Duration at_least) {
     Peer* found = nullptr;
     for (auto& [id, peer] : by_id_)
-      if (now - peer->last_heard > at_least && (found == nullptr || peer->last_heard < found->last_heard))
+      if (now - peer->last_heard > at_least &&
+          (found == nullptr || peer->last_heard < found->last_heard))
         found = peer;
     return found;
   }

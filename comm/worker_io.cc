@@ -24,7 +24,8 @@ constexpr Duration kFlushLimit = seconds(1);
 constexpr int kFlushPollMs = 50;
 constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
 constexpr int kStuckExitCode = 70;
-constexpr Duration kOwnDelay = milliseconds(500);  // this thread woke so late: the machine, not main, was stuck
+constexpr Duration kOwnDelay =
+    milliseconds(500);  // this thread woke so late: the machine, not main, was stuck
 
 struct RingBell {};
 using Outgoing = std::variant<WorkerReport, RingBell>;
@@ -44,7 +45,8 @@ class WorkerIoThread final : public WorkerIo {
     quiet_protobuf_log();
     TAILOR_ASSIGN(control_, ZmqSocket::open(context_, ZMQ_DEALER));
     control_.set(ZMQ_LINGER, 500);
-    control_.set(ZMQ_IMMEDIATE, 1);  // what a broken connection held dies with it: a new one begins with Hello
+    control_.set(ZMQ_IMMEDIATE,
+                 1);  // what a broken connection held dies with it: a new one begins with Hello
     control_.set(ZMQ_SNDHWM, 64);  // small: what waits shows in backlog()
     control_.set(ZMQ_RCVHWM, 0);   // bounded by dispatched requests
     control_.set(ZMQ_HEARTBEAT_IVL, 1000);
@@ -72,9 +74,9 @@ class WorkerIoThread final : public WorkerIo {
  private:
   bool is_leader() const { return options_.rank == 0; }
 
-  // The leader's ROUTER answers each follower's word with its own: the number of rings so far. A ring before a
-  // follower has joined, or lost with a connection, is thus made good when that follower says its next word, which
-  // it does whenever its connection comes up.
+  // The leader's ROUTER answers each follower's word with its own: the number of rings so far. A
+  // ring before a follower has joined, or lost with a connection, is thus made good when that
+  // follower says its next word, which it does whenever its connection comes up.
   Result<void> open_doorbell() {
     TAILOR_ASSIGN(doorbell_, ZmqSocket::open(context_, is_leader() ? ZMQ_ROUTER : ZMQ_DEALER));
     doorbell_.set(ZMQ_LINGER, 0);
@@ -120,7 +122,8 @@ class WorkerIoThread final : public WorkerIo {
     zmq_poll(items, count, poll_ms());
 
     const bool last = outbound_.closed();
-    for (auto& outgoing : outbound_.drain()) std::visit([this](auto& value) { handle(value); }, outgoing);
+    for (auto& outgoing : outbound_.drain())
+      std::visit([this](auto& value) { handle(value); }, outgoing);
     if (last) return false;
     if (items[2].revents & ZMQ_POLLIN) follow_link();
     if (items[1].revents & ZMQ_POLLIN) read_commands();
@@ -151,7 +154,8 @@ class WorkerIoThread final : public WorkerIo {
     }
   }
 
-  // ---- reports --------------------------------------------------------------------------------------------------
+  // ---- reports
+  // --------------------------------------------------------------------------------------------------
 
   void handle(WorkerReport& report) {
     std::string bytes = encode(report);
@@ -170,7 +174,8 @@ class WorkerIoThread final : public WorkerIo {
   }
 
   void send_reports() {
-    while (connected_ && !unsent_.empty() && control_.send({unsent_.front()}) == SendStatus::kSent) {
+    while (connected_ && !unsent_.empty() &&
+           control_.send({unsent_.front()}) == SendStatus::kSent) {
       unsent_.pop_front();
       backlog_.fetch_sub(1, std::memory_order_relaxed);
     }
@@ -179,15 +184,20 @@ class WorkerIoThread final : public WorkerIo {
   void say_hello() {
     welcomed_ = false;
     if (last_hello_.empty() || !connected_) return;
-    hello_at_ = control_.send({last_hello_}) == SendStatus::kSent ? now() : Time{};  // else with the next heartbeat
+    hello_at_ = control_.send({last_hello_}) == SendStatus::kSent
+                    ? now()
+                    : Time{};  // else with the next heartbeat
   }
 
-  // ---- the link and its commands --------------------------------------------------------------------------------
+  // ---- the link and its commands
+  // --------------------------------------------------------------------------------
 
   void follow_link() {
     while (const int event = control_events_.next_event()) {
       if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
-        if (lost_told_) LOG_INFO("rank {}: the coordinator at {} is back", options_.rank, options_.control_endpoint);
+        if (lost_told_)
+          LOG_INFO("rank {}: the coordinator at {} is back", options_.rank,
+                   options_.control_endpoint);
         connected_ = true;
         lost_told_ = false;
         say_hello();
@@ -218,17 +228,20 @@ class WorkerIoThread final : public WorkerIo {
       epoch_ = welcome->epoch;
       welcomed_ = true;
     } else {
-      const bool for_anyone = envelope.epoch == Epoch{0} && std::holds_alternative<Shutdown>(envelope.command);
+      const bool for_anyone =
+          envelope.epoch == Epoch{0} && std::holds_alternative<Shutdown>(envelope.command);
       if (!for_anyone && envelope.epoch != epoch_) {
-        LOG_DEBUG("rank {}: command {} of epoch {} is ignored, this is epoch {}", options_.rank, envelope.sequence,
-                  envelope.epoch.value, epoch_.value);
+        LOG_DEBUG("rank {}: command {} of epoch {} is ignored, this is epoch {}", options_.rank,
+                  envelope.sequence, envelope.epoch.value, epoch_.value);
         return;
       }
     }
-    inbox_.push_always(FromCoordinator{envelope.sequence, std::move(envelope.command)});  // bounded: dispatched requests
+    inbox_.push_always(FromCoordinator{
+        envelope.sequence, std::move(envelope.command)});  // bounded: dispatched requests
   }
 
-  // ---- heartbeat and watchdog -----------------------------------------------------------------------------------
+  // ---- heartbeat and watchdog
+  // -----------------------------------------------------------------------------------
 
   void beat(Time at) {
     const uint64_t count = progress_.counter.load(std::memory_order_relaxed);
@@ -236,12 +249,15 @@ class WorkerIoThread final : public WorkerIo {
     if (!busy || count != last_progress_) {
       last_progress_at_ = at;
     } else if (at - next_beat_ > kOwnDelay) {
-      last_progress_at_ += at - next_beat_;  // the whole process did not run, so main could not move either
+      last_progress_at_ +=
+          at - next_beat_;  // the whole process did not run, so main could not move either
     }
     last_progress_ = count;
     if (at - last_progress_at_ >= options_.stuck_after) {
-      LOG_ERROR("replica {} rank {}: the main thread has been stuck at progress {} for {:.1f} s; this rank leaves",
-                options_.replica.value, options_.rank, count, to_seconds(at - last_progress_at_));
+      LOG_ERROR(
+          "replica {} rank {}: the main thread has been stuck at progress {} for {:.1f} s; this "
+          "rank leaves",
+          options_.replica.value, options_.rank, count, to_seconds(at - last_progress_at_));
       spdlog::default_logger_raw()->flush();
       _exit(kStuckExitCode);
     }
@@ -249,10 +265,11 @@ class WorkerIoThread final : public WorkerIo {
     if (connected_) {
       if (!welcomed_ && !last_hello_.empty() && at - hello_at_ >= kHelloAgain) say_hello();
       // A full pipe means that reports are on their way: a heartbeat less does no harm.
-      control_.send({encode(WorkerReport(Heartbeat{options_.replica, options_.rank, count, busy}))});
+      control_.send(
+          {encode(WorkerReport(Heartbeat{options_.replica, options_.rank, count, busy}))});
     } else if (!lost_told_ && at - silent_since_ >= options_.coordinator_lost_after) {
-      LOG_WARN("replica {} rank {}: no coordinator at {} for {:.1f} s", options_.replica.value, options_.rank,
-               options_.control_endpoint, to_seconds(at - silent_since_));
+      LOG_WARN("replica {} rank {}: no coordinator at {} for {:.1f} s", options_.replica.value,
+               options_.rank, options_.control_endpoint, to_seconds(at - silent_since_));
       lost_told_ = true;
       inbox_.push_always(LinkDown{});
     }
@@ -260,7 +277,8 @@ class WorkerIoThread final : public WorkerIo {
       if (followers_[rank].told < rings_ && !followers_[rank].identity.empty()) tell_follower(rank);
   }
 
-  // ---- doorbell -------------------------------------------------------------------------------------------------
+  // ---- doorbell
+  // -------------------------------------------------------------------------------------------------
 
   struct Follower {
     std::string identity;  // empty until it has joined
@@ -277,7 +295,8 @@ class WorkerIoThread final : public WorkerIo {
 
   void follow_doorbell() {
     while (const int event = doorbell_events_.next_event())
-      if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) doorbell_.send({encode(DoorbellWord{options_.rank, heard_})});
+      if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)
+        doorbell_.send({encode(DoorbellWord{options_.rank, heard_})});
   }
 
   void read_doorbell() {
@@ -296,7 +315,8 @@ class WorkerIoThread final : public WorkerIo {
         follower.told = word->rings;
         if (follower.told < rings_) tell_follower(word->rank);
       } else {
-        for (; heard_ < word->rings; ++heard_) inbox_.push_always(Doorbell{});  // bounded: the leader waits in MPI
+        for (; heard_ < word->rings; ++heard_)
+          inbox_.push_always(Doorbell{});  // bounded: the leader waits in MPI
       }
     }
   }
@@ -334,9 +354,11 @@ class WorkerIoThread final : public WorkerIo {
 
 }  // namespace
 
-Result<std::unique_ptr<WorkerIo>> WorkerIo::start(const WorkerIoOptions& options, const Progress& progress) {
+Result<std::unique_ptr<WorkerIo>> WorkerIo::start(const WorkerIoOptions& options,
+                                                  const Progress& progress) {
   if (options.rank >= options.tp_size)
-    return fail(ErrorCode::kInvalidArgument, "rank " + std::to_string(options.rank) + " does not exist at tp size " +
+    return fail(ErrorCode::kInvalidArgument, "rank " + std::to_string(options.rank) +
+                                                 " does not exist at tp size " +
                                                  std::to_string(options.tp_size));
   if (options.heartbeat_every <= Duration(0))
     return fail(ErrorCode::kInvalidArgument, "heartbeat_every must be above 0");

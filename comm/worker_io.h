@@ -1,12 +1,13 @@
-// A rank's io thread: the DEALER to the coordinator (reports, commands, heartbeats), the doorbell between the
-// leader and its followers, and the watchdog over the rank's own main thread. Owns its sockets; the main thread
-// talks to it through mailboxes.
+// A rank's io thread: the DEALER to the coordinator (reports, commands, heartbeats), the doorbell
+// between the leader and its followers, and the watchdog over the rank's own main thread. Owns its
+// sockets; the main thread talks to it through mailboxes.
 //
-// Doorbell: a follower sleeps in inbox().drain_wait() while its replica is idle; before the first step after an idle
-// time the leader calls ring(), and every follower finds a Doorbell in its inbox and enters replay (MPI broadcasts).
-// Watchdog: while `progress.busy` and the counter has not moved for `stuck_after`, the process logs the step and
-// exits with _exit(70): its mpirun then takes the group down. A rank whose coordinator is silent keeps trying to
-// reconnect and says Hello again; after `coordinator_lost_after` it puts LinkDown into the inbox.
+// Doorbell: a follower sleeps in inbox().drain_wait() while its replica is idle; before the first
+// step after an idle time the leader calls ring(), and every follower finds a Doorbell in its inbox
+// and enters replay (MPI broadcasts). Watchdog: while `progress.busy` and the counter has not moved
+// for `stuck_after`, the process logs the step and exits with _exit(70): its mpirun then takes the
+// group down. A rank whose coordinator is silent keeps trying to reconnect and says Hello again;
+// after `coordinator_lost_after` it puts LinkDown into the inbox.
 #pragma once
 
 #include <atomic>
@@ -50,11 +51,13 @@ struct WorkerIoOptions {
 class WorkerIo {
  public:
   /// Starts the thread. `progress` must outlive it. Errors: Unavailable, InvalidArgument.
-  static Result<std::unique_ptr<WorkerIo>> start(const WorkerIoOptions& options, const Progress& progress);
+  static Result<std::unique_ptr<WorkerIo>> start(const WorkerIoOptions& options,
+                                                 const Progress& progress);
   virtual ~WorkerIo() = default;  ///< flushes reports for at most 1 s, stops, joins
 
   virtual Mailbox<WorkerInput>& inbox() = 0;
-  /// Leader: queues a report. Any thread; never refuses. The caller stops planning while `backlog()` is high.
+  /// Leader: queues a report. Any thread; never refuses. The caller stops planning while
+  /// `backlog()` is high.
   virtual void report(WorkerReport report) = 0;
   virtual size_t backlog() const = 0;
   virtual void ring() = 0;                                   ///< leader

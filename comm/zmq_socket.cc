@@ -16,7 +16,8 @@ Unexpected zmq_failure(const std::string& what, const std::string& endpoint) {
   const bool bad_name = code == EINVAL || code == EPROTONOSUPPORT || code == ENOCOMPATPROTO;
   return fail(bad_name ? ErrorCode::kInvalidArgument : ErrorCode::kUnavailable,
               "cannot " + what + " " + endpoint + ": " +
-                  (bad_name ? "it is not a ZeroMQ endpoint such as tcp://127.0.0.1:5555" : zmq_strerror(code)));
+                  (bad_name ? "it is not a ZeroMQ endpoint such as tcp://127.0.0.1:5555"
+                            : zmq_strerror(code)));
 }
 
 }  // namespace
@@ -41,20 +42,24 @@ Result<ZmqSocket> ZmqSocket::open(const ZmqContext& context, int type) {
   ZmqSocket socket;
   socket.socket_ = zmq_socket(context.get(), type);
   if (socket.socket_ == nullptr)
-    return fail(ErrorCode::kUnavailable, std::string("cannot open a ZeroMQ socket: ") + zmq_strerror(zmq_errno()));
+    return fail(ErrorCode::kUnavailable,
+                std::string("cannot open a ZeroMQ socket: ") + zmq_strerror(zmq_errno()));
   return socket;
 }
 
 void ZmqSocket::set(int option, int value) {
-  TAILOR_CHECK(zmq_setsockopt(socket_, option, &value, sizeof value) == 0, "a socket option was refused");
+  TAILOR_CHECK(zmq_setsockopt(socket_, option, &value, sizeof value) == 0,
+               "a socket option was refused");
 }
 
 void ZmqSocket::set_int64(int option, int64_t value) {
-  TAILOR_CHECK(zmq_setsockopt(socket_, option, &value, sizeof value) == 0, "a socket option was refused");
+  TAILOR_CHECK(zmq_setsockopt(socket_, option, &value, sizeof value) == 0,
+               "a socket option was refused");
 }
 
 void ZmqSocket::set_bytes(int option, std::string_view value) {
-  TAILOR_CHECK(zmq_setsockopt(socket_, option, value.data(), value.size()) == 0, "a socket option was refused");
+  TAILOR_CHECK(zmq_setsockopt(socket_, option, value.data(), value.size()) == 0,
+               "a socket option was refused");
 }
 
 Result<void> ZmqSocket::bind(const std::string& endpoint) {
@@ -70,7 +75,8 @@ Result<void> ZmqSocket::connect(const std::string& endpoint) {
 std::string ZmqSocket::last_endpoint() const {
   char text[512];
   size_t size = sizeof text;
-  TAILOR_CHECK(zmq_getsockopt(socket_, ZMQ_LAST_ENDPOINT, text, &size) == 0, "a bound socket has an endpoint");
+  TAILOR_CHECK(zmq_getsockopt(socket_, ZMQ_LAST_ENDPOINT, text, &size) == 0,
+               "a bound socket has an endpoint");
   return std::string(text, size > 0 ? size - 1 : 0);
 }
 
@@ -115,9 +121,11 @@ SendStatus ZmqSocket::send(std::initializer_list<std::string_view> frames) {
   return SendStatus::kSent;
 }
 
-Result<ZmqSocket> ZmqSocket::monitor(const ZmqContext& context, int events, const std::string& name) {
+Result<ZmqSocket> ZmqSocket::monitor(const ZmqContext& context, int events,
+                                     const std::string& name) {
   const std::string endpoint = "inproc://monitor-" + name;
-  if (zmq_socket_monitor(socket_, endpoint.c_str(), events) != 0) return zmq_failure("watch", endpoint);
+  if (zmq_socket_monitor(socket_, endpoint.c_str(), events) != 0)
+    return zmq_failure("watch", endpoint);
   TAILOR_ASSIGN(ZmqSocket pair, open(context, ZMQ_PAIR));
   pair.set(ZMQ_LINGER, 0);
   TAILOR_TRY(pair.connect(endpoint));

@@ -1,6 +1,6 @@
-// A thin owner of ZeroMQ's context and sockets: whole messages in and out, never blocking, errors as values. Used by
-// the io threads and the client only. A socket belongs to one thread; creating it in another and handing it over
-// before that thread starts is allowed.
+// A thin owner of ZeroMQ's context and sockets: whole messages in and out, never blocking, errors
+// as values. Used by the io threads and the client only. A socket belongs to one thread; creating
+// it in another and handing it over before that thread starts is allowed.
 #pragma once
 
 #include <cstddef>
@@ -46,17 +46,20 @@ class ZmqSocket {
   void set_int64(int option, int64_t value);
   void set_bytes(int option, std::string_view value);
 
-  /// Errors: Unavailable (address in use), InvalidArgument (not an endpoint); the message names the endpoint.
+  /// Errors: Unavailable (address in use), InvalidArgument (not an endpoint); the message names the
+  /// endpoint.
   Result<void> bind(const std::string& endpoint);
   Result<void> connect(const std::string& endpoint);
   std::string last_endpoint() const;  ///< a wildcard port resolved
 
-  /// One whole message; false when none is there. At most `kMaxFrames` frames are kept, `frame_count` tells all.
+  /// One whole message; false when none is there. At most `kMaxFrames` frames are kept,
+  /// `frame_count` tells all.
   bool receive(std::vector<std::string>& frames, size_t* frame_count = nullptr);
   /// One whole message or nothing of it.
   SendStatus send(std::initializer_list<std::string_view> frames);
 
-  /// A PAIR socket on which `events` (ZMQ_EVENT_...) of this socket arrive; read it with next_event().
+  /// A PAIR socket on which `events` (ZMQ_EVENT_...) of this socket arrive; read it with
+  /// next_event().
   Result<ZmqSocket> monitor(const ZmqContext& context, int events, const std::string& name);
   /// The next event's number, or 0.
   int next_event();

@@ -32,7 +32,7 @@ Time SchedulerCore::next_deadline() const {
 }
 
 // ---- events
-// ---------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------
 
 void SchedulerCore::on(const Arrived& event) {
   TAILOR_CHECK(event.id > last_id_, "request ids grow with acceptance");
@@ -223,7 +223,7 @@ void SchedulerCore::expire_deadlines() {
 }
 
 // ---- waiting and binding
-// --------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------
 
 void SchedulerCore::enqueue(uint32_t slot) {
   Entry& entry = entries_[slot];
@@ -355,7 +355,7 @@ void SchedulerCore::cancel_on_replica(const Entry& entry) {
 }
 
 // ---- the end of a request
-// -------------------------------------------------------------------------------------
+// ----------------------------------------------------------------------------------
 
 void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
   Entry& entry = entries_[slot];
@@ -404,7 +404,7 @@ void SchedulerCore::refuse_oversized() {
 }
 
 // ---- numbers
-// --------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------
 
 void SchedulerCore::note_completion() {
   // Only while others wait does the time between completions say how fast the cluster can be.

@@ -1,6 +1,7 @@
-// Engine: the model's forward pass over one rank's shard. Speaks raw spans, no tensor type, so that faster engines
-// need not load torch. `--engine torch` (parallel/engine_torch.h) is the readable reference and stays the oracle.
-// Every rank of a replica calls forward() with the same StepInput in the same order; owner: the rank's main thread.
+// Engine: the model's forward pass over one rank's shard. Speaks raw spans, no tensor type, so that
+// faster engines need not load torch. `--engine torch` (parallel/engine_torch.h) is the readable
+// reference and stays the oracle. Every rank of a replica calls forward() with the same StepInput
+// in the same order; owner: the rank's main thread.
 #pragma once
 
 #include <atomic>
@@ -25,14 +26,15 @@ struct TpContext {
 };
 
 struct EngineOptions {
-  std::string device = "cpu";        ///< "cpu" or "cuda" (one process per GPU, device = local rank)
-  std::string dtype = "auto";        ///< "f32", "bf16", "auto" (f32 on CPU if it fits, bf16 on GPU)
-  int threads = 1;                   ///< math threads of this rank
+  std::string device = "cpu";  ///< "cpu" or "cuda" (one process per GPU, device = local rank)
+  std::string dtype = "auto";  ///< "f32", "bf16", "auto" (f32 on CPU if it fits, bf16 on GPU)
+  int threads = 1;             ///< math threads of this rank
   int32_t block_tokens = 16;
-  uint64_t kv_bytes = 0;             ///< KV pool of this rank; 0 = chosen from free memory and printed
-  int32_t max_context = 0;           ///< 0 = the model's
-  int32_t max_rows = 2048;           ///< rows of one step
-  int32_t ranks_on_host = 0;         ///< processes that share this host's memory; 0 = all ranks of the replica
+  uint64_t kv_bytes = 0;    ///< KV pool of this rank; 0 = chosen from free memory and printed
+  int32_t max_context = 0;  ///< 0 = the model's
+  int32_t max_rows = 2048;  ///< rows of one step
+  int32_t ranks_on_host =
+      0;  ///< processes that share this host's memory; 0 = all ranks of the replica
   std::function<void(double)> on_load_progress;  ///< 0..1
 };
 
@@ -41,9 +43,9 @@ struct EngineInfo {
   std::string arithmetic_version;  ///< "torch-f32-1"
   int64_t vocab_size = 0;
   int32_t max_context = 0;
-  int32_t num_blocks = 0;          ///< of this rank's pool; the replica's is the minimum over ranks
+  int32_t num_blocks = 0;  ///< of this rank's pool; the replica's is the minimum over ranks
   uint64_t weight_bytes = 0, kv_bytes = 0;
-  std::string summary;             ///< device, type, sizes and why they were chosen, for people
+  std::string summary;  ///< device, type, sizes and why they were chosen, for people
 };
 
 /// Logs `info.summary`. (Here because torch's headers carry another fmt than the log's.)
@@ -54,9 +56,9 @@ class Engine {
   virtual ~Engine() = default;
   virtual const EngineInfo& info() const = 0;
 
-  /// Appends K and V of every row to the pool, attends, and on rank 0 writes the wanted logits to `logits`
-  /// [input.num_logits(), vocab_size] in chunk order (other ranks pass an empty span). `progress` is raised once
-  /// per layer. Errors: DeviceFailure, Timeout: the rank must then leave.
+  /// Appends K and V of every row to the pool, attends, and on rank 0 writes the wanted logits to
+  /// `logits` [input.num_logits(), vocab_size] in chunk order (other ranks pass an empty span).
+  /// `progress` is raised once per layer. Errors: DeviceFailure, Timeout: the rank must then leave.
   virtual Result<void> forward(const StepInput& input, std::span<float> logits,
                                std::atomic<uint64_t>& progress) = 0;
 };

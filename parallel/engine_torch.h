@@ -17,8 +17,8 @@ namespace tailor::parallel {
 /// sizes are checked against free memory, which ranks of one host share
 /// (EngineOptions::ranks_on_host); `info().summary` tells the choices. On CUDA `tp.collective` is
 /// given device pointers; the engine waits for its own stream before each call, and the collective
-/// returns when the bytes are there. Errors: InvalidArgument (tp above the units, unknown device or dtype), LimitExceeded
-/// (memory, with the numbers), DeviceFailure, and those of WeightFiles::read.
+/// returns when the bytes are there. Errors: InvalidArgument (tp above the units, unknown device or
+/// dtype), LimitExceeded (memory, with the numbers), DeviceFailure, and those of WeightFiles::read.
 Result<std::unique_ptr<Engine>> make_torch_engine(const weights::WeightFiles& files,
                                                   const TpContext& tp,
                                                   const EngineOptions& options);

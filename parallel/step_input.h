@@ -1,5 +1,6 @@
-// What one step of the engine computes, as the leader plans it and every rank replays it: query rows, their
-// positions, and the block tables they attend to. Torch-free; travels between ranks as flat bytes.
+// What one step of the engine computes, as the leader plans it and every rank replays it: query
+// rows, their positions, and the block tables they attend to. Torch-free; travels between ranks as
+// flat bytes.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +13,16 @@
 
 namespace tailor::parallel {
 
-/// A run of consecutive tokens of one sequence: a piece of its prompt, or the one token of a decode step.
+/// A run of consecutive tokens of one sequence: a piece of its prompt, or the one token of a decode
+/// step.
 struct Chunk {
-  int32_t first_row = 0;       ///< into StepInput::token_ids
+  int32_t first_row = 0;  ///< into StepInput::token_ids
   int32_t num_rows = 0;
-  int32_t first_position = 0;  ///< of first_row: as many tokens of the sequence are in the KV pool already
-  int32_t first_block = 0;     ///< into StepInput::block_ids: the table that covers positions 0..last
+  int32_t first_position =
+      0;  ///< of first_row: as many tokens of the sequence are in the KV pool already
+  int32_t first_block = 0;  ///< into StepInput::block_ids: the table that covers positions 0..last
   int32_t num_blocks = 0;
-  int32_t wants_logits = 0;    ///< 1 = the last row's logits are wanted
+  int32_t wants_logits = 0;  ///< 1 = the last row's logits are wanted
 };
 
 struct StepInput {
@@ -29,7 +32,7 @@ struct StepInput {
   std::vector<int32_t> block_ids;
 
   int32_t num_rows() const { return static_cast<int32_t>(token_ids.size()); }
-  int32_t num_logits() const;      ///< chunks that want logits
+  int32_t num_logits() const;  ///< chunks that want logits
   void clear();
 };
 

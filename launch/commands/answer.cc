@@ -27,9 +27,8 @@ json logprobs_to_json(const std::vector<LogprobEntry>& entries) {
 
 json sample_to_json(const SampleAnswer& sample) {
   json out = {{"token_ids", sample.token_ids}, {"text", sample.text}};
-  out["finish_reason"] = sample.reason == FinishReason::kNone
-                             ? json(nullptr)
-                             : json(to_string(sample.reason));
+  out["finish_reason"] =
+      sample.reason == FinishReason::kNone ? json(nullptr) : json(to_string(sample.reason));
   if (!sample.stop_match.empty()) out["stop_match"] = sample.stop_match;
   if (!sample.logprobs.empty()) out["logprobs"] = logprobs_to_json(sample.logprobs);
   return out;
@@ -56,9 +55,9 @@ Result<std::string_view> Answer::add(const api::TokenChunk& chunk) {
   SampleAnswer& sample = samples_[chunk.sample];
   const size_t have = sample.token_ids.size();
   if (chunk.first_index > have || chunk.text_offset > sample.text.size()) {
-    return tailor::fail(ErrorCode::kProtocol,
-                        "the answer has a hole: token " + std::to_string(chunk.first_index) +
-                            " came after " + std::to_string(have));
+    return tailor::fail(ErrorCode::kProtocol, "the answer has a hole: token " +
+                                                  std::to_string(chunk.first_index) +
+                                                  " came after " + std::to_string(have));
   }
   const size_t skip_tokens = std::min(have - chunk.first_index, chunk.token_ids.size());
   sample.token_ids.insert(sample.token_ids.end(), chunk.token_ids.begin() + skip_tokens,

@@ -1,4 +1,5 @@
-// One request's answer as it arrives: gathers the events of a request, drops repeats, writes it as JSON. Pure.
+// One request's answer as it arrives: gathers the events of a request, drops repeats, writes it as
+// JSON. Pure.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,9 @@ class Answer {
  public:
   explicit Answer(const api::Submit& submit);
 
-  /// Adds what is new in `chunk`; a repeat (after a migration or a restart) is dropped by token index and text
-  /// offset. Returns the new text. Errors: Protocol (a hole, or a sample that was not asked for).
+  /// Adds what is new in `chunk`; a repeat (after a migration or a restart) is dropped by token
+  /// index and text offset. Returns the new text. Errors: Protocol (a hole, or a sample that was
+  /// not asked for).
   Result<std::string_view> add(const api::TokenChunk& chunk);
   void accept(const api::Accepted& accepted);
   /// The end, whatever it was.
@@ -38,9 +40,9 @@ class Answer {
   const api::Timings& timings() const { return timings_; }
   bool accepted() const { return accepted_; }
 
-  /// {"request_id", "prompt_token_ids", "token_ids", "text", "finish_reason", "usage", "timings", ...}: one object
-  /// with the first sample's fields, and "samples" with all of them when there are several; or {"error": {...}}
-  /// beside whatever had arrived. Durations in seconds.
+  /// {"request_id", "prompt_token_ids", "token_ids", "text", "finish_reason", "usage", "timings",
+  /// ...}: one object with the first sample's fields, and "samples" with all of them when there are
+  /// several; or {"error": {...}} beside whatever had arrived. Durations in seconds.
   nlohmann::json to_json() const;
 
  private:

@@ -1,6 +1,7 @@
 // `tailor bench`: load runs against a cluster.
-//   burst   prompts at once (or --concurrency at a time) against a running cluster: what quickstart shows
-//   serve   Tailor against `transformers` generating one by one on the same machine and threads, and the host's
+//   burst   prompts at once (or --concurrency at a time) against a running cluster: what quickstart
+//   shows serve   Tailor against `transformers` generating one by one on the same machine and
+//   threads, and the host's
 //           share of a step
 #include <unistd.h>
 
@@ -47,8 +48,8 @@ std::string title(const api::Submit& submit) {
   return "(token ids)";
 }
 
-/// Reads `count` requests (0 = all) from a JSON-lines file, starting over at its end. A line with "prompt" is asked
-/// as a chat message: these are questions to an instruct model.
+/// Reads `count` requests (0 = all) from a JSON-lines file, starting over at its end. A line with
+/// "prompt" is asked as a chat message: these are questions to an instruct model.
 Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size_t count) {
   std::ifstream file(options.prompts);
   if (!file) return fail(ErrorCode::kNotFound, "cannot read the prompts file " + options.prompts);
@@ -61,7 +62,8 @@ Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size
   for (int number = 1; std::getline(file, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     auto parsed = read_prompt_line(line, defaults);
-    if (!parsed) return fail_with(options.prompts + " line " + std::to_string(number), parsed.error());
+    if (!parsed)
+      return fail_with(options.prompts + " line " + std::to_string(number), parsed.error());
     api::Submit submit = std::move(parsed->submit);
     if (const auto* text = std::get_if<std::string>(&submit.prompt))
       submit.prompt = std::vector<api::ChatMessage>{{"user", *text}};
@@ -88,9 +90,12 @@ Result<void> burst(const BenchOptions& options) {
   TAILOR_ASSIGN(auto requests, read_requests(options, options.requests));
   TAILOR_ASSIGN(auto client, comm::Client::connect({options.endpoint}));
   TAILOR_ASSIGN(auto status, client->status(seconds(3)));
-  if (!status.ready) return fail(ErrorCode::kUnavailable, "the cluster at " + options.endpoint + " is not ready yet");
+  if (!status.ready)
+    return fail(ErrorCode::kUnavailable,
+                "the cluster at " + options.endpoint + " is not ready yet");
   std::vector<std::string> titles;
-  for (int i = 0; i < std::min<int>(options.show, requests.size()); ++i) titles.push_back(title(requests[i]));
+  for (int i = 0; i < std::min<int>(options.show, requests.size()); ++i)
+    titles.push_back(title(requests[i]));
   bench::AnswerViewer viewer(std::move(titles), stdout);
   bench::LoadOptions load;
   load.concurrency = options.concurrency;
@@ -119,8 +124,12 @@ Result<void> serve(const BenchOptions& options) {
 }
 
 void add_prompt_options(CLI::App& command, BenchOptions& options) {
-  command.add_option("--prompts", options.prompts, "JSON lines: objects with prompt, messages or token_ids")->required();
-  command.add_option("--max-tokens", options.max_tokens, "tokens per answer")->check(CLI::PositiveNumber);
+  command
+      .add_option("--prompts", options.prompts,
+                  "JSON lines: objects with prompt, messages or token_ids")
+      ->required();
+  command.add_option("--max-tokens", options.max_tokens, "tokens per answer")
+      ->check(CLI::PositiveNumber);
   command.add_option("--json", options.json, "also write every row to this file");
 }
 
@@ -131,13 +140,16 @@ Command add_bench(CLI::App& parent) {
   CLI::App* bench = parent.add_subcommand("bench", "measure a cluster");
   bench->require_subcommand(1);
 
-  CLI::App* burst_command = bench->add_subcommand("burst", "send prompts at once to a running cluster, print a table");
+  CLI::App* burst_command =
+      bench->add_subcommand("burst", "send prompts at once to a running cluster, print a table");
   burst_command->add_option("--endpoint", options->endpoint, "of the running cluster");
   add_prompt_options(*burst_command, *options);
-  burst_command->add_option("--requests", options->requests, "how many (0 = the whole file; starts over at its end)");
+  burst_command->add_option("--requests", options->requests,
+                            "how many (0 = the whole file; starts over at its end)");
   burst_command->add_option("--concurrency", options->concurrency, "in flight at once (0 = all)");
   burst_command->add_option("--temperature", options->temperature, "0 = greedy");
-  burst_command->add_flag("--ignore-eos", options->ignore_eos, "generate to max-tokens whatever the model says");
+  burst_command->add_flag("--ignore-eos", options->ignore_eos,
+                          "generate to max-tokens whatever the model says");
   burst_command->add_option("--show", options->show, "stream this many answers to the terminal");
 
   CLI::App* serve_command = bench->add_subcommand(
@@ -148,8 +160,9 @@ Command add_bench(CLI::App& parent) {
   serve_command->add_option("--levels", options->levels, "concurrent requests")->delimiter(',');
   serve_command->add_option("--threads", options->threads, "math threads of either side");
   serve_command->add_option("--rounds", options->rounds, "alternations; medians are printed");
-  serve_command->add_option("--reference-python", options->reference_python,
-                            "a Python with torch, transformers, gguf (launch/setup --reference makes one)");
+  serve_command->add_option(
+      "--reference-python", options->reference_python,
+      "a Python with torch, transformers, gguf (launch/setup --reference makes one)");
 
   return {bench, [options, burst_command] {
             auto done = burst_command->parsed() ? burst(*options) : serve(*options);

@@ -1,6 +1,7 @@
-// `tailor bench serve`: a replica of ours against `transformers` generating one request at a time, on the same
-// prompts (token ids), number of tokens, machine and threads, in alternating rounds; medians and ratios. Beside it
-// the host's share of a step: 1 - (forward + sampler) / step, from the replica's own counters.
+// `tailor bench serve`: a replica of ours against `transformers` generating one request at a time,
+// on the same prompts (token ids), number of tokens, machine and threads, in alternating rounds;
+// medians and ratios. Beside it the host's share of a step: 1 - (forward + sampler) / step, from
+// the replica's own counters.
 #pragma once
 
 #include <string>
@@ -14,7 +15,7 @@ struct ServeComparison {
   std::string model = "default";
   std::string engine = "torch";
   std::string reference_python;  ///< empty = ours alone
-  std::vector<int> levels;       ///< concurrent requests, each its own run of twice as many requests
+  std::vector<int> levels;  ///< concurrent requests, each its own run of twice as many requests
   int threads = 1;
   int rounds = 3;
   int max_tokens = 64;
@@ -26,8 +27,9 @@ struct ComparisonReport {
   std::string json;
 };
 
-/// Starts its own cluster (1 replica, tp 1) and stops it. Errors: Unavailable (cluster did not come up), NotFound
-/// (no reference Python, no model), Internal (the reference failed: with its last line).
+/// Starts its own cluster (1 replica, tp 1) and stops it. Errors: Unavailable (cluster did not come
+/// up), NotFound (no reference Python, no model), Internal (the reference failed: with its last
+/// line).
 Result<ComparisonReport> compare_serving(const ServeComparison& options);
 
 }  // namespace tailor::launch

@@ -1,4 +1,5 @@
-// `tailor chat`: a conversation. The history is sent with every turn; Ctrl-C cancels the answer, not the program.
+// `tailor chat`: a conversation. The history is sent with every turn; Ctrl-C cancels the answer,
+// not the program.
 #include <poll.h>
 #include <unistd.h>
 
@@ -144,7 +145,9 @@ class Chat {
   bool forget_oldest() {
     if (history_.size() < 3) return false;
     history_.erase(history_.begin(), history_.begin() + 2);
-    std::fprintf(stderr, "(the conversation has outgrown the model's context: its oldest part is forgotten)\n");
+    std::fprintf(
+        stderr,
+        "(the conversation has outgrown the model's context: its oldest part is forgotten)\n");
     return true;
   }
 

@@ -1,5 +1,6 @@
-// The commands of the `tailor` program: each lives in its own source, adds itself to the parser and runs afterwards.
-// A command returns the process's exit code: 0 done, 1 failed (one sentence on stderr), 130 interrupted.
+// The commands of the `tailor` program: each lives in its own source, adds itself to the parser and
+// runs afterwards. A command returns the process's exit code: 0 done, 1 failed (one sentence on
+// stderr), 130 interrupted.
 #pragma once
 
 #include <CLI/CLI.hpp>

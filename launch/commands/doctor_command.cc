@@ -53,7 +53,8 @@ std::string gigabytes(double bytes) {
   return text;
 }
 
-// ---- asking other programs ------------------------------------------------------------------------------------
+// ---- asking other programs
+// ------------------------------------------------------------------------------------
 
 struct Heard {
   int exit_code = -1;
@@ -73,10 +74,12 @@ std::optional<Heard> ask(std::vector<std::string> argv) {
     poll(&item, 1, 100);
     const ssize_t got = read(child->output, buffer, sizeof buffer);
     if (got == 0) break;
-    if (got > 0 && heard.output.size() < (1 << 20)) heard.output.append(buffer, static_cast<size_t>(got));
+    if (got > 0 && heard.output.size() < (1 << 20))
+      heard.output.append(buffer, static_cast<size_t>(got));
   }
   close(child->output);
-  kill(-child->pid, SIGKILL);  // it has closed its output or overstayed; an exited one keeps its code
+  kill(-child->pid,
+       SIGKILL);  // it has closed its output or overstayed; an exited one keeps its code
   int status = 0;
   while (waitpid(child->pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -84,7 +87,8 @@ std::optional<Heard> ask(std::vector<std::string> argv) {
   return heard;
 }
 
-// ---- the checks -----------------------------------------------------------------------------------------------
+// ---- the checks
+// -----------------------------------------------------------------------------------------------
 
 void check_programs(Findings& out) {
   std::error_code error;
@@ -92,20 +96,23 @@ void check_programs(Findings& out) {
   for (const char* name : {"tailor-coordinator", "tailor-worker"}) {
     const std::string path = (folder / name).string();
     if (access(path.c_str(), X_OK) != 0) {
-      out.push_back({name, Verdict::kBlocks, path + " is missing", "build it: launch/setup --build cpu"});
+      out.push_back(
+          {name, Verdict::kBlocks, path + " is missing", "build it: launch/setup --build cpu"});
       continue;
     }
     std::string missing;
     if (const auto libraries = ask({"ldd", path})) {
       std::istringstream lines(libraries->output);
       for (std::string line; std::getline(lines, line);) {
-        if (line.find("not found") != std::string::npos) missing += line.substr(line.find_first_not_of(" \t")) + "; ";
+        if (line.find("not found") != std::string::npos)
+          missing += line.substr(line.find_first_not_of(" \t")) + "; ";
       }
     }
     if (missing.empty()) {
       out.push_back({name, Verdict::kGood, path, ""});
     } else {
-      out.push_back({name, Verdict::kBlocks, path + ": " + missing, "run launch/setup, then build again"});
+      out.push_back(
+          {name, Verdict::kBlocks, path + ": " + missing, "run launch/setup, then build again"});
     }
   }
 }
@@ -113,7 +120,8 @@ void check_programs(Findings& out) {
 void check_mpi(Findings& out) {
   const auto heard = ask({"mpirun", "--version"});
   if (!heard || heard->output.empty()) {
-    out.push_back({"MPI", Verdict::kBlocks, "mpirun does not start", "install Open MPI 4.1: apt install openmpi-bin (launch/setup does it)"});
+    out.push_back({"MPI", Verdict::kBlocks, "mpirun does not start",
+                   "install Open MPI 4.1: apt install openmpi-bin (launch/setup does it)"});
     return;
   }
   const std::string line = heard->first_line();
@@ -124,16 +132,19 @@ void check_mpi(Findings& out) {
     out.push_back({"MPI", Verdict::kBlocks, "mpirun is not Open MPI's: " + line,
                    "put Open MPI 4.1 first on PATH, or name it with tailor serve --mpirun"});
   } else if (major != 4) {
-    out.push_back({"MPI", Verdict::kNote, line, "Tailor is tried with Open MPI 4.1; others may not know its options"});
+    out.push_back({"MPI", Verdict::kNote, line,
+                   "Tailor is tried with Open MPI 4.1; others may not know its options"});
   } else {
     out.push_back({"MPI", Verdict::kGood, line, ""});
   }
   if (geteuid() == 0) {
-    out.push_back({"root", Verdict::kGood, "running as root: serve sets OMPI_ALLOW_RUN_AS_ROOT for its children", ""});
+    out.push_back({"root", Verdict::kGood,
+                   "running as root: serve sets OMPI_ALLOW_RUN_AS_ROOT for its children", ""});
   }
   for (const char* name : {"OMPI_MCA_btl", "OMPI_MCA_pml", "OMPI_MCA_rmaps_base_mapping_policy"}) {
     if (const char* value = std::getenv(name)) {
-      out.push_back({name, Verdict::kNote, std::string("is set to ") + value, "unset it if ranks cannot reach one another"});
+      out.push_back({name, Verdict::kNote, std::string("is set to ") + value,
+                     "unset it if ranks cannot reach one another"});
     }
   }
 }
@@ -162,10 +173,13 @@ void check_endpoint(const Options& options, Findings& out) {
   auto client = comm::Client::connect(client_options);
   const auto status = client ? (*client)->status(seconds(1)) : fail(client.error());
   if (status) {
-    out.push_back({"endpoint", Verdict::kGood,
-                   "a cluster answers at " + options.endpoint + (status->ready ? " (ready)" : " (not ready)"), ""});
+    out.push_back(
+        {"endpoint", Verdict::kGood,
+         "a cluster answers at " + options.endpoint + (status->ready ? " (ready)" : " (not ready)"),
+         ""});
   } else {
-    out.push_back({"endpoint", Verdict::kBlocks, free.error().message, "free the port, or pass another --endpoint"});
+    out.push_back({"endpoint", Verdict::kBlocks, free.error().message,
+                   "free the port, or pass another --endpoint"});
   }
 }
 
@@ -181,7 +195,8 @@ void check_model(const Options& options, Findings& out) {
   }
   const auto files = weights::WeightFiles::open(*path);
   if (!files) {
-    out.push_back({"model", Verdict::kBlocks, files.error().message, "fetch the model again, or choose another"});
+    out.push_back({"model", Verdict::kBlocks, files.error().message,
+                   "fetch the model again, or choose another"});
     return;
   }
   double values = 0;
@@ -196,11 +211,13 @@ void check_model(const Options& options, Findings& out) {
   constexpr double kBesides = 0.5e9;  // program, libtorch, a little KV
   const double free = static_cast<double>(parallel::available_memory_bytes());
   const double f32 = values * 4 + kBesides, bf16 = values * 2 + kBesides;
-  const std::string found = gigabytes(free) + " available; one replica in F32 takes about " + gigabytes(f32);
+  const std::string found =
+      gigabytes(free) + " available; one replica in F32 takes about " + gigabytes(f32);
   if (free > f32) {
     out.push_back({"memory", Verdict::kGood, found, ""});
   } else if (free > bf16) {
-    out.push_back({"memory", Verdict::kNote, found, "it will load as BF16 (about " + gigabytes(bf16) + ")"});
+    out.push_back(
+        {"memory", Verdict::kNote, found, "it will load as BF16 (about " + gigabytes(bf16) + ")"});
   } else {
     out.push_back({"memory", Verdict::kBlocks, found + ", in BF16 " + gigabytes(bf16),
                    "free memory, or choose a smaller model"});
@@ -210,11 +227,13 @@ void check_model(const Options& options, Findings& out) {
 void check_folders(Findings& out) {
   struct statvfs info;
   if (access("/dev/shm", W_OK | X_OK) != 0 || statvfs("/dev/shm", &info) != 0) {
-    out.push_back({"shared memory", Verdict::kNote, "/dev/shm cannot be written", "ranks will use files in the run folder, which is slower on a disk"});
+    out.push_back({"shared memory", Verdict::kNote, "/dev/shm cannot be written",
+                   "ranks will use files in the run folder, which is slower on a disk"});
   } else {
     const double free = static_cast<double>(info.f_bavail) * static_cast<double>(info.f_frsize);
     const bool enough = free > 64e6;  // Open MPI's shared segments: a few MB a rank
-    out.push_back({"shared memory", enough ? Verdict::kGood : Verdict::kBlocks, "/dev/shm has " + gigabytes(free) + " free",
+    out.push_back({"shared memory", enough ? Verdict::kGood : Verdict::kBlocks,
+                   "/dev/shm has " + gigabytes(free) + " free",
                    enough ? "" : "make it larger (docker run --shm-size=1g)"});
   }
   const std::string root = fs::path(run_root()).parent_path().string();
@@ -224,15 +243,18 @@ void check_folders(Findings& out) {
 }
 
 void check_cuda(Findings& out) {
-  const auto heard = ask({"nvidia-smi", "--query-gpu=name,driver_version,memory.free", "--format=csv,noheader"});
+  const auto heard =
+      ask({"nvidia-smi", "--query-gpu=name,driver_version,memory.free", "--format=csv,noheader"});
   if (!heard || heard->exit_code != 0) {
     out.push_back({"CUDA", Verdict::kGood, "no NVIDIA GPU: the CPU does the math", ""});
     return;
   }
   std::istringstream lines(heard->output);
-  for (std::string line; std::getline(lines, line);) out.push_back({"GPU", Verdict::kGood, line, ""});
+  for (std::string line; std::getline(lines, line);)
+    out.push_back({"GPU", Verdict::kGood, line, ""});
   if (!TAILOR_WITH_CUDA) {
-    out.push_back({"CUDA", Verdict::kNote, "this build has no CUDA device", "launch/setup --build cuda, then use build/cuda/bin/tailor"});
+    out.push_back({"CUDA", Verdict::kNote, "this build has no CUDA device",
+                   "launch/setup --build cuda, then use build/cuda/bin/tailor"});
     return;
   }
   std::error_code error;
@@ -240,26 +262,35 @@ void check_cuda(Findings& out) {
   const auto libraries = ask({"ldd", worker.string()});
   const size_t at = libraries ? libraries->output.find("libcudart") : std::string::npos;
   if (at == std::string::npos) {
-    out.push_back({"CUDA", Verdict::kNote, "tailor-worker does not load libcudart", "build with launch/setup --build cuda"});
+    out.push_back({"CUDA", Verdict::kNote, "tailor-worker does not load libcudart",
+                   "build with launch/setup --build cuda"});
   } else {
-    out.push_back({"CUDA", Verdict::kGood, libraries->output.substr(at, libraries->output.find('\n', at) - at), ""});
+    out.push_back({"CUDA", Verdict::kGood,
+                   libraries->output.substr(at, libraries->output.find('\n', at) - at), ""});
   }
 }
 
-// ---- the report -----------------------------------------------------------------------------------------------
+// ---- the report
+// -----------------------------------------------------------------------------------------------
 
 const char* name_of(Verdict verdict) {
   switch (verdict) {
-    case Verdict::kGood: return "ok";
-    case Verdict::kNote: return "note";
-    case Verdict::kBlocks: return "BLOCKS";
+    case Verdict::kGood:
+      return "ok";
+    case Verdict::kNote:
+      return "note";
+    case Verdict::kBlocks:
+      return "BLOCKS";
   }
   return "";
 }
 
 int run(const Options& options) {
   Findings findings;
-  findings.push_back({"tailor", Verdict::kGood, std::string("version ") + TAILOR_VERSION + ", protocol " + std::to_string(kProtocolVersion), ""});
+  findings.push_back(
+      {"tailor", Verdict::kGood,
+       std::string("version ") + TAILOR_VERSION + ", protocol " + std::to_string(kProtocolVersion),
+       ""});
   check_programs(findings);
   check_mpi(findings);
   check_cores(findings);
@@ -273,7 +304,10 @@ int run(const Options& options) {
   if (options.json) {
     nlohmann::json list = nlohmann::json::array();
     for (const Finding& f : findings) {
-      list.push_back({{"topic", f.topic}, {"verdict", name_of(f.verdict)}, {"found", f.found}, {"change", f.change}});
+      list.push_back({{"topic", f.topic},
+                      {"verdict", name_of(f.verdict)},
+                      {"found", f.found},
+                      {"change", f.change}});
     }
     text = dump_line({{"ok", !blocked}, {"findings", std::move(list)}});
   } else {
@@ -283,7 +317,8 @@ int run(const Options& options) {
       text += head + f.found + "\n";
       if (!f.change.empty()) text += std::string(28, ' ') + "-> " + f.change + "\n";
     }
-    text += blocked ? "Something above blocks a cluster here.\n" : "A cluster can run here: tailor serve\n";
+    text += blocked ? "Something above blocks a cluster here.\n"
+                    : "A cluster can run here: tailor serve\n";
   }
   (void)write_all(STDOUT_FILENO, text);
   return blocked ? 1 : 0;

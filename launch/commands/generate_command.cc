@@ -1,4 +1,5 @@
-// `tailor generate`: one prompt streamed to the terminal, or a file of prompts, one JSON line each in its order.
+// `tailor generate`: one prompt streamed to the terminal, or a file of prompts, one JSON line each
+// in its order.
 #include <unistd.h>
 
 #include <cstdio>
@@ -49,7 +50,8 @@ int server_gone(OpenRequests& requests, const Error& error) {
   return print_error(error);
 }
 
-// ---- one prompt -----------------------------------------------------------------------------------------------
+// ---- one prompt
+// -----------------------------------------------------------------------------------------------
 
 int finish_text(const Options& options, const EndedAnswer& ended) {
   const Answer& answer = ended.answer;
@@ -74,8 +76,7 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
     messages.push_back({"user", options.chat});
     submit.prompt = std::move(messages);
   } else {
-    submit.prompt =
-        options.positional_option->count() > 0 ? options.positional : options.prompt;
+    submit.prompt = options.positional_option->count() > 0 ? options.positional : options.prompt;
   }
 
   OpenRequests requests(client, options.sampling.endpoint, options.timeout());
@@ -97,13 +98,18 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
   }
 }
 
-// ---- a file of prompts ----------------------------------------------------------------------------------------
+// ---- a file of prompts
+// ----------------------------------------------------------------------------------------
 
-/// Reads ahead at most `parallel` lines of what has been printed, keeps the output in the file's order.
+/// Reads ahead at most `parallel` lines of what has been printed, keeps the output in the file's
+/// order.
 class PromptFile {
  public:
   PromptFile(const Options& options, std::istream& input, OpenRequests& requests)
-      : options_(options), input_(input), requests_(requests), defaults_(options.sampling.submit()) {}
+      : options_(options),
+        input_(input),
+        requests_(requests),
+        defaults_(options.sampling.submit()) {}
 
   bool done() const { return at_end_ && lines_.empty(); }
   bool any_failed() const { return any_failed_; }
@@ -238,7 +244,8 @@ int generate_file(const Options& options, comm::Client& client, InterruptWatch& 
 }
 
 int run(const Options& options) {
-  const int prompts = (options.prompt_option->count() > 0) + (options.positional_option->count() > 0) +
+  const int prompts = (options.prompt_option->count() > 0) +
+                      (options.positional_option->count() > 0) +
                       (options.chat_option->count() > 0) + !options.prompts_file.empty();
   if (prompts != 1) {
     return print_error({ErrorCode::kInvalidArgument,
@@ -260,8 +267,10 @@ Command add_generate(CLI::App& parent) {
   options->positional_option =
       app->add_option("PROMPT", options->positional, "Text to continue")->configurable(false);
   options->prompt_option = app->add_option("--prompt", options->prompt, "Text to continue");
-  options->chat_option = app->add_option("--chat", options->chat, "A user's message, answered through the model's chat template");
-  app->add_option("--system", options->system, "System message for --chat")->needs(options->chat_option);
+  options->chat_option = app->add_option(
+      "--chat", options->chat, "A user's message, answered through the model's chat template");
+  app->add_option("--system", options->system, "System message for --chat")
+      ->needs(options->chat_option);
   app->add_option("--prompts", options->prompts_file,
                   "A file of JSON objects, one a line (- = standard input): prompt | messages | "
                   "token_ids, and any sampling field; one line out per line in, in its order");
@@ -271,8 +280,10 @@ Command add_generate(CLI::App& parent) {
                   "0 = the chosen token's, k = and the k best; -1 = none");
   app->add_flag("--json", options->json, "Print one JSON object a line instead of text");
   app->add_option("--timeout", options->timeout_s, "Seconds a request may take; 0 = no limit");
-  app->add_option("--connect-timeout", options->connect_timeout_s, "Seconds to wait for the cluster's first word");
-  app->add_option("--parallel", options->parallel, "Lines of --prompts in work at once")->check(CLI::Range(1, 65536));
+  app->add_option("--connect-timeout", options->connect_timeout_s,
+                  "Seconds to wait for the cluster's first word");
+  app->add_option("--parallel", options->parallel, "Lines of --prompts in work at once")
+      ->check(CLI::Range(1, 65536));
   return {app, [options] { return run(*options); }};
 }
 

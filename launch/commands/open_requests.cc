@@ -15,10 +15,9 @@ Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endp
   TAILOR_ASSIGN(std::unique_ptr<comm::Client> client, comm::Client::connect(options));
   if (auto status = client->status(timeout); !status) {
     if (status.error().code != ErrorCode::kTimeout) return fail(status.error());
-    const std::string where =
-        endpoint == "tcp://127.0.0.1:5555" ? "" : " --endpoint " + endpoint;
-    return fail(ErrorCode::kUnavailable, "no cluster answers at " + endpoint +
-                                             "; start one with: tailor serve" + where);
+    const std::string where = endpoint == "tcp://127.0.0.1:5555" ? "" : " --endpoint " + endpoint;
+    return fail(ErrorCode::kUnavailable,
+                "no cluster answers at " + endpoint + "; start one with: tailor serve" + where);
   }
   return client;
 }
@@ -93,9 +92,9 @@ void OpenRequests::end_overdue(std::vector<EndedAnswer>& ended) {
     auto next = std::next(it);
     if (it->second.submitted <= deadline) {
       (void)client_.cancel(it->first);
-      it->second.answer.fail({ErrorCode::kTimeout,
-                              "no complete answer within --timeout (" +
-                                  std::to_string(to_seconds(*request_timeout_)) + " s)"});
+      it->second.answer.fail(
+          {ErrorCode::kTimeout, "no complete answer within --timeout (" +
+                                    std::to_string(to_seconds(*request_timeout_)) + " s)"});
       end(it, ended);
     }
     it = next;
@@ -114,8 +113,9 @@ Result<void> OpenRequests::look_for_silent_server(std::vector<EndedAnswer>& ende
   for (auto it = open_.begin(); it != open_.end();) {
     auto next = std::next(it);
     if (started > it->second.submitted + seconds(1)) {
-      it->second.answer.fail({ErrorCode::kUnavailable,
-                              "the coordinator was restarted and has lost this request; send it again"});
+      it->second.answer.fail(
+          {ErrorCode::kUnavailable,
+           "the coordinator was restarted and has lost this request; send it again"});
       end(it, ended);
     }
     it = next;

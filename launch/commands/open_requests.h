@@ -1,5 +1,5 @@
-// The requests a command has open at a cluster: submits them, gathers their answers, notices a server that is gone
-// or has forgotten them, cancels them. Owner: the command's thread.
+// The requests a command has open at a cluster: submits them, gathers their answers, notices a
+// server that is gone or has forgotten them, cancels them. Owner: the command's thread.
 #pragma once
 
 #include <functional>
@@ -23,12 +23,14 @@ Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endp
 struct EndedAnswer {
   size_t tag = 0;  ///< as given to submit()
   Answer answer;
-  Duration retry_after{};  ///< > 0: refused for now, the same request may be sent again after that long
+  Duration
+      retry_after{};  ///< > 0: refused for now, the same request may be sent again after that long
 };
 
 class OpenRequests {
  public:
-  /// `request_timeout`: a request older than that is cancelled and ends with Timeout; nothing = no limit.
+  /// `request_timeout`: a request older than that is cancelled and ends with Timeout; nothing = no
+  /// limit.
   OpenRequests(comm::Client& client, std::string endpoint, std::optional<Duration> request_timeout);
 
   /// Called with new text as it arrives.
@@ -37,11 +39,13 @@ class OpenRequests {
   /// Gives the request an id when it has none. Errors: InvalidArgument (id in use), the client's.
   Result<void> submit(size_t tag, api::Submit submit);
 
-  /// Waits at most `timeout` for events; returns what ended. Errors: Unavailable when the server has been silent
-  /// for long and does not answer a status query either; every request then stays open.
+  /// Waits at most `timeout` for events; returns what ended. Errors: Unavailable when the server
+  /// has been silent for long and does not answer a status query either; every request then stays
+  /// open.
   Result<std::vector<EndedAnswer>> poll(Duration timeout);
 
-  /// Cancels everything and waits at most `wait` for the server's word; what is still open then is forgotten.
+  /// Cancels everything and waits at most `wait` for the server's word; what is still open then is
+  /// forgotten.
   void cancel_all(Duration wait);
 
   size_t size() const { return open_.size(); }

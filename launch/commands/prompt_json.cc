@@ -23,8 +23,9 @@ Result<void> read_float(const std::string& name, const json& value, float& out) 
 
 Result<void> read_int(const std::string& name, const json& value, int32_t& out) {
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
-  const bool whole = value.is_number_integer() ||
-                     (value.is_number_float() && std::nearbyint(value.get<double>()) == value.get<double>());
+  const bool whole =
+      value.is_number_integer() ||
+      (value.is_number_float() && std::nearbyint(value.get<double>()) == value.get<double>());
   if (!whole || std::abs(value.get<double>()) > static_cast<double>(kMax)) {
     return wrong(name, "a whole number of 32 bits", value);
   }
@@ -160,7 +161,8 @@ Result<bool> read_field(const std::string& name, const json& value, PromptLine& 
   if (name == "ignore_eos") return known(read_bool(name, value, s.ignore_eos));
   if (name == "stop") return known(read_stop(value, s.stop));
   if (name == "stop_token_ids") return known(read_token_ids(name, value, s.stop_token_ids));
-  if (name == "include_stop_in_output") return known(read_bool(name, value, s.include_stop_in_output));
+  if (name == "include_stop_in_output")
+    return known(read_bool(name, value, s.include_stop_in_output));
   if (name == "logprobs") return known(read_logprobs(value, s.logprobs));
   if (name == "top_logprobs") return known(read_int(name, value, s.logprobs));
   if (name == "skip_special_tokens") return known(read_bool(name, value, s.skip_special_tokens));

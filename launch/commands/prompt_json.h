@@ -11,15 +11,16 @@ namespace tailor::launch {
 
 struct PromptLine {
   api::Submit submit;
-  nlohmann::json id;                        ///< the object's "id" or null; handed back in the output
+  nlohmann::json id;  ///< the object's "id" or null; handed back in the output
   std::vector<std::string> unknown_fields;  ///< ignored; the caller says so
 };
 
-/// Reads `line`: exactly one of "prompt" (text), "messages" ([{"role", "content"}]), "token_ids"; and any field of
-/// SamplingParams by its name ("stop" also as one string, "logit_bias" as {"token id": bias}), "seed",
-/// "add_special_tokens", "priority" (interactive, standard, batch), "tenant", "deadline" (seconds), "request_id".
-/// What is not given comes from `defaults`. Gives no request id of its own. A null field counts as not given.
-/// Errors: InvalidArgument (names the field, what was expected and what was found).
+/// Reads `line`: exactly one of "prompt" (text), "messages" ([{"role", "content"}]), "token_ids";
+/// and any field of SamplingParams by its name ("stop" also as one string, "logit_bias" as {"token
+/// id": bias}), "seed", "add_special_tokens", "priority" (interactive, standard, batch), "tenant",
+/// "deadline" (seconds), "request_id". What is not given comes from `defaults`. Gives no request id
+/// of its own. A null field counts as not given. Errors: InvalidArgument (names the field, what was
+/// expected and what was found).
 Result<PromptLine> read_prompt_line(const std::string& line, const api::Submit& defaults);
 
 }  // namespace tailor::launch

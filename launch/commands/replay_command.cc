@@ -64,17 +64,19 @@ int run(const Options& options) {
   } else {
     char line[512];
     const coordinator::CoreCounters& c = summary->counters;
-    std::snprintf(line, sizeof line,
-                  "%llu events over %.3f s gave %llu commands (hash %s)\n"
-                  "requests: %llu accepted, %llu rejected, %llu finished, %llu cancelled, %llu failed, %u open at the end\n"
-                  "%llu dispatches, %llu requeues, %llu tokens\n",
-                  static_cast<unsigned long long>(summary->events), to_seconds(summary->span),
-                  static_cast<unsigned long long>(summary->commands), hex(summary->command_hash).c_str(),
-                  static_cast<unsigned long long>(c.accepted), static_cast<unsigned long long>(c.rejected),
-                  static_cast<unsigned long long>(c.finished), static_cast<unsigned long long>(c.cancelled),
-                  static_cast<unsigned long long>(c.failed), summary->live_at_end,
-                  static_cast<unsigned long long>(c.dispatches), static_cast<unsigned long long>(c.requeues),
-                  static_cast<unsigned long long>(c.tokens));
+    std::snprintf(
+        line, sizeof line,
+        "%llu events over %.3f s gave %llu commands (hash %s)\n"
+        "requests: %llu accepted, %llu rejected, %llu finished, %llu cancelled, %llu failed, %u "
+        "open at the end\n"
+        "%llu dispatches, %llu requeues, %llu tokens\n",
+        static_cast<unsigned long long>(summary->events), to_seconds(summary->span),
+        static_cast<unsigned long long>(summary->commands), hex(summary->command_hash).c_str(),
+        static_cast<unsigned long long>(c.accepted), static_cast<unsigned long long>(c.rejected),
+        static_cast<unsigned long long>(c.finished), static_cast<unsigned long long>(c.cancelled),
+        static_cast<unsigned long long>(c.failed), summary->live_at_end,
+        static_cast<unsigned long long>(c.dispatches), static_cast<unsigned long long>(c.requeues),
+        static_cast<unsigned long long>(c.tokens));
     text = line;
   }
   if (!write_all(STDOUT_FILENO, text)) return 1;
@@ -86,7 +88,8 @@ int run(const Options& options) {
 
 Command add_replay(CLI::App& parent) {
   auto options = std::make_shared<Options>();
-  CLI::App* app = parent.add_subcommand("replay", "Feed a recorded event log (serve --record) to a fresh scheduler core");
+  CLI::App* app = parent.add_subcommand(
+      "replay", "Feed a recorded event log (serve --record) to a fresh scheduler core");
   app->add_option("FILE", options->file, "The event log")->required()->configurable(false);
   app->add_flag("--verbose", options->verbose, "Every event and the commands it led to");
   app->add_flag("--json", options->json, "The summary as one JSON object");

@@ -10,12 +10,14 @@ void SamplingOptions::add_to(CLI::App& app) {
   app.add_option("--top-k", params.top_k, "Draw from the k likeliest tokens; 0 = off");
   app.add_option("--top-p", params.top_p, "Draw from the likeliest tokens of this mass; 1 = off");
   app.add_option("--min-p", params.min_p, "Drop tokens below this share of the likeliest; 0 = off");
-  app.add_option("--repetition-penalty", params.repetition_penalty, "Over prompt and answer; 1 = off");
+  app.add_option("--repetition-penalty", params.repetition_penalty,
+                 "Over prompt and answer; 1 = off");
   app.add_option("--presence-penalty", params.presence_penalty, "Over the answer; 0 = off");
   app.add_option("--frequency-penalty", params.frequency_penalty, "Over the answer; 0 = off");
-  seed_option = app.add_option("--seed", seed, "Same seed, same answer; drawn by the server without it")
-                    ->always_capture_default(false)
-                    ->default_str("");
+  seed_option =
+      app.add_option("--seed", seed, "Same seed, same answer; drawn by the server without it")
+          ->always_capture_default(false)
+          ->default_str("");
   app.add_option("--stop", params.stop, "End before this text (may be given several times)")
       ->allow_extra_args(false)
       ->always_capture_default(false);

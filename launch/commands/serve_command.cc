@@ -1,4 +1,5 @@
-// `tailor serve`: checks the shape, starts the cluster under the supervisor, shows the load, says when it is ready.
+// `tailor serve`: checks the shape, starts the cluster under the supervisor, shows the load, says
+// when it is ready.
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,7 +55,10 @@ double read_progress(const std::string& path) {
 class LoadBars {
  public:
   LoadBars(const RunDir& run, int replicas)
-      : run_(run), replicas_(replicas), quarters_(static_cast<size_t>(replicas), 0), terminal_(isatty(STDERR_FILENO)) {}
+      : run_(run),
+        replicas_(replicas),
+        quarters_(static_cast<size_t>(replicas), 0),
+        terminal_(isatty(STDERR_FILENO)) {}
 
   void draw() {
     std::string line;
@@ -108,7 +112,8 @@ Result<void> settle(Options& options) {
   if (!cluster.oversubscribe) {
     TAILOR_TRY(check_fits_cores(cluster.replicas, cluster.tp, cluster.threads, cores));
   }
-  if (cluster.device == "auto") cluster.device = TAILOR_WITH_CUDA && has_nvidia_gpu() ? "cuda" : "cpu";
+  if (cluster.device == "auto")
+    cluster.device = TAILOR_WITH_CUDA && has_nvidia_gpu() ? "cuda" : "cpu";
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
@@ -144,8 +149,8 @@ int print_lines(const Options& options, const RunDir& run) {
   return 0;
 }
 
-/// Where the coordinator binds: as configured the first time; a restarted one goes back to the addresses it had,
-/// which the workers and clients know.
+/// Where the coordinator binds: as configured the first time; a restarted one goes back to the
+/// addresses it had, which the workers and clients know.
 class Addresses {
  public:
   Addresses(const ClusterOptions& cluster, const RunDir& run)
@@ -175,34 +180,40 @@ class Addresses {
   bool bound_ = false;
 };
 
-/// A coordinator that starts again would write over the event log of its predecessor: moves it to FILE.1, FILE.2, ...
+/// A coordinator that starts again would write over the event log of its predecessor: moves it to
+/// FILE.1, FILE.2, ...
 void keep_record(const std::string& file, int number) {
   std::error_code ignored;
   if (!file.empty()) std::filesystem::rename(file, file + "." + std::to_string(number), ignored);
 }
 
-std::vector<ChildSpec> children_of(const Options& options, const RunDir& run, Addresses& addresses) {
+std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
+                                   Addresses& addresses) {
   const ClusterOptions& cluster = options.cluster;
   std::vector<ChildSpec> children;
   if (options.single) {
-    children.push_back({"cluster", run.logs + "/cluster.log", [&, starts = 0]() mutable -> std::optional<CommandLine> {
-      if (starts++ > 0) keep_record(cluster.record, starts - 1);
-      addresses.before_coordinator_start();
-      const Result<std::string> control = with_free_port(addresses.control());
-      if (!control) return std::nullopt;
-      ClusterOptions bound = cluster;
-      bound.endpoint = addresses.endpoint();
-      return single_line(bound, run, *control);
-    }, scratch_folders(run, "cluster")});
+    children.push_back({"cluster", run.logs + "/cluster.log",
+                        [&, starts = 0]() mutable -> std::optional<CommandLine> {
+                          if (starts++ > 0) keep_record(cluster.record, starts - 1);
+                          addresses.before_coordinator_start();
+                          const Result<std::string> control = with_free_port(addresses.control());
+                          if (!control) return std::nullopt;
+                          ClusterOptions bound = cluster;
+                          bound.endpoint = addresses.endpoint();
+                          return single_line(bound, run, *control);
+                        },
+                        scratch_folders(run, "cluster")});
     return children;
   }
-  children.push_back({"coordinator", run.logs + "/coordinator.log", [&, starts = 0]() mutable -> std::optional<CommandLine> {
-    if (starts++ > 0) keep_record(cluster.record, starts - 1);
-    addresses.before_coordinator_start();
-    ClusterOptions bound = cluster;
-    bound.endpoint = addresses.endpoint();
-    return coordinator_line(bound, run, addresses.control());
-  }, scratch_folders(run, "coordinator")});
+  children.push_back({"coordinator", run.logs + "/coordinator.log",
+                      [&, starts = 0]() mutable -> std::optional<CommandLine> {
+                        if (starts++ > 0) keep_record(cluster.record, starts - 1);
+                        addresses.before_coordinator_start();
+                        ClusterOptions bound = cluster;
+                        bound.endpoint = addresses.endpoint();
+                        return coordinator_line(bound, run, addresses.control());
+                      },
+                      scratch_folders(run, "coordinator")});
   for (int i = 0; i < cluster.replicas; ++i) {
     const std::string number = std::to_string(i);
     children.push_back({"replica " + number, run.logs + "/replica-" + number + ".log",
@@ -223,7 +234,8 @@ void announce(const Options& options, const std::string& endpoint, Duration took
       "  look:  tailor status%s\n"
       "  stop:  Ctrl-C\n",
       endpoint.c_str(), to_seconds(took), options.cluster.model.c_str(),
-      shape_text(options.cluster).c_str(), options.cluster.policy.c_str(), where.c_str(), where.c_str());
+      shape_text(options.cluster).c_str(), options.cluster.policy.c_str(), where.c_str(),
+      where.c_str());
   std::fflush(stdout);
 }
 
@@ -242,9 +254,10 @@ int serve(const Options& options, RunDir& run) {
   supervisor.sweep = run.private_paths(options.cluster.replicas);
   supervisor.probe = [&]() -> std::optional<CommandLine> {
     if (!addresses.refresh()) return std::nullopt;
-    return CommandLine{{options.cluster.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
-                        "--wait", "3600", "--endpoint", local_address(addresses.endpoint())},
-                       {}};
+    return CommandLine{
+        {options.cluster.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
+         "--wait", "3600", "--endpoint", local_address(addresses.endpoint())},
+        {}};
   };
   supervisor.say = [&](const std::string& line) {
     bars.clear();
@@ -282,13 +295,16 @@ int run(Options& options) {
 
 void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--model", cluster.model, "A Hugging Face folder, a GGUF file, or default");
-  app.add_option("--replicas", cluster.replicas, "Full copies of the model")->check(CLI::Range(1, 4096));
-  app.add_option("--tp", cluster.tp, "Tensor-parallel ranks per replica")->check(CLI::Range(1, 1024));
+  app.add_option("--replicas", cluster.replicas, "Full copies of the model")
+      ->check(CLI::Range(1, 4096));
+  app.add_option("--tp", cluster.tp, "Tensor-parallel ranks per replica")
+      ->check(CLI::Range(1, 1024));
   app.add_option("--threads", cluster.threads, "Math threads per rank; 0 = share the usable cores")
       ->check(CLI::Range(0, 4096));
   app.add_option("--policy", cluster.policy, "Who runs next")->check(CLI::IsMember({"fcfs"}));
   app.add_option("--endpoint", cluster.endpoint, "Where clients connect");
-  app.add_option("--control-endpoint", cluster.control_endpoint, "Where the replicas connect; port * = any free one");
+  app.add_option("--control-endpoint", cluster.control_endpoint,
+                 "Where the replicas connect; port * = any free one");
   app.add_option("--engine", cluster.engine, "Who does the math")->check(CLI::IsMember({"torch"}));
   cluster.device = "auto";
   app.add_option("--device", cluster.device, "auto = the GPUs where there are some")
@@ -296,16 +312,22 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--dtype", cluster.dtype, "Type of weights and KV: auto, f32 or bf16");
   app.add_option("--slots", cluster.slots, "Sequences a replica runs at once");
   app.add_option("--kv-memory", cluster.kv_memory, "Memory for KV blocks per rank, e.g. 2GiB");
-  app.add_option("--max-context", cluster.max_context, "Longest prompt and answer together, in tokens");
+  app.add_option("--max-context", cluster.max_context,
+                 "Longest prompt and answer together, in tokens");
   app.add_option("--prefill-budget", cluster.prefill_budget, "Prompt tokens per step");
   app.add_option("--queue-limit", cluster.queue_limit, "Requests that may wait");
-  app.add_option("--heartbeat-timeout-ms", cluster.heartbeat_timeout_ms, "A replica silent for that long is lost");
-  app.add_option("--stuck-after-ms", cluster.stuck_after_ms, "A rank without progress for that long leaves");
-  app.add_flag("--dummy-weights", cluster.dummy_weights, "Random weights: for speed, not for sense");
-  app.add_option("--record", cluster.record, "Write every scheduler event to this file, for replay");
+  app.add_option("--heartbeat-timeout-ms", cluster.heartbeat_timeout_ms,
+                 "A replica silent for that long is lost");
+  app.add_option("--stuck-after-ms", cluster.stuck_after_ms,
+                 "A rank without progress for that long leaves");
+  app.add_flag("--dummy-weights", cluster.dummy_weights,
+               "Random weights: for speed, not for sense");
+  app.add_option("--record", cluster.record,
+                 "Write every scheduler event to this file, for replay");
   app.add_option("--log-level", cluster.log_level, "trace, debug, info, warn or error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
-  app.add_flag("--oversubscribe", cluster.oversubscribe, "Allow more math threads than usable cores");
+  app.add_flag("--oversubscribe", cluster.oversubscribe,
+               "Allow more math threads than usable cores");
   app.add_option("--mpirun", cluster.mpirun, "Open MPI's launcher");
 }
 
@@ -313,14 +335,17 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
 
 Command add_serve(CLI::App& parent) {
   auto options = std::make_shared<Options>();
-  CLI::App* app = parent.add_subcommand("serve", "Start a cluster on this machine and watch over it");
+  CLI::App* app =
+      parent.add_subcommand("serve", "Start a cluster on this machine and watch over it");
   options->app = app;
   add_cluster_options(*app, options->cluster);
-  app->add_option("--run-dir", options->run_dir,
-                  "Private folder of this cluster; default ${XDG_RUNTIME_DIR:-/tmp}/tailor-UID/PID");
+  app->add_option(
+      "--run-dir", options->run_dir,
+      "Private folder of this cluster; default ${XDG_RUNTIME_DIR:-/tmp}/tailor-UID/PID");
   app->add_option("--log-dir", options->log_dir, "Where logs go; default RUN_DIR/logs");
   app->add_flag("--single", options->single, "One MPMD mpirun for everything: one failure domain");
-  app->add_flag("--print", options->print, "Only show the lines that would be run")->configurable(false);
+  app->add_flag("--print", options->print, "Only show the lines that would be run")
+      ->configurable(false);
   app->add_flag("--write-config", options->write_config, "Only show the effective options as TOML")
       ->configurable(false);
   return {app, [options] { return run(*options); }};

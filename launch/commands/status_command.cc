@@ -91,11 +91,10 @@ std::string table(const std::string& endpoint, const api::StatusReport& report) 
       "running", "KV blocks used", "steps", "step ms", "tokens", "tokens/s");
   for (const api::ReplicaStatus& r : report.replicas) {
     const char* state = !r.ready ? "starting" : r.draining ? "draining" : "ready";
-    const uint32_t used =
-        r.info.num_blocks > r.free_blocks ? r.info.num_blocks - r.free_blocks : 0;
+    const uint32_t used = r.info.num_blocks > r.free_blocks ? r.info.num_blocks - r.free_blocks : 0;
     add("%-8u %-9s %3u %-6s %4u/%-4u %6u/%-7u %9llu %9.1f %10llu %9.1f\n", r.replica.value, state,
-        r.info.tp_size, r.info.engine.c_str(), r.running_sequences, r.info.slots, r.ready ? used : 0,
-        r.info.num_blocks, static_cast<unsigned long long>(r.steps), r.step_ms,
+        r.info.tp_size, r.info.engine.c_str(), r.running_sequences, r.info.slots,
+        r.ready ? used : 0, r.info.num_blocks, static_cast<unsigned long long>(r.steps), r.step_ms,
         static_cast<unsigned long long>(r.tokens), r.tokens_per_s);
   }
   return out;
@@ -141,7 +140,8 @@ Command add_status(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("status", "Show replicas, queue, KV use and counters");
   app->add_option("--endpoint", options->endpoint, "The cluster's address");
   app->add_flag("--json", options->json, "Everything, as one JSON object");
-  app->add_option("--wait", options->wait_s, "Wait up to that many seconds for ready; not ready then = exit code 1");
+  app->add_option("--wait", options->wait_s,
+                  "Wait up to that many seconds for ready; not ready then = exit code 1");
   app->add_option("--timeout", options->timeout_s, "Seconds to wait for an answer");
   app->add_flag("--quiet", options->quiet, "Print nothing; exit code 0 = ready");
   return {app, [options] { return run(*options); }};

@@ -1,5 +1,5 @@
-// What the commands need of a terminal: interrupts as something one can poll, and writes that survive a pipe that
-// closes. Owner: the command's thread.
+// What the commands need of a terminal: interrupts as something one can poll, and writes that
+// survive a pipe that closes. Owner: the command's thread.
 #pragma once
 
 #include <csignal>
@@ -9,8 +9,8 @@
 
 namespace tailor::launch {
 
-/// Blocks SIGINT and SIGTERM for this thread (and threads it starts later) and lets the command ask for them;
-/// ignores SIGPIPE. Restores all of it on destruction. Make one before any thread starts.
+/// Blocks SIGINT and SIGTERM for this thread (and threads it starts later) and lets the command ask
+/// for them; ignores SIGPIPE. Restores all of it on destruction. Make one before any thread starts.
 class InterruptWatch {
  public:
   InterruptWatch();

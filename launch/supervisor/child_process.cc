@@ -47,7 +47,8 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
 }
 
 /// In the child, between fork and exec: system calls only.
-[[noreturn]] void become(pid_t parent, int output, int failure, char* const* argv, char* const* env) {
+[[noreturn]] void become(pid_t parent, int output, int failure, char* const* argv,
+                         char* const* env) {
   for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);

@@ -1,6 +1,7 @@
-// Starting child processes, and finding every process that descends from one of them: children carry a mark in
-// their environment (TAILOR_DOMAIN=RUN/NAME) that their own children inherit, whatever process group, session or
-// parent they end up with. (Open MPI puts each rank into a process group of its own.)
+// Starting child processes, and finding every process that descends from one of them: children
+// carry a mark in their environment (TAILOR_DOMAIN=RUN/NAME) that their own children inherit,
+// whatever process group, session or parent they end up with. (Open MPI puts each rank into a
+// process group of its own.)
 #pragma once
 
 #include <sys/types.h>
@@ -25,19 +26,21 @@ std::string to_shell(const CommandLine& command);
 
 struct Spawned {
   pid_t pid = 0;
-  int output = -1;  ///< read end of stdout and stderr together; non-blocking, close-on-exec; the caller closes it
+  int output = -1;  ///< read end of stdout and stderr together; non-blocking, close-on-exec; the
+                    ///< caller closes it
 };
 
-/// Starts `command` in a session of its own, stdin from /dev/null, all signals at their defaults; the kernel sends
-/// it SIGTERM when we die. Call from the main thread only (the kernel watches the thread that forks).
-/// Errors: NotFound (cannot be executed, with the system's reason), Internal.
+/// Starts `command` in a session of its own, stdin from /dev/null, all signals at their defaults;
+/// the kernel sends it SIGTERM when we die. Call from the main thread only (the kernel watches the
+/// thread that forks). Errors: NotFound (cannot be executed, with the system's reason), Internal.
 Result<Spawned> spawn(const CommandLine& command);
 
-/// Sends `signal` (0 = only look) to every process whose mark is `mark` or starts with `mark` + "/". Never to
-/// ourselves. Returns how many there are. Cost: one pass over /proc.
+/// Sends `signal` (0 = only look) to every process whose mark is `mark` or starts with `mark` +
+/// "/". Never to ourselves. Returns how many there are. Cost: one pass over /proc.
 int signal_marked(const std::string& mark, int signal);
 
-/// SIGTERM to the marked, SIGKILL to what is left after `grace_ms`; returns when none is left or after 2 s more.
+/// SIGTERM to the marked, SIGKILL to what is left after `grace_ms`; returns when none is left or
+/// after 2 s more.
 void end_marked(const std::string& mark, int grace_ms);
 
 }  // namespace tailor::launch

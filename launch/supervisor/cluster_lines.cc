@@ -23,16 +23,19 @@ void add_if(Words& words, const char* name, const std::optional<int>& value) {
   if (value) add(words, {name, std::to_string(*value)});
 }
 
-CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run, const std::string& domain) {
+CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run,
+                        const std::string& domain) {
   CommandLine line;
   const std::vector<std::string> folders = scratch_folders(run, domain);
   if (geteuid() == 0) {
     line.env = {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
   }
-  // Without --bind-to none every job's first rank would sit on core 0. Slots are hardware threads, as in our own
-  // count of usable cores. Session files and shared memory stay in folders that are swept.
-  add(line.argv, {options.mpirun, "--bind-to", "none", "--use-hwthread-cpus", "--mca",
-                  "orte_tmpdir_base", folders[0], "--mca", "btl_vader_backing_directory", folders[1]});
+  // Without --bind-to none every job's first rank would sit on core 0. Slots are hardware threads,
+  // as in our own count of usable cores. Session files and shared memory stay in folders that are
+  // swept.
+  add(line.argv,
+      {options.mpirun, "--bind-to", "none", "--use-hwthread-cpus", "--mca", "orte_tmpdir_base",
+       folders[0], "--mca", "btl_vader_backing_directory", folders[1]});
   if (options.oversubscribe) {
     add(line.argv, {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});
   }
@@ -42,9 +45,9 @@ CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run, const 
 void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& run,
                      const std::string& control) {
   add(words, {"-n", "1", options.program_folder + "/tailor-coordinator"});
-  add(words, {"--model", options.model, "--endpoint", options.endpoint, "--control-endpoint", control,
-              "--replicas", std::to_string(options.replicas), "--policy", options.policy, "--run-dir",
-              run.path, "--log-level", options.log_level});
+  add(words, {"--model", options.model, "--endpoint", options.endpoint, "--control-endpoint",
+              control, "--replicas", std::to_string(options.replicas), "--policy", options.policy,
+              "--run-dir", run.path, "--log-level", options.log_level});
   add_if(words, "--queue-limit", options.queue_limit);
   add_if(words, "--record", options.record);
   add_if(words, "--heartbeat-timeout-ms", options.heartbeat_timeout_ms);
@@ -55,10 +58,25 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
   const std::string threads = std::to_string(options.threads);
   add(words, {"-x", "OMP_NUM_THREADS=" + threads, "-x", "MKL_NUM_THREADS=" + threads, "-n",
               std::to_string(options.tp), options.program_folder + "/tailor-worker"});
-  add(words, {"--model", options.model, "--control-endpoint", control, "--replica",
-              std::to_string(replica), "--tp", std::to_string(options.tp), "--engine", options.engine,
-              "--device", options.device, "--threads", threads, "--ranks-on-host",
-              std::to_string(options.replicas * options.tp), "--run-dir", run.path, "--log-level",
+  add(words, {"--model",
+              options.model,
+              "--control-endpoint",
+              control,
+              "--replica",
+              std::to_string(replica),
+              "--tp",
+              std::to_string(options.tp),
+              "--engine",
+              options.engine,
+              "--device",
+              options.device,
+              "--threads",
+              threads,
+              "--ranks-on-host",
+              std::to_string(options.replicas * options.tp),
+              "--run-dir",
+              run.path,
+              "--log-level",
               options.log_level});
   add_if(words, "--dtype", options.dtype);
   add_if(words, "--slots", options.slots);
@@ -95,16 +113,19 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& address) {
   BoundSocket socket_{socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0)};
   const int yes = 1;  // as ZeroMQ does: a port in TIME_WAIT is free
   setsockopt(socket_.fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  const bool bound = bind(socket_.fd, found->ai_addr, found->ai_addrlen) == 0 && listen(socket_.fd, 1) == 0;
+  const bool bound =
+      bind(socket_.fd, found->ai_addr, found->ai_addrlen) == 0 && listen(socket_.fd, 1) == 0;
   const int reason = errno;
   freeaddrinfo(found);
   if (!bound && reason == EADDRINUSE) {
     return fail(ErrorCode::kUnavailable,
-                endpoint + " is in use (a cluster already runs there? see: tailor status --endpoint " +
+                endpoint +
+                    " is in use (a cluster already runs there? see: tailor status --endpoint " +
                     endpoint + "); stop it or choose another --endpoint");
   }
   if (!bound) {
-    return fail(ErrorCode::kInvalidArgument, "cannot bind " + endpoint + ": " + std::strerror(reason));
+    return fail(ErrorCode::kInvalidArgument,
+                "cannot bind " + endpoint + ": " + std::strerror(reason));
   }
   sockaddr_storage name = {};
   socklen_t length = sizeof name;
@@ -120,7 +141,8 @@ std::string tcp_endpoint(const std::string& host, const std::string& port) {
 
 }  // namespace
 
-CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run, const std::string& control) {
+CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run,
+                             const std::string& control) {
   CommandLine line = mpirun_line(options, run, "coordinator");
   add_coordinator(line.argv, options, run, control);
   return line;
@@ -133,7 +155,8 @@ CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int r
   return line;
 }
 
-CommandLine single_line(const ClusterOptions& options, const RunDir& run, const std::string& control) {
+CommandLine single_line(const ClusterOptions& options, const RunDir& run,
+                        const std::string& control) {
   CommandLine line = mpirun_line(options, run, "cluster");
   // The coordinator is one more rank than the cores were counted for; it sleeps.
   if (!options.oversubscribe) line.argv.push_back("--oversubscribe");
@@ -158,13 +181,15 @@ Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint) {
   if (endpoint.rfind("ipc://", 0) == 0) return std::optional<HostPort>();
   const size_t colon = endpoint.rfind(':');
   if (endpoint.rfind("tcp://", 0) != 0 || colon < 7 || colon + 1 == endpoint.size()) {
-    return fail(ErrorCode::kInvalidArgument, "an endpoint looks like tcp://127.0.0.1:5555, found " + endpoint);
+    return fail(ErrorCode::kInvalidArgument,
+                "an endpoint looks like tcp://127.0.0.1:5555, found " + endpoint);
   }
   HostPort out{endpoint.substr(6, colon - 6), endpoint.substr(colon + 1)};
   if (out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']') {
     out.host = out.host.substr(1, out.host.size() - 2);
   }
-  const bool number = out.port.size() <= 5 && out.port.find_first_not_of("0123456789") == std::string::npos &&
+  const bool number = out.port.size() <= 5 &&
+                      out.port.find_first_not_of("0123456789") == std::string::npos &&
                       std::stoi(out.port) >= 1 && std::stoi(out.port) <= 65535;
   if (out.port != "*" && !number) {
     return fail(ErrorCode::kInvalidArgument, "a port is 1 to 65535 or *, found " + endpoint);
@@ -176,7 +201,9 @@ std::string local_address(const std::string& bound) {
   const auto address = parse_tcp(bound);
   if (!address || !*address) return bound;
   const std::string& host = (*address)->host;
-  return host == "*" || host == "0.0.0.0" || host == "::" ? tcp_endpoint("127.0.0.1", (*address)->port) : bound;
+  return host == "*" || host == "0.0.0.0" || host == "::"
+             ? tcp_endpoint("127.0.0.1", (*address)->port)
+             : bound;
 }
 
 Result<std::string> with_free_port(const std::string& endpoint) {

@@ -1,5 +1,6 @@
-// What `tailor serve` is asked for, and the command lines that it comes to: one mpirun per failure domain.
-// Source: design.md section 2; Open MPI's behaviour: docs/architecture.md, "Processes". Pure.
+// What `tailor serve` is asked for, and the command lines that it comes to: one mpirun per failure
+// domain. Source: design.md section 2; Open MPI's behaviour: docs/architecture.md, "Processes".
+// Pure.
 #pragma once
 
 #include <optional>
@@ -36,12 +37,15 @@ struct ClusterOptions {
 };
 
 /// `control`: where the coordinator shall bind (may be a wildcard port).
-CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run, const std::string& control);
+CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run,
+                             const std::string& control);
 /// `control`: the coordinator's address as bound.
 CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int replica,
                          const std::string& control);
-/// Everything in one MPMD launch (roles by MPI_APPNUM): one failure domain. `control` needs a concrete port.
-CommandLine single_line(const ClusterOptions& options, const RunDir& run, const std::string& control);
+/// Everything in one MPMD launch (roles by MPI_APPNUM): one failure domain. `control` needs a
+/// concrete port.
+CommandLine single_line(const ClusterOptions& options, const RunDir& run,
+                        const std::string& control);
 
 /// The folders that belong to one mpirun: "coordinator", "replica-0", ..., "cluster" (single).
 std::vector<std::string> scratch_folders(const RunDir& run, const std::string& domain);
@@ -49,7 +53,8 @@ std::vector<std::string> scratch_folders(const RunDir& run, const std::string& d
 /// "1 replica x tp 2 x 1 thread"
 std::string shape_text(const ClusterOptions& options);
 
-// ---- addresses --------------------------------------------------------------------------------------------------
+// ---- addresses
+// ------------------------------------------------------------------------------------------
 
 struct HostPort {
   std::string host;  ///< "*" = all interfaces
@@ -59,7 +64,8 @@ struct HostPort {
 Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint);
 /// The address a client on this host uses for a bound one: all interfaces become 127.0.0.1.
 std::string local_address(const std::string& bound);
-/// The same endpoint with a wildcard port replaced by one that is free now. Errors: InvalidArgument, Unavailable.
+/// The same endpoint with a wildcard port replaced by one that is free now. Errors:
+/// InvalidArgument, Unavailable.
 Result<std::string> with_free_port(const std::string& endpoint);
 /// Errors: Unavailable (somebody listens there already), InvalidArgument (no such address).
 Result<void> check_can_bind(const std::string& endpoint);

@@ -27,7 +27,8 @@ Result<void> make_private_folder(const std::string& path) {
   }
   struct stat info;
   if (lstat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != getuid()) {
-    return fail(ErrorCode::kUnavailable, path + " is not a folder of ours; choose another with --run-dir");
+    return fail(ErrorCode::kUnavailable,
+                path + " is not a folder of ours; choose another with --run-dir");
   }
   return {};
 }
@@ -85,7 +86,8 @@ Result<void> create_run_dir(RunDir& plan) {
   TAILOR_TRY(make_private_folder(plan.path));
   plan.lock = take_lock(plan.path);
   if (plan.lock < 0) {
-    return fail(ErrorCode::kUnavailable, plan.path + " is used by another running cluster; choose another with --run-dir");
+    return fail(ErrorCode::kUnavailable,
+                plan.path + " is used by another running cluster; choose another with --run-dir");
   }
   for (const std::string& path : plan.private_paths(0)) {  // of a dead predecessor
     std::error_code ignored;
@@ -95,7 +97,8 @@ Result<void> create_run_dir(RunDir& plan) {
   TAILOR_TRY(make_private_folder(plan.shared));
   std::error_code error;
   fs::create_directories(plan.logs, error);
-  if (error) return fail(ErrorCode::kUnavailable, "cannot create " + plan.logs + ": " + error.message());
+  if (error)
+    return fail(ErrorCode::kUnavailable, "cannot create " + plan.logs + ": " + error.message());
   return {};
 }
 
@@ -104,7 +107,8 @@ void sweep_dead_runs(const std::string& root, const std::string& shm_root) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root, error)) {
     const std::string name = entry.path().filename();
-    if (name.find_first_not_of("0123456789") != std::string::npos || !is_dead(entry.path())) continue;
+    if (name.find_first_not_of("0123456789") != std::string::npos || !is_dead(entry.path()))
+      continue;
     dead.push_back(entry.path());
     fs::remove_all(shm_root + "/" + user_name() + "-" + name, error);
     fs::remove_all(entry.path() / "mpi", error);

@@ -1,5 +1,6 @@
-// The folder of one running cluster: logs (kept), the coordinator's addresses, load progress, and the private parts
-// (Open MPI's session files, shared memory of the ranks), which are removed when the cluster ends.
+// The folder of one running cluster: logs (kept), the coordinator's addresses, load progress, and
+// the private parts (Open MPI's session files, shared memory of the ranks), which are removed when
+// the cluster ends.
 #pragma once
 
 #include <optional>
@@ -14,8 +15,9 @@ struct RunDir {
   std::string path;
   std::string logs;
   std::string mpi;     ///< Open MPI's session files, a folder per mpirun
-  std::string shared;  ///< backing files of shared memory, a folder per mpirun; on /dev/shm where that works
-  int lock = -1;       ///< held while the cluster lives: tells a later start that this folder is in use
+  std::string shared;  ///< backing files of shared memory, a folder per mpirun; on /dev/shm where
+                       ///< that works
+  int lock = -1;  ///< held while the cluster lives: tells a later start that this folder is in use
 
   std::string coordinator_json() const { return path + "/coordinator.json"; }
   std::string progress(int replica) const {
@@ -31,11 +33,12 @@ std::string run_root();
 /// Where a cluster started by process `pid` would live; creates nothing.
 RunDir plan_run_dir(const std::string& path, const std::string& log_dir, int pid);
 
-/// Creates the folders of `plan`, for our eyes only, and takes the lock. Errors: Unavailable (in use by another
-/// cluster, not ours, cannot be created).
+/// Creates the folders of `plan`, for our eyes only, and takes the lock. Errors: Unavailable (in
+/// use by another cluster, not ours, cannot be created).
 Result<void> create_run_dir(RunDir& plan);
 
-/// Removes the private parts of clusters that no longer live, and all but the newest few of their logs.
+/// Removes the private parts of clusters that no longer live, and all but the newest few of their
+/// logs.
 void sweep_dead_runs(const std::string& root, const std::string& shm_root);
 
 }  // namespace tailor::launch

@@ -116,7 +116,8 @@ class Output {
   void forward_limited(const std::string& line) {
     const auto second = std::chrono::steady_clock::now();
     if (second - window_ > std::chrono::seconds(1)) {
-      if (held_back_ > 0) forward_("(" + std::to_string(held_back_) + " more such lines are in " + path_ + ")");
+      if (held_back_ > 0)
+        forward_("(" + std::to_string(held_back_) + " more such lines are in " + path_ + ")");
       window_ = second;
       forwarded_ = held_back_ = 0;
     }
@@ -164,7 +165,11 @@ class Output {
 class Supervisor {
  public:
   explicit Supervisor(const SupervisorOptions& options)
-      : options_(options), signals_(io_), child_exits_(io_, SIGCHLD), tick_(io_), probe_timer_(io_) {
+      : options_(options),
+        signals_(io_),
+        child_exits_(io_, SIGCHLD),
+        tick_(io_),
+        probe_timer_(io_) {
     for (size_t i = 0; i < options_.children.size(); ++i) {
       children_.push_back(std::make_unique<Child>(*this, i));
     }
@@ -221,7 +226,8 @@ class Supervisor {
     return true;
   }
 
-  // ---- starting and restarting --------------------------------------------------------------------------------
+  // ---- starting and restarting
+  // -----------------------------------------------------------------------------
 
   void start(Child& child) {
     if (stopping_) return;
@@ -252,7 +258,8 @@ class Supervisor {
       stop_if_all_ended();
       return;
     }
-    if (!ever_ready_ && (is_permanent(status) || ++child.start_failures >= options_.max_start_failures)) {
+    if (!ever_ready_ &&
+        (is_permanent(status) || ++child.start_failures >= options_.max_start_failures)) {
       give_up(failure_text(child, status));
       return;
     }
@@ -274,7 +281,8 @@ class Supervisor {
     if (!WIFEXITED(status)) return false;
     const int code = WEXITSTATUS(status);
     const auto& passing = options_.passing_codes;
-    return code != 0 && code < 128 && std::find(passing.begin(), passing.end(), code) == passing.end();
+    return code != 0 && code < 128 &&
+           std::find(passing.begin(), passing.end(), code) == passing.end();
   }
 
   static std::string failure_text(const Child& child, int status) {
@@ -294,7 +302,8 @@ class Supervisor {
     stop();
   }
 
-  // ---- readiness ----------------------------------------------------------------------------------------------
+  // ---- readiness
+  // -------------------------------------------------------------------------------------------
 
   void probe_soon() {
     after(probe_timer_, options_.probe_every, [this] { probe(); });
@@ -334,7 +343,8 @@ class Supervisor {
     });
   }
 
-  // ---- signals and exits --------------------------------------------------------------------------------------
+  // ---- signals and exits
+  // -----------------------------------------------------------------------------------
 
   void wait_for_signals() {
     signals_.add(SIGINT);  // also where a script started us in the background, which ignores it
@@ -393,7 +403,8 @@ class Supervisor {
     }
   }
 
-  // ---- the end ------------------------------------------------------------------------------------------------
+  // ---- the end
+  // ---------------------------------------------------------------------------------------------
 
   void stop() {
     if (stopping_) return;

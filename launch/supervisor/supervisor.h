@@ -1,11 +1,14 @@
-// The supervisor: starts child processes (one per failure domain), keeps their logs, restarts what dies with
-// back-off, stops everything on SIGINT, SIGTERM or SIGHUP. It supervises command lines and knows nothing of what
-// they do; it holds no MPI, ZeroMQ or torch. One thread; signals, timers, pipes and child exits through Asio.
+// The supervisor: starts child processes (one per failure domain), keeps their logs, restarts what
+// dies with back-off, stops everything on SIGINT, SIGTERM or SIGHUP. It supervises command lines
+// and knows nothing of what they do; it holds no MPI, ZeroMQ or torch. One thread; signals, timers,
+// pipes and child exits through Asio.
 //
-//   child ends ──► its leftovers are killed ──► wait (0.5 s, doubling to 30 s; 0.5 s again after 60 s of health) ──► start
+//   child ends ──► its leftovers are killed ──► wait (0.5 s, doubling to 30 s; 0.5 s again after 60
+//   s of health) ──► start
 //
-// While the cluster has never been ready, a child that exits with an error that starting again cannot mend (a wrong
-// option, a missing file) ends the whole run with that error, and so does the fifth failure of any kind.
+// While the cluster has never been ready, a child that exits with an error that starting again
+// cannot mend (a wrong option, a missing file) ends the whole run with that error, and so does the
+// fifth failure of any kind.
 #pragma once
 
 #include <functional>
@@ -30,31 +33,34 @@ struct ChildSpec {
 
 struct SupervisorOptions {
   std::vector<ChildSpec> children;
-  std::string mark;                 ///< unique to this run; children are marked MARK/INDEX
-  std::vector<std::string> sweep;   ///< private files and folders, removed at the end
-  /// A line whose exit code 0 means that the cluster is ready (it may take its time); nothing = ask again soon. No function:
-  /// ready as soon as every child runs.
+  std::string mark;                ///< unique to this run; children are marked MARK/INDEX
+  std::vector<std::string> sweep;  ///< private files and folders, removed at the end
+  /// A line whose exit code 0 means that the cluster is ready (it may take its time); nothing = ask
+  /// again soon. No function: ready as soon as every child runs.
   std::function<std::optional<CommandLine>()> probe;
   Duration probe_every = milliseconds(200);
   Duration backoff_first = milliseconds(500);
   Duration backoff_max = seconds(30);
   Duration healthy_after = seconds(60);
   Duration stop_grace = seconds(3);  ///< from SIGTERM to SIGKILL
-  std::vector<int> passing_codes = {69, 70, 71, 75};  ///< exit codes that starting again may mend (sysexits.h)
-  int max_start_failures = 5;                         ///< of one child, before the cluster was ever ready
+  std::vector<int> passing_codes = {69, 70, 71,
+                                    75};  ///< exit codes that starting again may mend (sysexits.h)
+  int max_start_failures = 5;             ///< of one child, before the cluster was ever ready
 
   std::function<void(const std::string& line)> say;  ///< a line for the user
   std::function<void()> on_ready;                    ///< the first time
   std::function<void()> on_tick;                     ///< each 100 ms until then
 };
 
-/// Runs until a signal asks to stop (returns 0) or the start fails (returns 1, after saying why). When it returns,
-/// no child, no descendant of one and no swept file is left; that takes at most stop_grace + 2 s.
-/// Needs a process with one thread and no other children: it adopts and collects orphaned descendants. Leaves the
-/// handlers of SIGINT, SIGTERM, SIGHUP and SIGCHLD as it found them.
+/// Runs until a signal asks to stop (returns 0) or the start fails (returns 1, after saying why).
+/// When it returns, no child, no descendant of one and no swept file is left; that takes at most
+/// stop_grace + 2 s. Needs a process with one thread and no other children: it adopts and collects
+/// orphaned descendants. Leaves the handlers of SIGINT, SIGTERM, SIGHUP and SIGCHLD as it found
+/// them.
 int supervise(const SupervisorOptions& options);
 
-/// Whether a log line deserves the terminal: level warning, error or critical in the format of base/log.h.
+/// Whether a log line deserves the terminal: level warning, error or critical in the format of
+/// base/log.h.
 bool is_important(std::string_view log_line);
 
 }  // namespace tailor::launch

@@ -27,8 +27,9 @@ std::optional<double> quota_v1(const std::string& folder) {
   return quota / period;
 }
 
-/// The smallest quota of `path` ("/a/b") and its parents below `mount`. A container often sees its own cgroup at
-/// the mount's root although /proc names another path: missing folders are passed over.
+/// The smallest quota of `path` ("/a/b") and its parents below `mount`. A container often sees its
+/// own cgroup at the mount's root although /proc names another path: missing folders are passed
+/// over.
 template <class Read>
 void tighten(const std::string& mount, std::string path, Read read, std::optional<double>& quota) {
   while (true) {

@@ -9,9 +9,10 @@
 namespace tailor::launch {
 
 struct UsableCores {
-  int affinity = 1;              ///< cores in the affinity mask
-  std::optional<double> quota;   ///< CPUs granted by the tightest cgroup above us; nothing = no limit
-  int count() const;             ///< whole cores, at least 1
+  int affinity = 1;  ///< cores in the affinity mask
+  std::optional<double>
+      quota;          ///< CPUs granted by the tightest cgroup above us; nothing = no limit
+  int count() const;  ///< whole cores, at least 1
 };
 
 /// Of this process. `root` ("" = the real one) lets a test lay out its own /proc and /sys.
@@ -23,8 +24,8 @@ std::optional<double> cgroup_cpu_quota(const std::string& root = "");
 /// Threads per rank when nobody says: the cores shared evenly, at least 1.
 int default_threads(int replicas, int tp, int cores);
 
-/// Errors: LimitExceeded (one sentence with the numbers and the fix) when replicas x tp x threads exceeds the cores.
-/// The coordinator does not count: it sleeps.
+/// Errors: LimitExceeded (one sentence with the numbers and the fix) when replicas x tp x threads
+/// exceeds the cores. The coordinator does not count: it sleeps.
 Result<void> check_fits_cores(int replicas, int tp, int threads, const UsableCores& cores);
 
 }  // namespace tailor::launch

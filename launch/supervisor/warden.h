@@ -1,6 +1,6 @@
-// The warden: a small process that outlives the supervisor by a moment. It sleeps on a pipe whose other end only the
-// supervisor holds; when that closes, however the supervisor ended, it ends every process that carries the run's
-// mark and removes the run's private files.
+// The warden: a small process that outlives the supervisor by a moment. It sleeps on a pipe whose
+// other end only the supervisor holds; when that closes, however the supervisor ended, it ends
+// every process that carries the run's mark and removes the run's private files.
 #pragma once
 
 #include <sys/types.h>
@@ -15,7 +15,8 @@ namespace tailor::launch {
 
 class Warden {
  public:
-  /// Forks; call while the process has one thread. `sweep`: files and folders to remove. Errors: Internal.
+  /// Forks; call while the process has one thread. `sweep`: files and folders to remove. Errors:
+  /// Internal.
   static Result<Warden> start(const std::string& mark, const std::vector<std::string>& sweep);
   Warden(Warden&& other) noexcept
       : pid_(std::exchange(other.pid_, 0)), pipe_(std::exchange(other.pipe_, -1)) {}

@@ -1,7 +1,8 @@
-// A model's weights on disk behind one face: a Hugging Face folder (safetensors, one file or a sharded index), a
-// GGUF file, or random weights for a config alone. Memory-mapped: a rank touches only the rows and columns it asks
-// for. Tensors go by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"), whatever the file calls
-// them, in Hugging Face's layout (GGUF's permuted q and k rows are put back). Torch-free; owner: the loading thread.
+// A model's weights on disk behind one face: a Hugging Face folder (safetensors, one file or a
+// sharded index), a GGUF file, or random weights for a config alone. Memory-mapped: a rank touches
+// only the rows and columns it asks for. Tensors go by their Hugging Face names
+// ("model.layers.0.self_attn.q_proj.weight"), whatever the file calls them, in Hugging Face's
+// layout (GGUF's permuted q and k rows are put back). Torch-free; owner: the loading thread.
 #pragma once
 
 #include <cstdint>
@@ -24,11 +25,12 @@ struct TensorInfo {
 
 /// A vocabulary and template as GGUF metadata carries them; handed to text/.
 struct GgufVocabulary {
-  std::string model;           ///< tokenizer.ggml.model: "gpt2" or "llama"
-  std::string pre;             ///< tokenizer.ggml.pre: "smollm", "llama-bpe", "gpt-2", "qwen2", ...
+  std::string model;  ///< tokenizer.ggml.model: "gpt2" or "llama"
+  std::string pre;    ///< tokenizer.ggml.pre: "smollm", "llama-bpe", "gpt-2", "qwen2", ...
   std::vector<std::string> tokens;
   std::vector<float> scores;
-  std::vector<int32_t> types;  ///< llama.cpp token types: 1 normal, 2 unknown, 3 control, 4 user, 5 unused, 6 byte
+  std::vector<int32_t>
+      types;  ///< llama.cpp token types: 1 normal, 2 unknown, 3 control, 4 user, 5 unused, 6 byte
   std::vector<std::string> merges;
   TokenId bos = -1, eos = -1, unknown = -1;
   bool add_bos = false, add_eos = false, add_space_prefix = true;
@@ -37,20 +39,21 @@ struct GgufVocabulary {
 
 class WeightFiles {
  public:
-  /// Opens a folder or a .gguf file and checks that every tensor the architecture needs is there with the right
-  /// shape. Errors: NotFound, InvalidArgument (architecture, shapes: names file, tensor, expected, found),
-  /// DataLoss (truncated, damaged).
+  /// Opens a folder or a .gguf file and checks that every tensor the architecture needs is there
+  /// with the right shape. Errors: NotFound, InvalidArgument (architecture, shapes: names file,
+  /// tensor, expected, found), DataLoss (truncated, damaged).
   static Result<std::unique_ptr<WeightFiles>> open(const std::string& path);
 
-  /// Random weights (normal, scale 0.02, norms near 1) of the config in `path` (a folder or config.json),
-  /// the same for the same seed whatever part of them is read.
+  /// Random weights (normal, scale 0.02, norms near 1) of the config in `path` (a folder or
+  /// config.json), the same for the same seed whatever part of them is read.
   static Result<std::unique_ptr<WeightFiles>> dummy(const std::string& path, uint64_t seed);
 
   virtual ~WeightFiles() = default;
   virtual const ModelConfig& config() const = 0;
   virtual const std::vector<TensorInfo>& tensors() const = 0;  ///< sorted by name
   virtual uint64_t total_stored_bytes() const = 0;
-  /// Hash of config, tensor names, types, sizes and sampled contents: replicas of one cluster compare it.
+  /// Hash of config, tensor names, types, sizes and sampled contents: replicas of one cluster
+  /// compare it.
   virtual const std::string& fingerprint() const = 0;
   /// The vocabulary inside a GGUF file; null for a folder (its tokenizer.json is in `folder()`).
   virtual const GgufVocabulary* vocabulary() const = 0;
@@ -58,11 +61,12 @@ class WeightFiles {
 
   virtual const TensorInfo* find(const std::string& name) const = 0;
 
-  /// Writes rows [row_begin, row_end) x columns [col_begin, col_end) of a 2-d tensor, dequantized to float, to
-  /// `out` [rows, cols] row-major. A 1-d tensor of n values is read as one row. Cost: touches only those bytes (and
-  /// whole quantization blocks). Thread-safe. Errors: NotFound, InvalidArgument (range), DataLoss.
-  virtual Result<void> read(const std::string& name, int64_t row_begin, int64_t row_end, int64_t col_begin,
-                            int64_t col_end, std::span<float> out) const = 0;
+  /// Writes rows [row_begin, row_end) x columns [col_begin, col_end) of a 2-d tensor, dequantized
+  /// to float, to `out` [rows, cols] row-major. A 1-d tensor of n values is read as one row. Cost:
+  /// touches only those bytes (and whole quantization blocks). Thread-safe. Errors: NotFound,
+  /// InvalidArgument (range), DataLoss.
+  virtual Result<void> read(const std::string& name, int64_t row_begin, int64_t row_end,
+                            int64_t col_begin, int64_t col_end, std::span<float> out) const = 0;
 };
 
 }  // namespace tailor::weights

@@ -48,7 +48,8 @@ TEST(SamplingParams, EveryBadFieldIsNamedInOneSentence) {
     EXPECT_EQ(result.error().code, ErrorCode::kInvalidArgument);
     EXPECT_NE(result.error().message.find(field), std::string::npos) << result.error().message;
   };
-  for (float bad : {nan, inf, -1.0f}) expect_bad("temperature", [&](auto& p) { p.temperature = bad; });
+  for (float bad : {nan, inf, -1.0f})
+    expect_bad("temperature", [&](auto& p) { p.temperature = bad; });
   for (float bad : {nan, 0.0f, 1.5f, -0.1f}) expect_bad("top_p", [&](auto& p) { p.top_p = bad; });
   for (float bad : {nan, 2.0f}) expect_bad("min_p", [&](auto& p) { p.min_p = bad; });
   expect_bad("top_k", [](auto& p) { p.top_k = -1; });
@@ -62,7 +63,8 @@ TEST(SamplingParams, EveryBadFieldIsNamedInOneSentence) {
   expect_bad("stop string", [](auto& p) { p.stop = {""}; });
   expect_bad("stop string", [](auto& p) { p.stop = {std::string(257, 'x')}; });
   expect_bad("stop strings", [](auto& p) { p.stop.assign(17, "x"); });
-  for (int bad : {-1, 100}) expect_bad("stop_token_ids", [&](auto& p) { p.stop_token_ids = {bad}; });
+  for (int bad : {-1, 100})
+    expect_bad("stop_token_ids", [&](auto& p) { p.stop_token_ids = {bad}; });
   expect_bad("logit_bias", [](auto& p) { p.logit_bias = {{100, 1.0f}}; });
   expect_bad("logit_bias", [&](auto& p) { p.logit_bias = {{1, nan}}; });
 }

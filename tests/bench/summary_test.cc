@@ -37,7 +37,7 @@ LoadResult two_rows() {
 TEST(Summary, FailedRequestsAreCountedAndKeptOutOfTheTimes) {
   const auto json = nlohmann::json::parse(summary_json(two_rows()));
   EXPECT_DOUBLE_EQ(json["ttft_s"]["mean"], 0.5);
-  EXPECT_DOUBLE_EQ(json["tpot_s"]["p99"], 0.5);               // (2.5 - 0.5) / 4
+  EXPECT_DOUBLE_EQ(json["tpot_s"]["p99"], 0.5);                // (2.5 - 0.5) / 4
   EXPECT_DOUBLE_EQ(json["per_token_latency_s"]["mean"], 0.5);  // 2.5 / 5
   EXPECT_DOUBLE_EQ(json["tokens_per_s"], 2.0);
   EXPECT_EQ(json["rows"].size(), 2u);

@@ -1,5 +1,6 @@
-// A process that serves the request API without a model (echo_coordinator.h), for clients in other languages.
-// Usage: api_echo_server [endpoint]. Prints the endpoint it is bound to; ends when its standard input does.
+// A process that serves the request API without a model (echo_coordinator.h), for clients in other
+// languages. Usage: api_echo_server [endpoint]. Prints the endpoint it is bound to; ends when its
+// standard input does.
 #include <poll.h>
 #include <unistd.h>
 

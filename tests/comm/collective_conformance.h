@@ -1,6 +1,7 @@
-// What every Collective must do, as functions run by each rank of a group at once (threads, or processes under mpirun).
-// Every byte is a pure function of (seed, call, rank, place), so each rank checks all it receives, and `transcript`
-// returns all of it so that two transports can be compared bit by bit.
+// What every Collective must do, as functions run by each rank of a group at once (threads, or
+// processes under mpirun). Every byte is a pure function of (seed, call, rank, place), so each rank
+// checks all it receives, and `transcript` returns all of it so that two transports can be compared
+// bit by bit.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,7 +26,8 @@ inline Bytes contribution(uint64_t seed, uint64_t call, int rank, size_t size) {
   return bytes;
 }
 
-/// Sizes that hit the edges of a transport: nothing, one byte, around eager limits, and anything between.
+/// Sizes that hit the edges of a transport: nothing, one byte, around eager limits, and anything
+/// between.
 inline size_t pick_size(std::mt19937_64& random) {
   constexpr size_t kEdges[] = {0, 1, 7, 64, 4095, 4096, 4097, 65536, 70'001};
   return random() % 3 == 0 ? kEdges[random() % std::size(kEdges)] : random() % 40'000;
@@ -89,7 +91,8 @@ inline void check_large_gather(Collective& group) {
     ASSERT_TRUE(result) << to_string(result.error());
     for (int r = 0; r < group.size() && group.rank() == root; ++r) {
       const Bytes expected = contribution(5, 0, r, bytes);
-      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), out.begin() + r * bytes)) << "part of rank " << r;
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), out.begin() + r * bytes))
+          << "part of rank " << r;
     }
   }
 }
@@ -101,11 +104,13 @@ inline void check_in_place_all_gather(Collective& group) {
   const Bytes mine = contribution(6, 0, group.rank(), bytes);
   const auto place = out.begin() + group.rank() * bytes;
   std::copy(mine.begin(), mine.end(), place);
-  auto result = group.all_gather(std::span<const std::byte>(out).subspan(group.rank() * bytes, bytes), out);
+  auto result =
+      group.all_gather(std::span<const std::byte>(out).subspan(group.rank() * bytes, bytes), out);
   ASSERT_TRUE(result) << to_string(result.error());
   for (int r = 0; r < group.size(); ++r) {
     const Bytes expected = contribution(6, 0, r, bytes);
-    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), out.begin() + r * bytes)) << "part of rank " << r;
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), out.begin() + r * bytes))
+        << "part of rank " << r;
   }
 }
 
@@ -117,8 +122,10 @@ inline void check_refusals(Collective& group) {
   EXPECT_EQ(group.broadcast(some, -1).error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(group.all_gather(some, wrong).error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(group.gather(some, wrong, group.rank()).error().code, ErrorCode::kInvalidArgument);
-  const std::span<const std::byte> huge(some.data(), size_t{1} << 31);  // never read: refused by its size
-  EXPECT_EQ(group.gather(huge, {}, (group.rank() + 1) % group.size()).error().code, ErrorCode::kLimitExceeded);
+  const std::span<const std::byte> huge(some.data(),
+                                        size_t{1} << 31);  // never read: refused by its size
+  EXPECT_EQ(group.gather(huge, {}, (group.rank() + 1) % group.size()).error().code,
+            ErrorCode::kLimitExceeded);
   auto result = group.barrier();
   EXPECT_TRUE(result) << to_string(result.error());
 }

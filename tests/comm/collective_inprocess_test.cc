@@ -13,7 +13,8 @@ namespace {
 
 using testing::HasSubstr;
 
-void on_all_ranks(int size, const std::function<void(Collective&)>& work, Duration deadline = seconds(20)) {
+void on_all_ranks(int size, const std::function<void(Collective&)>& work,
+                  Duration deadline = seconds(20)) {
   InProcessGroup group(size, deadline);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < size; ++rank)
@@ -32,7 +33,9 @@ TEST_P(InProcessCollective, MovesTheSameBytesAsEveryTransport) {
 }
 TEST_P(InProcessCollective, GathersMegabytes) { on_all_ranks(GetParam(), check_large_gather); }
 TEST_P(InProcessCollective, GathersInPlace) { on_all_ranks(GetParam(), check_in_place_all_gather); }
-TEST_P(InProcessCollective, RefusesWrongArgumentsAndGoesOn) { on_all_ranks(GetParam(), check_refusals); }
+TEST_P(InProcessCollective, RefusesWrongArgumentsAndGoesOn) {
+  on_all_ranks(GetParam(), check_refusals);
+}
 
 TEST(InProcessCollectiveErrors, AbsentRankGivesTimeoutThatNamesIt) {
   InProcessGroup group(3, milliseconds(50));

@@ -1,5 +1,6 @@
-// Run by mpirun with 1, 2 and 3 ranks: all ranks run the same tests in the same order, each with its own MpiEnvironment
-// and Collective, made once in main (MPI cannot be started twice in a process).
+// Run by mpirun with 1, 2 and 3 ranks: all ranks run the same tests in the same order, each with
+// its own MpiEnvironment and Collective, made once in main (MPI cannot be started twice in a
+// process).
 #include "comm/collective_mpi.h"
 
 #include <gmock/gmock.h>
@@ -107,14 +108,16 @@ TEST(MpiEnvironment, RefusesATensorParallelSizeThatDoesNotFitTheLaunch) {
   auto communicator = environment->replica_communicator(environment->world_size() + 1);
   ASSERT_FALSE(communicator);
   EXPECT_EQ(communicator.error().code, ErrorCode::kInvalidArgument);
-  EXPECT_THAT(communicator.error().message, HasSubstr("mpirun -n " + std::to_string(environment->world_size() + 1)));
+  EXPECT_THAT(communicator.error().message,
+              HasSubstr("mpirun -n " + std::to_string(environment->world_size() + 1)));
   EXPECT_FALSE(environment->replica_communicator(0));
 }
 
 // mpirun -n 1 COORDINATOR : -n 2 WORKER : -n 2 WORKER, here one program in three applications.
 TEST(SingleLaunch, EveryReplicaGetsItsOwnGroupAndTheCoordinatorNone) {
   constexpr int kTp = 2;
-  if (environment->world_size() != 5) GTEST_SKIP() << "needs the MPMD line of tests/comm/CMakeLists.txt";
+  if (environment->world_size() != 5)
+    GTEST_SKIP() << "needs the MPMD line of tests/comm/CMakeLists.txt";
   if (environment->app_number() == 0) {  // the coordinator takes part in nothing
     EXPECT_FALSE(environment->replica_communicator(kTp));
     return;

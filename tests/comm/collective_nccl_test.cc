@@ -1,4 +1,5 @@
-// NCCL on the GPUs of this machine, one rank a GPU (threads). The same contents as the other transports, on device memory.
+// NCCL on the GPUs of this machine, one rank a GPU (threads). The same contents as the other
+// transports, on device memory.
 #include "comm/collective_nccl.h"
 
 #include <cuda_runtime_api.h>
@@ -13,7 +14,8 @@
 namespace tailor::comm {
 namespace {
 
-/// A Collective on host memory that stages through the device, so that the shared conformance tests run on NCCL.
+/// A Collective on host memory that stages through the device, so that the shared conformance tests
+/// run on NCCL.
 class StagedOnDevice final : public Collective {
  public:
   explicit StagedOnDevice(Collective& device) : device_(device) {}
@@ -31,7 +33,8 @@ class StagedOnDevice final : public Collective {
     to.read(out);
     return {};
   }
-  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out, int root) override {
+  Result<void> gather(std::span<const std::byte> mine, std::span<std::byte> out,
+                      int root) override {
     Staged from(mine), to(out);
     TAILOR_TRY(device_.gather(from.span, to.span, root));
     to.read(out);

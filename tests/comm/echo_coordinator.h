@@ -1,5 +1,6 @@
-// A coordinator without a model, over the real io thread: it answers a prompt with its own bytes, one token and one
-// character each, keeps to every client's credit, and can resume. What clients are tested against.
+// A coordinator without a model, over the real io thread: it answers a prompt with its own bytes,
+// one token and one character each, keeps to every client's credit, and can resume. What clients
+// are tested against.
 //   text "slow"    gives one chunk a message instead of as many as fit
 //   text "forever" never ends: for Cancel
 #pragma once
@@ -59,7 +60,9 @@ class EchoCoordinator {
     }
     const bool cut = answer.size() > static_cast<size_t>(in.sampling.max_tokens);
     if (cut) answer.resize(static_cast<size_t>(in.sampling.max_tokens));
-    api::Accepted accepted{in.request_id, {}, in.has_seed ? in.sampling.seed : 4711,
+    api::Accepted accepted{in.request_id,
+                           {},
+                           in.has_seed ? in.sampling.seed : 4711,
                            static_cast<uint32_t>(in.sampling.max_tokens)};
     for (char c : answer) accepted.prompt_token_ids.push_back(static_cast<unsigned char>(c));
     client.events.push_back(std::move(accepted));
@@ -68,28 +71,33 @@ class EchoCoordinator {
   }
   void take(Client& client, const api::Resume& in) {
     if (!answers_.count(in.request_id)) {
-      client.events.push_back(
-          api::Rejected{in.request_id, Error{ErrorCode::kNotFound, "no request " + in.request_id}, {}});
+      client.events.push_back(api::Rejected{
+          in.request_id, Error{ErrorCode::kNotFound, "no request " + in.request_id}, {}});
       return;
     }
     send_from(client, in.request_id, in.from_token.empty() ? 0 : in.from_token[0]);
   }
   void take(Client& client, const api::Cancel& in) {
     if (answers_.erase(in.request_id) == 0)
-      client.events.push_back(
-          api::Rejected{in.request_id, Error{ErrorCode::kNotFound, "no request " + in.request_id}, {}});
+      client.events.push_back(api::Rejected{
+          in.request_id, Error{ErrorCode::kNotFound, "no request " + in.request_id}, {}});
     else
-      client.events.push_back(api::Finished{in.request_id, {{FinishReason::kCancelled, "", 0}}, 0, {},
-                                            Error{ErrorCode::kCancelled, "its client cancelled it"}});
+      client.events.push_back(
+          api::Finished{in.request_id,
+                        {{FinishReason::kCancelled, "", 0}},
+                        0,
+                        {},
+                        Error{ErrorCode::kCancelled, "its client cancelled it"}});
   }
   void take(Client& client, const api::Credit& in) { client.credit += in.messages; }
   void take(Client& client, const api::StatusQuery&) {
     api::StatusReport status;
     status.ready = true;
     status.version = "echo";
-    status.counters = {{"messages", static_cast<double>(messages_)},
-                       {"credit_stalls", static_cast<double>(credit_stalls_)},
-                       {"bad_messages", static_cast<double>(io_.counters().client_bad_messages.value())}};
+    status.counters = {
+        {"messages", static_cast<double>(messages_)},
+        {"credit_stalls", static_cast<double>(credit_stalls_)},
+        {"bad_messages", static_cast<double>(io_.counters().client_bad_messages.value())}};
     client.events.push_back(std::move(status));
   }
 
@@ -111,9 +119,12 @@ class EchoCoordinator {
       client.events.push_back(std::move(chunk));
     }
     if (answer.text == "forever") return;
-    api::Finished finished{id, {{answer.cut ? FinishReason::kLength : FinishReason::kStop, "",
-                                 static_cast<uint32_t>(answer.text.size())}},
-                           static_cast<uint32_t>(answer.text.size()), {}, Error{ErrorCode::kOk, ""}};
+    api::Finished finished{id,
+                           {{answer.cut ? FinishReason::kLength : FinishReason::kStop, "",
+                             static_cast<uint32_t>(answer.text.size())}},
+                           static_cast<uint32_t>(answer.text.size()),
+                           {},
+                           Error{ErrorCode::kOk, ""}};
     finished.timings.finished = milliseconds(5);
     client.events.push_back(std::move(finished));
   }

@@ -1,4 +1,5 @@
-// The C++ client against the echo coordinator over real sockets: streams, credit, repeats, loss of the server.
+// The C++ client against the echo coordinator over real sockets: streams, credit, repeats, loss of
+// the server.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -115,7 +116,8 @@ TEST(Client, ManyRequestsUnderASmallCreditWindowEndOnceEach) {
   auto client = connect(server.endpoint(), 3);
   constexpr int kRequests = 300;
   for (int i = 0; i < kRequests; ++i)
-    ASSERT_TRUE(client->submit(submit_of("r" + std::to_string(i), std::string(10 + i % 50, 'a' + i % 26))));
+    ASSERT_TRUE(
+        client->submit(submit_of("r" + std::to_string(i), std::string(10 + i % 50, 'a' + i % 26))));
   const auto all = hear(*client, kRequests);
   ASSERT_EQ(all.size(), static_cast<size_t>(kRequests));
   for (int i = 0; i < kRequests; ++i) {
@@ -256,7 +258,8 @@ TEST(Client, ClientsInManyThreadsShareOneServer) {
     threads.emplace_back([&, c] {
       auto client = connect(server.endpoint(), 4);
       for (int i = 0; i < kRequests; ++i)
-        ASSERT_TRUE(client->submit(submit_of(std::to_string(c) + "/" + std::to_string(i), "client " + std::to_string(c))));
+        ASSERT_TRUE(client->submit(
+            submit_of(std::to_string(c) + "/" + std::to_string(i), "client " + std::to_string(c))));
       for (const auto& [id, heard] : hear(*client, kRequests))
         if (heard.text == "client " + std::to_string(c) && heard.ended == 1) ++good;
     });

@@ -113,7 +113,8 @@ TEST(LinkCodec, LargePromptIsLimitExceededWithBothNumbers) {
     EXPECT_EQ(bad.error.code, ErrorCode::kLimitExceeded);
     EXPECT_NE(bad.error.message.find("1000"), std::string::npos) << bad.error.message;
   }
-  EXPECT_TRUE(decode_client_message(encode(api::ClientMessage(submit_of(std::string(1000, 'x')))), 1000));
+  EXPECT_TRUE(
+      decode_client_message(encode(api::ClientMessage(submit_of(std::string(1000, 'x')))), 1000));
 }
 
 TEST(LinkCodec, TokenIdsCountFourBytes) {
@@ -162,7 +163,8 @@ std::string field(int number, const std::string& content) {
 std::string varint_field(int number, char value) { return {static_cast<char>(number << 3), value}; }
 
 TEST(LinkCodec, AKindOfMessageFromALaterVersionIsAnsweredWithOurVersion) {
-  const auto bad = refusal(varint_field(1, 1) + field(15, field(1, "later-7") + varint_field(2, 3)));
+  const auto bad =
+      refusal(varint_field(1, 1) + field(15, field(1, "later-7") + varint_field(2, 3)));
   EXPECT_TRUE(bad.answerable);
   EXPECT_EQ(bad.request_id, "later-7");
   EXPECT_EQ(bad.error.code, ErrorCode::kProtocol);
@@ -179,7 +181,8 @@ TEST(LinkCodec, AnotherProtocolVersionIsRefusedAndZeroIsOne) {
 }
 
 TEST(LinkCodec, UnknownFieldsAreIgnored) {
-  const auto message = decode_client_message(field(3, field(1, "r9") + field(14, "new")) + varint_field(14, 1), kLimit);
+  const auto message = decode_client_message(
+      field(3, field(1, "r9") + field(14, "new")) + varint_field(14, 1), kLimit);
   ASSERT_TRUE(message);
   EXPECT_EQ(std::get<api::Cancel>(*message).request_id, "r9");
 }

@@ -1,4 +1,5 @@
-// The coordinator's io thread against real sockets: what clients say arrives, what they do wrong stays with them.
+// The coordinator's io thread against real sockets: what clients say arrives, what they do wrong
+// stays with them.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -13,7 +14,8 @@ using namespace test;  // NOLINT
 
 std::vector<api::ServerEvent> rejected_only(std::optional<std::vector<api::ServerEvent>> events) {
   EXPECT_TRUE(events.has_value());
-  EXPECT_TRUE(events && events->size() == 1 && std::holds_alternative<api::Rejected>(events->front()));
+  EXPECT_TRUE(events && events->size() == 1 &&
+              std::holds_alternative<api::Rejected>(events->front()));
   return events.value_or(std::vector<api::ServerEvent>{api::Rejected{}});
 }
 
@@ -95,7 +97,8 @@ TEST(CoordinatorIo, GarbageOfOneClientDoesNotTouchAnother) {
     ASSERT_TRUE(client.hear());
   }
   const Time until = now() + kPatience;
-  while (io->counters().client_bad_messages.value() < kMessages && now() < until) std::this_thread::yield();
+  while (io->counters().client_bad_messages.value() < kMessages && now() < until)
+    std::this_thread::yield();
   EXPECT_EQ(io->counters().client_bad_messages.value(), kMessages);
 }
 
@@ -253,7 +256,8 @@ TEST(CoordinatorIo, AnAddressInUseIsNamed) {
   const auto second = CoordinatorIo::start(options);
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, ErrorCode::kUnavailable);
-  EXPECT_NE(second.error().message.find(io->api_endpoint()), std::string::npos) << second.error().message;
+  EXPECT_NE(second.error().message.find(io->api_endpoint()), std::string::npos)
+      << second.error().message;
   options.api_endpoint = "nonsense";
   EXPECT_EQ(CoordinatorIo::start(options).error().code, ErrorCode::kInvalidArgument);
 }

@@ -1,4 +1,5 @@
-// What the tests of the io threads share: waiting with a deadline, a bare ZeroMQ client, a running CoordinatorIo.
+// What the tests of the io threads share: waiting with a deadline, a bare ZeroMQ client, a running
+// CoordinatorIo.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,7 +18,8 @@
 
 namespace tailor::comm::test {
 
-inline constexpr Duration kPatience = seconds(20);  // a bound, not a pause: tests end as soon as they can
+inline constexpr Duration kPatience =
+    seconds(20);  // a bound, not a pause: tests end as soon as they can
 
 /// Values from a mailbox in order, one at a time.
 template <class T>
@@ -98,7 +100,8 @@ inline CoordinatorIoOptions loopback() {
   return options;
 }
 
-inline std::unique_ptr<CoordinatorIo> start_coordinator(const CoordinatorIoOptions& options = loopback()) {
+inline std::unique_ptr<CoordinatorIo> start_coordinator(
+    const CoordinatorIoOptions& options = loopback()) {
   auto io = CoordinatorIo::start(options);
   EXPECT_TRUE(io) << io.error().message;
   return std::move(*io);

@@ -1,5 +1,5 @@
-// Random values of every message, and their text form for comparison. The structured bindings name every field: a
-// field added to a message does not compile here until the codec's tests know it.
+// Random values of every message, and their text form for comparison. The structured bindings name
+// every field: a field added to a message does not compile here until the codec's tests know it.
 #pragma once
 
 #include <bit>
@@ -19,15 +19,20 @@ class RandomValues {
 
   uint64_t number(uint64_t below) { return engine_() % below; }
   bool coin() { return number(2) == 1; }
-  uint32_t u32() { return coin() ? static_cast<uint32_t>(number(100)) : static_cast<uint32_t>(engine_()); }
+  uint32_t u32() {
+    return coin() ? static_cast<uint32_t>(number(100)) : static_cast<uint32_t>(engine_());
+  }
   uint64_t u64() { return coin() ? number(100) : engine_(); }
   int32_t i32() { return static_cast<int32_t>(u32()); }
-  float real() { return std::bit_cast<float>(static_cast<uint32_t>(engine_())); }  // NaN and infinities included
+  float real() {
+    return std::bit_cast<float>(static_cast<uint32_t>(engine_()));
+  }  // NaN and infinities included
   double wide() { return static_cast<double>(engine_()) / 3; }
   Duration ns() { return Duration(static_cast<int64_t>(engine_() >> 2)); }
   Duration us() { return microseconds(number(1ull << 40)); }
   std::string text() {
-    static const char* const kPieces[] = {"a", "Zürich", "\xE2\x82\xAC", "\xF0\x9F\x8E\x84", " ", "\n", "\"", ""};
+    static const char* const kPieces[] = {"a", "Zürich", "\xE2\x82\xAC", "\xF0\x9F\x8E\x84",
+                                          " ", "\n",     "\"",           ""};
     std::string out;
     for (uint64_t i = number(6); i > 0; --i) out += kPieces[number(8)];
     if (coin()) out.push_back('\0');
@@ -95,9 +100,14 @@ class RandomValues {
         api::Submit s;
         s.request_id = name();
         switch (number(3)) {
-          case 0: s.prompt = text(); break;
-          case 1: s.prompt = list([&] { return api::ChatMessage{text(), text()}; }); break;
-          default: s.prompt = tokens();
+          case 0:
+            s.prompt = text();
+            break;
+          case 1:
+            s.prompt = list([&] { return api::ChatMessage{text(), text()}; });
+            break;
+          default:
+            s.prompt = tokens();
         }
         s.add_special_tokens = coin();
         s.sampling = sampling();
@@ -109,24 +119,33 @@ class RandomValues {
         s.detach = coin();
         return s;
       }
-      case 1: return api::Cancel{name()};
-      case 2: return api::Credit{u32()};
-      case 3: return api::Resume{name(), list([&] { return u32(); })};
-      default: return api::StatusQuery{};
+      case 1:
+        return api::Cancel{name()};
+      case 2:
+        return api::Credit{u32()};
+      case 3:
+        return api::Resume{name(), list([&] { return u32(); })};
+      default:
+        return api::StatusQuery{};
     }
   }
 
   api::ServerEvent server_event() {
     switch (number(5)) {
-      case 0: return api::Accepted{name(), tokens(), u64(), u32()};
+      case 0:
+        return api::Accepted{name(), tokens(), u64(), u32()};
       case 1: {
         const auto logprobs = list([&] { return logprob(); });
         return api::TokenChunk{name(), u32(), u32(), tokens(), u64(), text(), logprobs};
       }
       case 2:
-        return api::Finished{name(), list([&] { return api::SampleResult{finish(), text(), u32()}; }), u32(),
-                             api::Timings{us(), us(), us(), us(), u32(), u32(), u32()}, error()};
-      case 3: return api::Rejected{name(), error(), us()};
+        return api::Finished{name(), list([&] {
+                               return api::SampleResult{finish(), text(), u32()};
+                             }),
+                             u32(), api::Timings{us(), us(), us(), us(), u32(), u32(), u32()},
+                             error()};
+      case 3:
+        return api::Rejected{name(), error(), us()};
       default: {
         api::StatusReport s;
         s.ready = coin();
@@ -140,9 +159,22 @@ class RandomValues {
         s.expected_replicas = u32();
         s.uptime_s = wide();
         s.replicas = list([&] {
-          return api::ReplicaStatus{ReplicaId{u32()}, Epoch{u32()}, coin(), coin(), info(), u32(), u32(),
-                                    u32(), u64(), u64(), wide(), wide(), wide(),
-                                    wide(), wide(), wide()};
+          return api::ReplicaStatus{ReplicaId{u32()},
+                                    Epoch{u32()},
+                                    coin(),
+                                    coin(),
+                                    info(),
+                                    u32(),
+                                    u32(),
+                                    u32(),
+                                    u64(),
+                                    u64(),
+                                    wide(),
+                                    wide(),
+                                    wide(),
+                                    wide(),
+                                    wide(),
+                                    wide()};
         });
         s.counters = list([&] { return std::pair<std::string, double>(text(), wide()); });
         return s;
@@ -152,7 +184,8 @@ class RandomValues {
 
   WorkerCommand command() {
     switch (number(5)) {
-      case 0: return Welcome{ReplicaId{u32()}, Epoch{u32()}};
+      case 0:
+        return Welcome{ReplicaId{u32()}, Epoch{u32()}};
       case 1: {
         Dispatch d;
         d.attempt = Attempt{u32()};
@@ -165,9 +198,12 @@ class RandomValues {
         d.generated = list([&] { return tokens(); });
         return d;
       }
-      case 2: return CancelRequest{RequestId{u64()}, Attempt{u32()}};
-      case 3: return Drain{};
-      default: return Shutdown{};
+      case 2:
+        return CancelRequest{RequestId{u64()}, Attempt{u32()}};
+      case 3:
+        return Drain{};
+      default:
+        return Shutdown{};
     }
   }
 
@@ -188,7 +224,8 @@ class RandomValues {
 
   WorkerReport report() {
     switch (number(4)) {
-      case 0: return Hello{ReplicaId{u32()}, info()};
+      case 0:
+        return Hello{ReplicaId{u32()}, info()};
       case 1: {
         StepReport r;
         r.step = u64();
@@ -208,8 +245,10 @@ class RandomValues {
         });
         return r;
       }
-      case 2: return Drained{};
-      default: return Heartbeat{ReplicaId{u32()}, u32(), u64(), coin()};
+      case 2:
+        return Drained{};
+      default:
+        return Heartbeat{ReplicaId{u32()}, u32(), u64(), coin()};
     }
   }
 
@@ -245,9 +284,13 @@ class Dump {
   void put(PriorityClass v) { out_ << 'p' << static_cast<int>(v); }
   void put(FinishReason v) { out_ << 'f' << static_cast<int>(v); }
   template <class Tag, class Rep>
-  void put(const Id<Tag, Rep>& v) { out_ << '#' << v.value; }
+  void put(const Id<Tag, Rep>& v) {
+    out_ << '#' << v.value;
+  }
   template <class A, class B>
-  void put(const std::pair<A, B>& v) { all(v.first, v.second); }
+  void put(const std::pair<A, B>& v) {
+    all(v.first, v.second);
+  }
   template <class T>
   void put(const std::optional<T>& v) {
     if (v) put(*v);

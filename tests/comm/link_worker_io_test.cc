@@ -1,5 +1,5 @@
-// A rank's io thread against the coordinator's, over real sockets: reports, commands, heartbeats, loss and return,
-// the doorbell, the watchdog.
+// A rank's io thread against the coordinator's, over real sockets: reports, commands, heartbeats,
+// loss and return, the doorbell, the watchdog.
 #include <gtest/gtest.h>
 
 #include <ctime>
@@ -29,10 +29,12 @@ std::unique_ptr<WorkerIo> start_worker(const WorkerIoOptions& options, const Pro
 
 // The next report of kind R, whatever heartbeats come between.
 template <class R>
-std::optional<std::pair<LinkId, R>> next_report(Incoming<CoordinatorInput>& in, Duration patience = kPatience) {
+std::optional<std::pair<LinkId, R>> next_report(Incoming<CoordinatorInput>& in,
+                                                Duration patience = kPatience) {
   const Time until = now() + patience;
   while (auto from = in.next_of<FromWorker>(until - now()))
-    if (auto* report = std::get_if<R>(&from->report)) return std::pair(from->link, std::move(*report));
+    if (auto* report = std::get_if<R>(&from->report))
+      return std::pair(from->link, std::move(*report));
   return std::nullopt;
 }
 
@@ -49,7 +51,8 @@ TEST(WorkerIo, ReportsAndCommandsCrossUnchanged) {
   coordinator->send(ToWorker{hello->first, 1, Epoch{4}, Welcome{ReplicaId{5}, Epoch{4}}});
   ASSERT_TRUE(commands.next_of<FromCoordinator>());
   for (uint64_t i = 2; i < 200; ++i) {
-    const WorkerReport report = StepReport{i, 0, {}, {}, {}, 0, 0, 0, 0, 0, random.list([&] { return random.progress(); }), {}};
+    const WorkerReport report = StepReport{
+        i, 0, {}, {}, {}, 0, 0, 0, 0, 0, random.list([&] { return random.progress(); }), {}};
     worker->report(report);
     WorkerCommand command = random.command();
     if (std::holds_alternative<Welcome>(command)) command = Drain{};
@@ -141,7 +144,8 @@ TEST(WorkerIo, HelloIsSaidAgainUntilWelcomeAndAfterACoordinatorsReturn) {
   options.control_endpoint = endpoint;
   coordinator = start_coordinator(options);
   Incoming in(coordinator->inbox());
-  // The first that is said on a new connection, heartbeats aside, is Hello; what waited comes behind it.
+  // The first that is said on a new connection, heartbeats aside, is Hello; what waited comes
+  // behind it.
   std::optional<FromWorker> first;
   do first = in.next_of<FromWorker>();
   while (first && std::holds_alternative<Heartbeat>(first->report));
@@ -257,7 +261,8 @@ TEST(WorkerIo, WrongOptionsAreRefused) {
   auto options = leader_of("tcp://127.0.0.1:1");
   options.rank = 1;
   EXPECT_EQ(WorkerIo::start(options, progress).error().code, ErrorCode::kInvalidArgument);
-  EXPECT_EQ(WorkerIo::start(leader_of("nowhere"), progress).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(WorkerIo::start(leader_of("nowhere"), progress).error().code,
+            ErrorCode::kInvalidArgument);
 }
 
 }  // namespace

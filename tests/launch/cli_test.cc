@@ -42,7 +42,8 @@ class Cli : public testing::Test {
 };
 
 TEST_F(Cli, ConfigFileSetsOptionsAndTheCommandLineWins) {
-  const std::string file = config("[serve]\nmodel=\"" + model() + "\"\nreplicas=3\noversubscribe=true\nslots=5\n");
+  const std::string file =
+      config("[serve]\nmodel=\"" + model() + "\"\nreplicas=3\noversubscribe=true\nslots=5\n");
   Ran ran = tailor(file + "serve --print");
   EXPECT_EQ(ran.code, 0) << ran.out;
   EXPECT_NE(ran.out.find("--replica 2 "), std::string::npos) << ran.out;
@@ -66,7 +67,8 @@ TEST_F(Cli, AnUnknownKeyOrABadValueInTheConfigIsRefused) {
 }
 
 TEST_F(Cli, TheWrittenConfigReadsBackToTheSame) {
-  const Ran first = tailor("serve --write-config --model " + model() + " --replicas 2 --tp 3 --oversubscribe --slots 9");
+  const Ran first = tailor("serve --write-config --model " + model() +
+                           " --replicas 2 --tp 3 --oversubscribe --slots 9");
   ASSERT_EQ(first.code, 0) << first.out;
   EXPECT_NE(first.out.find("tp=3"), std::string::npos) << first.out;
   const Ran second = tailor(config(first.out) + "serve --write-config");
@@ -77,14 +79,16 @@ TEST_F(Cli, TheWrittenConfigReadsBackToTheSame) {
 TEST_F(Cli, PrintShowsOneLinePerFailureDomainAndSingleOne) {
   const auto count = [](const std::string& text) {
     size_t lines = 0;
-    for (size_t at = 0; (at = text.find("mpirun --bind-to none", at)) != std::string::npos; ++at) ++lines;
+    for (size_t at = 0; (at = text.find("mpirun --bind-to none", at)) != std::string::npos; ++at)
+      ++lines;
     return lines;
   };
   const std::string common = "serve --print --replicas 2 --tp 2 --oversubscribe --model " + model();
   EXPECT_EQ(count(tailor(common).out), 3u);
   const Ran single = tailor(common + " --single");
   EXPECT_EQ(count(single.out), 1u);
-  EXPECT_EQ(single.out.find("tcp://127.0.0.1:*"), std::string::npos) << "a concrete port is needed: " << single.out;
+  EXPECT_EQ(single.out.find("tcp://127.0.0.1:*"), std::string::npos)
+      << "a concrete port is needed: " << single.out;
 }
 
 TEST_F(Cli, WrongRequestsAreOneSentenceAndExitCodeOne) {
@@ -103,12 +107,14 @@ TEST_F(Cli, WrongRequestsAreOneSentenceAndExitCodeOne) {
   EXPECT_EQ(ran.code, 1);
   ran = tailor("generate hello --endpoint ipc://" + folder_ + "/nobody --connect-timeout 0.2");
   EXPECT_EQ(ran.code, 1);
-  EXPECT_EQ(ran.out, "tailor: no cluster answers at ipc://" + folder_ + "/nobody; start one with: tailor serve --endpoint ipc://" +
-                         folder_ + "/nobody\n");
+  EXPECT_EQ(ran.out, "tailor: no cluster answers at ipc://" + folder_ +
+                         "/nobody; start one with: tailor serve --endpoint ipc://" + folder_ +
+                         "/nobody\n");
 }
 
 TEST_F(Cli, DoctorReportsAsJson) {
-  const Ran ran = tailor("doctor --json --model " + folder_ + "/missing --endpoint ipc://" + folder_ + "/x");
+  const Ran ran =
+      tailor("doctor --json --model " + folder_ + "/missing --endpoint ipc://" + folder_ + "/x");
   EXPECT_EQ(ran.code, 1);
   EXPECT_NE(ran.out.find("\"ok\":false"), std::string::npos) << ran.out;
   EXPECT_NE(ran.out.find("\"topic\":\"MPI\""), std::string::npos) << ran.out;

@@ -39,12 +39,15 @@ TEST(ClusterLines, OneMpirunPerFailureDomain) {
   EXPECT_EQ(joined(coordinator_line(test_cluster(), test_run(), "tcp://127.0.0.1:*")),
             common("coordinator") +
                 "-n 1 /bin/t/tailor-coordinator --model default --endpoint tcp://127.0.0.1:5555 "
-                "--control-endpoint tcp://127.0.0.1:* --replicas 2 --policy fcfs --run-dir /run/t --log-level info ");
-  EXPECT_EQ(joined(replica_line(test_cluster(), test_run(), 1, "tcp://127.0.0.1:9")),
-            common("replica-1") +
-                "-x OMP_NUM_THREADS=3 -x MKL_NUM_THREADS=3 -n 2 /bin/t/tailor-worker --model default "
-                "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine torch --device cpu --threads 3 "
-                "--ranks-on-host 4 --run-dir /run/t --log-level info ");
+                "--control-endpoint tcp://127.0.0.1:* --replicas 2 --policy fcfs --run-dir /run/t "
+                "--log-level info ");
+  EXPECT_EQ(
+      joined(replica_line(test_cluster(), test_run(), 1, "tcp://127.0.0.1:9")),
+      common("replica-1") +
+          "-x OMP_NUM_THREADS=3 -x MKL_NUM_THREADS=3 -n 2 /bin/t/tailor-worker --model default "
+          "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine torch --device cpu "
+          "--threads 3 "
+          "--ranks-on-host 4 --run-dir /run/t --log-level info ");
 }
 
 TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
@@ -74,7 +77,8 @@ TEST(Endpoints, AreReadOrRefusedInOneSentence) {
   ASSERT_TRUE(address.has_value());
   EXPECT_EQ((*address)->host, "::1");
   EXPECT_FALSE(parse_tcp("ipc:///tmp/x")->has_value());
-  for (const char* wrong : {"", "127.0.0.1:5", "tcp://h", "tcp://h:", "tcp://h:0", "tcp://h:70000", "tcp://h:x", "tcp://:5"}) {
+  for (const char* wrong : {"", "127.0.0.1:5", "tcp://h", "tcp://h:", "tcp://h:0", "tcp://h:70000",
+                            "tcp://h:x", "tcp://:5"}) {
     EXPECT_FALSE(parse_tcp(wrong).has_value()) << wrong;
   }
   EXPECT_EQ(local_address("tcp://0.0.0.0:5"), "tcp://127.0.0.1:5");
@@ -86,7 +90,8 @@ TEST(Endpoints, AFreePortIsConcreteAndATakenOneIsRefused) {
   ASSERT_TRUE(endpoint.has_value()) << endpoint.error().message;
   EXPECT_TRUE(check_can_bind(*endpoint).has_value());
   EXPECT_EQ(with_free_port("tcp://127.0.0.1:77").value(), "tcp://127.0.0.1:77");
-  EXPECT_EQ(check_can_bind("tcp://no.such.host.invalid:77").error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(check_can_bind("tcp://no.such.host.invalid:77").error().code,
+            ErrorCode::kInvalidArgument);
 }
 
 }  // namespace

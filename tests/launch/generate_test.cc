@@ -1,12 +1,12 @@
-// `tailor generate`, `chat` and `status` against the real request server (comm::CoordinatorIo) with scripted answers:
-// what a model would say is the only thing made up here.
+// `tailor generate`, `chat` and `status` against the real request server (comm::CoordinatorIo) with
+// scripted answers: what a model would say is the only thing made up here.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -45,7 +45,8 @@ class Generate : public testing::Test {
   void start(const std::string& arguments, const std::string& input = "") {
     std::ofstream(folder_ + "/in") << input;
     const std::string line = "exec " TAILOR_BINARY_DIR "/bin/tailor " + arguments + " --endpoint " +
-                             io_->api_endpoint() + " <" + folder_ + "/in >" + folder_ + "/out 2>" + folder_ + "/err";
+                             io_->api_endpoint() + " <" + folder_ + "/in >" + folder_ + "/out 2>" +
+                             folder_ + "/err";
     pid_ = fork();
     if (pid_ == 0) {
       execl("/bin/sh", "sh", "-c", line.c_str(), static_cast<char*>(nullptr));
@@ -110,8 +111,10 @@ class Generate : public testing::Test {
     if (finish) events.push_back(finished);
     io_->send(comm::ToClient{asked.client, events});
   }
-  void reject(const Asked& asked, ErrorCode code, const std::string& why, Duration retry_after = {}) {
-    io_->send(comm::ToClient{asked.client, {api::Rejected{asked.submit.request_id, {code, why}, retry_after}}});
+  void reject(const Asked& asked, ErrorCode code, const std::string& why,
+              Duration retry_after = {}) {
+    io_->send(comm::ToClient{asked.client,
+                             {api::Rejected{asked.submit.request_id, {code, why}, retry_after}}});
   }
 
   bool ended() {
@@ -128,7 +131,11 @@ class Generate : public testing::Test {
   }
 
   std::unique_ptr<comm::CoordinatorIo> io_;
-  api::StatusReport status_{.ready = true, .model = "scripted", .policy = "fcfs", .expected_replicas = 1, .uptime_s = 100};
+  api::StatusReport status_{.ready = true,
+                            .model = "scripted",
+                            .policy = "fcfs",
+                            .expected_replicas = 1,
+                            .uptime_s = 100};
   std::deque<comm::FromClient> kept_;
   std::string folder_;
   pid_t pid_ = 0;
@@ -168,7 +175,8 @@ TEST_F(Generate, JsonCarriesTokensAndTimings) {
 
 TEST_F(Generate, AFileIsAnsweredInItsOrderWithErrorsInTheirPlace) {
   start("generate --prompts - --json",
-        "{\"prompt\": \"a\", \"id\": \"first\"}\n\nnot json\n{\"prompt\": \"b\"}\n{\"prompt\": \"c\"}\n");
+        "{\"prompt\": \"a\", \"id\": \"first\"}\n\nnot json\n{\"prompt\": \"b\"}\n{\"prompt\": "
+        "\"c\"}\n");
   std::map<std::string, Asked> asked;
   for (int i = 0; i < 3; ++i) {
     const Asked next = next_submit();
@@ -200,7 +208,9 @@ TEST_F(Generate, AFileIsReadAheadOnlyAsFarAsParallelSays) {
   const auto more = [&] {
     for (int i = 0; i < 10; ++i) {
       for (auto& input : io_->inbox().drain_wait(milliseconds(20))) {
-        if (auto* from = std::get_if<comm::FromClient>(&input); from && std::holds_alternative<api::Submit>(from->message)) return true;
+        if (auto* from = std::get_if<comm::FromClient>(&input);
+            from && std::holds_alternative<api::Submit>(from->message))
+          return true;
       }
     }
     return false;
@@ -240,8 +250,8 @@ TEST_F(Generate, InterruptCancelsOnTheServer) {
 }
 
 TEST_F(Generate, AClosedPipeCancelsAndEndsQuietly) {
-  const std::string line = TAILOR_BINARY_DIR "/bin/tailor generate hello --endpoint " + io_->api_endpoint() +
-                           " 2>" + folder_ + "/err | true; exit 0";
+  const std::string line = TAILOR_BINARY_DIR "/bin/tailor generate hello --endpoint " +
+                           io_->api_endpoint() + " 2>" + folder_ + "/err | true; exit 0";
   pid_ = fork();
   if (pid_ == 0) {
     execl("/bin/sh", "sh", "-c", line.c_str(), static_cast<char*>(nullptr));

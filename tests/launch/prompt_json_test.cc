@@ -56,8 +56,9 @@ TEST(PromptJson, NamesTheFieldThatIsWrong) {
             "field 'max_tokens' must be a whole number of 32 bits, found 99999999999");
   EXPECT_EQ(message(R"({"token_ids": [1, "b"]})"),
             "field 'token_ids[1]' must be a whole number of 32 bits, found \"b\"");
-  EXPECT_EQ(message(R"({"messages": [{"role": "user"}]})"),
-            "field 'messages' must be a list of {\"role\", \"content\"}, found {\"role\":\"user\"}");
+  EXPECT_EQ(
+      message(R"({"messages": [{"role": "user"}]})"),
+      "field 'messages' must be a list of {\"role\", \"content\"}, found {\"role\":\"user\"}");
   EXPECT_EQ(message(R"({"prompt": "a", "priority": "soon"})"),
             "field 'priority' must be interactive, standard or batch, found \"soon\"");
 }

@@ -1,4 +1,5 @@
-// The real supervisor over small shell programs. Each test runs it in a process of its own, as `tailor serve` does.
+// The real supervisor over small shell programs. Each test runs it in a process of its own, as
+// `tailor serve` does.
 #include "launch/supervisor/supervisor.h"
 
 #include <gtest/gtest.h>
@@ -46,10 +47,10 @@ class SupervisorTest : public testing::Test {
 
   void add_child(const std::string& script) {
     const std::string name = "child " + std::to_string(options_.children.size());
-    options_.children.push_back(
-        {name, folder_ + "/" + name + ".log", [script, folder = folder_]() -> std::optional<CommandLine> {
-           return CommandLine{{"/bin/sh", "-c", script}, {{"DIR", folder}}};
-         }});
+    options_.children.push_back({name, folder_ + "/" + name + ".log",
+                                 [script, folder = folder_]() -> std::optional<CommandLine> {
+                                   return CommandLine{{"/bin/sh", "-c", script}, {{"DIR", folder}}};
+                                 }});
   }
 
   void start() {
@@ -103,7 +104,8 @@ TEST_F(SupervisorTest, RestartsAChildThatIsKilledAndSaysSo) {
   kill(std::stoi(text_of("pids")), SIGKILL);
   ASSERT_TRUE(eventually([&] { return lines_of("pids") == 2; })) << text_of("said");
   EXPECT_NE(text_of("said").find("child 0 was killed by Killed; starting it again in 0.1 s"),
-            std::string::npos) << text_of("said");
+            std::string::npos)
+      << text_of("said");
   kill(pid_, SIGTERM);
   EXPECT_EQ(wait_for_end(seconds(5)), 0);
   EXPECT_EQ(alive(), 0);
@@ -134,8 +136,10 @@ TEST_F(SupervisorTest, BackOffDoublesWhileAChildKeepsDying) {
 TEST_F(SupervisorTest, StopsWithinFiveSecondsEvenWhenAChildIgnoresSigterm) {
   options_.stop_grace = milliseconds(500);
   // The grandchild leaves the process group and the session, as ranks of Open MPI leave the group.
-  add_child("trap '' TERM; setsid sh -c 'trap \"\" TERM; echo x > $DIR/up; while :; do sleep 0.1; done' & "
-            "while :; do sleep 0.1; done");
+  add_child(
+      "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo x > $DIR/up; while :; do sleep 0.1; done' "
+      "& "
+      "while :; do sleep 0.1; done");
   start();
   ASSERT_TRUE(eventually([&] { return ready() && lines_of("up") == 1; }));
   EXPECT_GE(alive(), 2);
@@ -157,8 +161,10 @@ TEST_F(SupervisorTest, KillNineOfTheSupervisorLeavesNothing) {
 }
 
 TEST_F(SupervisorTest, WhatAKilledChildLeavesBehindIsKilled) {
-  add_child("echo $$ >> $DIR/pids; setsid sleep 1000 & echo $! >> $DIR/ranks; ls $DIR/private/0 >> $DIR/found; "
-            "echo x > $DIR/private/0/file; wait");
+  add_child(
+      "echo $$ >> $DIR/pids; setsid sleep 1000 & echo $! >> $DIR/ranks; ls $DIR/private/0 >> "
+      "$DIR/found; "
+      "echo x > $DIR/private/0/file; wait");
   options_.children[0].scratch = {folder_ + "/private/0"};
   start();
   ASSERT_TRUE(eventually([&] { return ready() && lines_of("ranks") == 1; }));
@@ -173,12 +179,13 @@ TEST_F(SupervisorTest, WhatAKilledChildLeavesBehindIsKilled) {
 TEST_F(SupervisorTest, AnErrorBeforeEverBeingReadyEndsTheRunWithItsReason) {
   options_.probe = []() -> std::optional<CommandLine> { return CommandLine{{"/bin/false"}, {}}; };
   add_child("exec sleep 1000");
-  add_child("echo some chatter; echo '2026-01-01 00:00:00.000 error [worker] no file x' >&2; exit 2");
+  add_child(
+      "echo some chatter; echo '2026-01-01 00:00:00.000 error [worker] no file x' >&2; exit 2");
   start();
   EXPECT_EQ(wait_for_end(seconds(10)), 1);
   const std::string said = text_of("said");
-  EXPECT_NE(said.find("child 1 exited with code 2:\n  error [worker] no file x"),
-            std::string::npos) << said;
+  EXPECT_NE(said.find("child 1 exited with code 2:\n  error [worker] no file x"), std::string::npos)
+      << said;
   EXPECT_EQ(said.find("chatter"), std::string::npos);
   EXPECT_EQ(alive(), 0);
   EXPECT_FALSE(fs::exists(folder_ + "/private"));
@@ -195,13 +202,15 @@ TEST_F(SupervisorTest, AFailureThatMayPassIsTriedAgainBeforeReadyButNotForEver) 
 }
 
 TEST_F(SupervisorTest, AMissingProgramEndsTheRunWithItsName) {
-  options_.children.push_back({"x", folder_ + "/x.log", [] {
-                                 return std::optional<CommandLine>(CommandLine{{"/no/such/program"}, {}});
-                               }});
+  options_.children.push_back(
+      {"x", folder_ + "/x.log", [] {
+         return std::optional<CommandLine>(CommandLine{{"/no/such/program"}, {}});
+       }});
   start();
   EXPECT_EQ(wait_for_end(seconds(10)), 1);
   EXPECT_NE(text_of("said").find("x: cannot start /no/such/program: No such file or directory"),
-            std::string::npos) << text_of("said");
+            std::string::npos)
+      << text_of("said");
 }
 
 TEST_F(SupervisorTest, AKilledWardenIsReplaced) {
@@ -226,7 +235,8 @@ TEST_F(SupervisorTest, AKilledWardenIsReplaced) {
   kill(first, SIGKILL);
   ASSERT_TRUE(eventually([&] { return warden() != 0 && warden() != first; }));
   kill(pid_, SIGKILL);
-  EXPECT_TRUE(eventually([&] { return alive() == 0 && !fs::exists(folder_ + "/private"); }, seconds(6)));
+  EXPECT_TRUE(
+      eventually([&] { return alive() == 0 && !fs::exists(folder_ + "/private"); }, seconds(6)));
 }
 
 TEST(ImportantLines, AreWarningsAndErrorsInOurFormat) {

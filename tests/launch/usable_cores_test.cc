@@ -69,9 +69,10 @@ TEST(UsableCores, RefusesMoreWithTheNumbersAndTheFix) {
   const auto refused = check_fits_cores(2, 2, 1, cores);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code, ErrorCode::kLimitExceeded);
-  EXPECT_EQ(refused.error().message,
-            "--replicas 2 x --tp 2 x --threads 1 needs 4 cores, but only 2 can be used here (affinity 4, "
-            "cgroup quota 2.5): ask for less, or add --oversubscribe to share them (slower)");
+  EXPECT_EQ(
+      refused.error().message,
+      "--replicas 2 x --tp 2 x --threads 1 needs 4 cores, but only 2 can be used here (affinity 4, "
+      "cgroup quota 2.5): ask for less, or add --oversubscribe to share them (slower)");
 }
 
 }  // namespace

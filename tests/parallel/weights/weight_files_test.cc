@@ -216,10 +216,8 @@ TEST(WeightFiles, UnreadableTypeIsNamedOnlyWhereItMatters) {
     write_file(tiny / "model.safetensors",
                raw(uint64_t{header.size()}) + header + bytes.substr(8 + length));
   };
-  with_header(
-      "{",
-      R"({"model.layers.0.self_attn.rotary_emb.inv_freq":)"
-      R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]},)");
+  with_header("{", R"({"model.layers.0.self_attn.rotary_emb.inv_freq":)"
+                   R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]},)");
   EXPECT_TRUE(open_ok(tiny.path())) << "a tensor nobody needs may be of any type";
   with_header("F32", "F64");
   EXPECT_THAT(open_error(tiny.path()).message,
