@@ -18,7 +18,7 @@ namespace tailor {
 
 inline constexpr uint32_t kProtocolVersion = 1;
 
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 // Coordinator to the leader of a replica.
 
 /// The answer to Hello.
@@ -50,7 +50,7 @@ struct Shutdown {};
 
 using WorkerCommand = std::variant<Welcome, Dispatch, CancelRequest, Drain, Shutdown>;
 
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 // Leader to coordinator.
 
 /// What a replica is and can hold.

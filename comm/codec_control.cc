@@ -23,7 +23,7 @@ Unexpected other_version(uint32_t found) {
 }
 
 // ---- commands
-// ---------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void put(const Welcome& in, v1::CommandEnvelope* out) {
   out->mutable_welcome()->set_replica(in.replica.value);
@@ -69,7 +69,7 @@ Dispatch take(v1::Dispatch& in) {
 }
 
 // ---- reports
-// ----------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void put(const Hello& in, v1::ReportEnvelope* envelope) {
   auto* out = envelope->mutable_hello();

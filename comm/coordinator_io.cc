@@ -125,7 +125,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   }
 
   // ---- from clients
-  // ---------------------------------------------------------------------------------------------
+  // -----------------------------------------------------------------------------------------
 
   void read_clients() {
     for (int i = 0; i < kMessagesPerTurn && !held_ && inbox_.has_room(); ++i) {
@@ -199,7 +199,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   }
 
   // ---- to clients
-  // -----------------------------------------------------------------------------------------------
+  // -----------------------------------------------------------------------------------------
 
   SendStatus put_on_wire(const std::string& identity, bool delimiter, const std::string& bytes) {
     const SendStatus status =
@@ -268,7 +268,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   }
 
   // ---- control link
-  // ---------------------------------------------------------------------------------------------
+  // -----------------------------------------------------------------------------------------
 
   void read_control() {
     for (int i = 0; i < kMessagesPerTurn; ++i) {

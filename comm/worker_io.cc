@@ -155,7 +155,7 @@ class WorkerIoThread final : public WorkerIo {
   }
 
   // ---- reports
-  // --------------------------------------------------------------------------------------------------
+  // -----------------------------------------------------------------------------------------
 
   void handle(WorkerReport& report) {
     std::string bytes = encode(report);
@@ -278,7 +278,7 @@ class WorkerIoThread final : public WorkerIo {
   }
 
   // ---- doorbell
-  // -------------------------------------------------------------------------------------------------
+  // -----------------------------------------------------------------------------------------
 
   struct Follower {
     std::string identity;  // empty until it has joined

@@ -69,7 +69,7 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
       last_id_{options.first_request_id} {}
 
 // ---- turns
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void CoordinatorLoop::run(int stop_fd) {
   bool stop_asked = false;
@@ -135,7 +135,7 @@ void CoordinatorLoop::send_to_clients() {
 }
 
 // ---- clients
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void CoordinatorLoop::on(comm::FromClient& input) {
   const ClientId client = input.client;
@@ -251,7 +251,7 @@ void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
 }
 
 // ---- replicas
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void CoordinatorLoop::on(comm::FromWorker& input) {
   std::visit(
@@ -334,7 +334,7 @@ void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
 }
 
 // ---- the core
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void CoordinatorLoop::tell(const CoreEvent& event) {
   if (log_) {
@@ -474,7 +474,7 @@ uint64_t CoordinatorLoop::draw_seed() {
 }
 
 // ---- status
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 api::StatusReport CoordinatorLoop::status() const {
   api::StatusReport s;

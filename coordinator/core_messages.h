@@ -15,7 +15,7 @@
 
 namespace tailor::coordinator {
 
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 // Events.
 
 /// A request that passed every check and wants in. Ids grow from event to event.
@@ -85,7 +85,7 @@ struct Stop {};
 using CoreEvent = std::variant<Arrived, Abandoned, ReplicaJoined, ReplicaLost, DrainReplica,
                                ReplicaDrained, Reported, Tick, Stop>;
 
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 // Commands.
 
 /// The request is ours now: exactly one FinishCommand will follow.

@@ -32,7 +32,7 @@ Time SchedulerCore::next_deadline() const {
 }
 
 // ---- events
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void SchedulerCore::on(const Arrived& event) {
   TAILOR_CHECK(event.id > last_id_, "request ids grow with acceptance");
@@ -404,7 +404,7 @@ void SchedulerCore::refuse_oversized() {
 }
 
 // ---- numbers
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 void SchedulerCore::note_completion() {
   // Only while others wait does the time between completions say how fast the cluster can be.

@@ -51,7 +51,7 @@ int server_gone(OpenRequests& requests, const Error& error) {
 }
 
 // ---- one prompt
-// -----------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 int finish_text(const Options& options, const EndedAnswer& ended) {
   const Answer& answer = ended.answer;

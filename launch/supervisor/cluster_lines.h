@@ -54,7 +54,7 @@ std::vector<std::string> scratch_folders(const RunDir& run, const std::string& d
 std::string shape_text(const ClusterOptions& options);
 
 // ---- addresses
-// ------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------
 
 struct HostPort {
   std::string host;  ///< "*" = all interfaces
