@@ -46,11 +46,9 @@ function(add_module NAME)
   endforeach()
   set_property(GLOBAL APPEND PROPERTY TAILOR_MODULES ${NAME})
   set_property(GLOBAL PROPERTY TAILOR_DEPS_${NAME} "${M_DEPS}")
-  set_property(GLOBAL PROPERTY TAILOR_HDRS_${NAME} "${M_HDRS}")
 endfunction()
 
-# Fails on an edge that FLOOR_* does not allow, and on an include of another module's folder without that edge
-# (the folders' own CMakeLists name their headers, so tools/tidy checks the includes themselves).
+# Fails on an edge that FLOOR_* does not allow; tools/tidy checks that includes keep to the same edges.
 function(check_floor_plan)
   get_property(modules GLOBAL PROPERTY TAILOR_MODULES)
   foreach(name ${modules})

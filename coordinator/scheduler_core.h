@@ -86,15 +86,12 @@ class SchedulerCore {
     uint32_t ahead = 0;
     uint32_t free_blocks = 0, num_blocks = 0, running_sequences = 0;  ///< as last reported
   };
-  /// One more than the largest replica id seen.
-  uint32_t num_replicas() const { return static_cast<uint32_t>(replicas_.size()); }
   ReplicaView replica(ReplicaId id) const;
   uint32_t joined_replicas() const;
   uint32_t waiting() const;  ///< requests, unbound
   uint32_t live() const {
     return static_cast<uint32_t>(by_id_.size());
   }  ///< requests, waiting or bound
-  bool is_live(RequestId id) const { return by_id_.find(id) != IdTable::kNone; }
   const CoreCounters& counters() const { return counters_; }
   const CoreOptions& options() const { return options_; }
 

@@ -11,8 +11,9 @@
 namespace tailor::launch {
 
 /// "cpu" as it is; "cuda" becomes "cuda:N", one device a rank: `first` counted on by this rank's
-/// number on its host. "cuda:N" counts from N.
-std::string device_of_rank(const std::string& device, int first, int local_rank);
+/// number on its host. "cuda:N" counts from N. Errors: Unavailable (fewer devices than ranks: names
+/// both numbers; a device serves one process).
+Result<std::string> device_of_rank(const std::string& device, int first, int local_rank);
 
 /// Null on the CPU and for one rank: `bootstrap` serves. Errors: Unavailable (this build has no
 /// NCCL), and NCCL's.

@@ -3,7 +3,7 @@
 
 namespace tailor::launch {
 
-std::string device_of_rank(const std::string& device, int first, int local_rank) {
+Result<std::string> device_of_rank(const std::string& device, int first, int local_rank) {
   if (device.rfind("cuda", 0) != 0) return device;
   const int base = device.size() > 5 ? std::stoi(device.substr(5)) : first;
   return "cuda:" + std::to_string(base + local_rank);

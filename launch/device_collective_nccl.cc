@@ -4,12 +4,16 @@
 
 namespace tailor::launch {
 
-std::string device_of_rank(const std::string& device, int first, int local_rank) {
+Result<std::string> device_of_rank(const std::string& device, int first, int local_rank) {
   if (device.rfind("cuda", 0) != 0) return device;
-  if (device.size() > 5) return "cuda:" + std::to_string(std::stoi(device.substr(5)) + local_rank);
+  const int index = (device.size() > 5 ? std::stoi(device.substr(5)) : first) + local_rank;
   const int count = comm::nccl_device_count();
-  const int index = first + local_rank;
-  return "cuda:" + std::to_string(count > 0 ? index % count : index);
+  if (index >= count) {
+    return fail(ErrorCode::kUnavailable, "this rank needs GPU " + std::to_string(index) +
+                                             ", the host has " + std::to_string(count) +
+                                             "; lower --replicas or --tp (one process per GPU)");
+  }
+  return "cuda:" + std::to_string(index);
 }
 
 Result<std::unique_ptr<comm::Collective>> make_device_collective(const std::string& device,

@@ -14,7 +14,9 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -130,15 +132,23 @@ Step<T> or_stop(Result<T> result, int code) {
     return tl::unexpected(std::move(TAILOR_CONCAT(step_, __LINE__).error())); \
   decl = std::move(*TAILOR_CONCAT(step_, __LINE__))
 
-int local_rank(int fallback) {
-  const char* text = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
-  return text == nullptr ? fallback : std::atoi(text);
-}
-
 std::string host_name() {
   std::array<char, 256> name{};
   gethostname(name.data(), name.size() - 1);
   return name.data();
+}
+
+/// This rank's number among its replica's ranks on its host.
+Result<int> local_rank(comm::Collective& control) {
+  std::array<char, 256> mine{};
+  gethostname(mine.data(), mine.size() - 1);
+  std::vector<char> all(mine.size() * control.size());
+  TAILOR_TRY(
+      control.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all))));
+  int lower = 0;
+  for (int rank = 0; rank < control.rank(); ++rank)
+    lower += std::strcmp(all.data() + rank * mine.size(), mine.data()) == 0;
+  return lower;
 }
 
 /// Rank 0's `value`, up to 255 bytes, on every rank.
@@ -215,8 +225,9 @@ Step<Loaded> load(const Options& o, comm::Collective& control, LoadProgress& sho
       return tl::unexpected(Stop{kExitModel, text.error()});
     }
   }
-  const int local = local_rank(control.rank());
-  const std::string device = device_of_rank(o.device, o.replica * o.tp, local);
+  STEP_TRY(const int local, local_rank(control), kExitDevice);
+  STEP_TRY(const std::string device, device_of_rank(o.device, o.replica * o.tp, local),
+           kExitDevice);
   STEP_TRY(out.device_collective, make_device_collective(device, control), kExitDevice);
   parallel::TpContext tp{control.rank(), control.size(),
                          out.device_collective ? out.device_collective.get() : &control};

@@ -53,11 +53,15 @@ SMALL = {
 SMALL_DTYPE = {"llama2_small": "float16", "llama31_small": "bfloat16", "llama32_small": "float32"}
 
 
-def default_model_file():
+def cache_folder():
     cache = os.environ.get("TAILOR_CACHE")
     if not cache:
         cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tailor")
-    return pathlib.Path(cache) / "models/default/SmolLM2-135M-Instruct.Q4_1.gguf"
+    return pathlib.Path(cache)
+
+
+def default_model_file():
+    return cache_folder() / "models/default/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load_default(path):
@@ -236,7 +240,10 @@ def main():
         import torch
         import transformers  # noqa: F401
     except ImportError as missing:
-        print(f"skipped: {missing} (the reference needs torch, transformers, gguf: pip install them)")
+        reference = cache_folder() / "reference/bin/python"
+        if reference.exists() and "TAILOR_REFERENCE" not in os.environ:
+            os.execve(reference, [str(reference), *sys.argv], {**os.environ, "TAILOR_REFERENCE": "1"})
+        print(f"skipped: {missing} (launch/setup --reference installs torch, transformers and gguf)")
         sys.exit(SKIPPED)
     if args.threads:
         torch.set_num_threads(args.threads)

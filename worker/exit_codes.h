@@ -1,4 +1,4 @@
-// How a rank leaves: the supervisor reads these (docs/architecture.md, "Exit codes").
+// How a rank leaves: the supervisor reads these (docs/architecture.md, "Errors").
 #pragma once
 
 namespace tailor::worker {
@@ -8,8 +8,8 @@ inline constexpr int kExitUsage = 64;  ///< wrong command line; starting again c
 inline constexpr int kExitModel =
     66;  ///< the model cannot be opened, loaded or held; nor can it here
 inline constexpr int kExitUnavailable =
-    69;                                 ///< MPI, a port or the peers were not there; start again
-inline constexpr int kExitStuck = 70;   ///< the watchdog saw no progress inside a step; start again
+    69;  ///< MPI, a port or the peers were not there; start again
+// 70: the io thread's watchdog saw no progress inside a step (comm/worker_io.h); start again.
 inline constexpr int kExitDevice = 71;  ///< a step failed: device or collective; start again
 inline constexpr int kExitCoordinatorLost = 75;  ///< the coordinator stayed silent; start again
 

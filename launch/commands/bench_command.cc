@@ -1,12 +1,13 @@
-// `tailor bench`: load runs against a cluster.
-//   burst   prompts at once (or --concurrency at a time) against a running cluster: what quickstart
-//   shows serve   Tailor against `transformers` generating one by one on the same machine and
-//   threads, and the host's
-//           share of a step
-#include <unistd.h>
-
+// `tailor bench`: load runs.
+//
+// burst: prompts at once (or --concurrency at a time) against a running cluster; what quickstart
+// shows.
+//
+// serve: a cluster of its own against `transformers` generating one by one on the same machine and
+// threads, and the host's share of a step.
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 
@@ -17,6 +18,7 @@
 #include "launch/commands/bench_serve.h"
 #include "launch/commands/command.h"
 #include "launch/commands/prompt_json.h"
+#include "parallel/weights/default_model.h"
 
 namespace tailor::launch {
 namespace {
@@ -123,11 +125,24 @@ Result<void> serve(const BenchOptions& options) {
   return write_json(options.json, report.json);
 }
 
+/// Where the checkout this program was built in keeps its prompts, and where set-up keeps the
+/// reference; empty when it is not there.
+std::string quickstart_prompts() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  const auto path = self.parent_path() / "../../../launch/quickstart_prompts.jsonl";
+  return std::filesystem::exists(path, error) ? path.lexically_normal().string() : "";
+}
+std::string reference_python() {
+  std::error_code error;
+  const std::string path = weights::cache_folder() + "/reference/bin/python3";
+  return std::filesystem::exists(path, error) ? path : "";
+}
+
 void add_prompt_options(CLI::App& command, BenchOptions& options) {
-  command
-      .add_option("--prompts", options.prompts,
-                  "JSON lines: objects with prompt, messages or token_ids")
-      ->required();
+  options.prompts = quickstart_prompts();
+  command.add_option("--prompts", options.prompts,
+                     "JSON lines: objects with prompt, messages or token_ids");
   command.add_option("--max-tokens", options.max_tokens, "tokens per answer")
       ->check(CLI::PositiveNumber);
   command.add_option("--json", options.json, "also write every row to this file");
@@ -152,6 +167,7 @@ Command add_bench(CLI::App& parent) {
                           "generate to max-tokens whatever the model says");
   burst_command->add_option("--show", options->show, "stream this many answers to the terminal");
 
+  options->reference_python = reference_python();
   CLI::App* serve_command = bench->add_subcommand(
       "serve", "against `transformers` one by one on the same threads; the host's share of a step");
   add_prompt_options(*serve_command, *options);

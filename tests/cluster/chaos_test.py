@@ -57,6 +57,16 @@ class Chaos(unittest.TestCase):
             self.assertEqual(len(ids), 32)
             self.assertEqual(set(cluster.workers()) & set(old), set())
 
+    def test_a_killed_coordinator_comes_back_at_the_same_endpoint(self):
+        with Cluster() as cluster:
+            (old,) = [p for p, line in processes_under(cluster.run_dir).items()
+                      if line.split(" ", 1)[0].endswith("tailor-coordinator")]
+            os.kill(old, signal.SIGKILL)
+            wait_until(lambda: old not in processes_under(cluster.run_dir), 5, "the old coordinator is gone")
+            wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+            (answer,) = cluster.generate("--chat", "Hello", "--max-tokens", 4, "--temperature", 0)
+            self.assertTrue(answer["token_ids"])
+
     def test_a_killed_mpirun_leaves_no_rank_behind(self):
         with Cluster() as cluster:
             (worker,) = cluster.workers()

@@ -91,6 +91,16 @@ class TensorParallel(unittest.TestCase):
         self.assertEqual(shared_memory_files() - before, set())
 
 
+class SingleLine(unittest.TestCase):
+    def test_one_mpmd_line_serves_and_stops_within_5_seconds(self):
+        with Cluster("--single", replicas=2) as cluster:
+            (answer,) = cluster.generate("--chat", QUESTION, "--max-tokens", 8, "--temperature", 0)
+            self.assertEqual(len(answer["token_ids"]), 8)
+            cluster.process.send_signal(signal.SIGTERM)
+            cluster.process.wait(5)
+            self.assertEqual(processes_under(cluster.run_dir), {})
+
+
 class Idle(unittest.TestCase):
     def test_an_idle_2_by_2_cluster_uses_under_3_percent_of_a_core(self):
         ticks_per_s = 100
