@@ -20,8 +20,6 @@ namespace tailor::comm {
 namespace {
 
 constexpr Duration kLeaseEvery = seconds(3);
-constexpr Duration kForgottenAfter =
-    seconds(8);  // silent for so long, the server may have dropped our credit
 constexpr Duration kResumeAgain = seconds(1);
 constexpr int kMaxWaitingSubmits =
     100'000;  // messages ZeroMQ keeps while the server is away or slow
@@ -110,6 +108,11 @@ class ClientConnection final : public Client {
 
  private:
   Result<void> say(const api::ClientMessage& message) {
+    TAILOR_TRY(make_known());
+    return send(message);
+  }
+
+  Result<void> send(const api::ClientMessage& message) {
     const Time at = now();
     if (socket_.send({encode(message)}) != SendStatus::kSent)
       return fail(ErrorCode::kUnavailable, std::to_string(kMaxWaitingSubmits) +
@@ -121,7 +124,7 @@ class ClientConnection final : public Client {
 
   Result<void> grant(uint32_t messages) {
     uncredited_ = 0;
-    return say(api::Credit{messages});
+    return send(api::Credit{messages});
   }
 
   // Lease and credit; then waits until `until` for a message and takes all that are there.
@@ -149,47 +152,74 @@ class ClientConnection final : public Client {
   }
 
   Result<void> keep_lease() {
-    const Duration silent = now() - last_said_;
-    if (silent >= kForgottenAfter) return grant(options_.credit_window);
-    if (silent >= kLeaseEvery) return grant(uncredited_);
-    return {};
+    TAILOR_TRY(make_known());
+    return now() - last_said_ >= kLeaseEvery ? grant(uncredited_) : Result<void>{};
+  }
+
+  // A server that has not heard us for its lease has forgotten our credit and who reads what.
+  Result<void> make_known() {
+    return now() - last_said_ >= options_.forgotten_after ? start_over() : Result<void>{};
   }
 
   // A connection that came back may have lost messages of either direction, and the server may be a
-  // new one: credit anew, and every open request asked for from where we are. What is not known
-  // there is answered Rejected{NotFound}.
+  // new one.
   Result<void> follow_connection() {
-    while (events_.next_event() != 0) {
-      if (!std::exchange(was_connected_, true)) continue;
-      TAILOR_TRY(grant(options_.credit_window));
-      for (auto& [id, request] : open_) TAILOR_TRY(ask_again(id, request));
-    }
+    while (events_.next_event() != 0)
+      if (std::exchange(was_connected_, true)) TAILOR_TRY(start_over());
     return {};
   }
 
-  Result<void> ask_again(const std::string& id, OpenRequest& request) {
-    if (now() - request.resumed_at < kResumeAgain) return {};
+  // Credit anew, and every open request asked for from where we are. What is not known there is
+  // answered Rejected{NotFound}.
+  Result<void> start_over() {
+    TAILOR_TRY(grant(options_.credit_window));
+    for (auto& [id, request] : open_) TAILOR_TRY(ask(id, request));
+    return {};
+  }
+
+  Result<void> ask(const std::string& id, OpenRequest& request) {
     request.resumed_at = now();
     api::Resume resume{id, {}};
     for (const auto& sample : request.samples) resume.from_token.push_back(sample.next_token);
-    return say(resume);
+    return send(resume);
+  }
+
+  // For something that is missing: the answer to what was asked a moment ago may bring it.
+  void ask_again(const std::string& id, OpenRequest& request) {
+    if (now() - request.resumed_at >= kResumeAgain) (void)ask(id, request);
   }
 
   void take(api::ServerEvent event, std::vector<api::ServerEvent>& out) {
     if (auto* chunk = std::get_if<api::TokenChunk>(&event)) {
       if (!take_chunk(*chunk)) return;
     } else if (auto* finished = std::get_if<api::Finished>(&event)) {
-      open_.erase(finished->request_id);
+      if (!take_end(*finished)) return;
     } else if (auto* rejected = std::get_if<api::Rejected>(&event)) {
       open_.erase(rejected->request_id);
     }
     out.push_back(std::move(event));
   }
 
+  // False: not the end, as tokens are missing, or not the first one heard.
+  bool take_end(const api::Finished& finished) {
+    const auto it = open_.find(finished.request_id);
+    if (it == open_.end()) return false;
+    const auto& samples = it->second.samples;  // fewer than there are, after a short Resume
+    for (size_t s = 0; s < std::min(samples.size(), finished.samples.size()); ++s)
+      if (samples[s].next_token < finished.samples[s].completion_tokens) {
+        LOG_WARN("request {}: {} of {} tokens have come; asking for the missing ones", it->first,
+                 samples[s].next_token, finished.samples[s].completion_tokens);
+        ask_again(it->first, it->second);
+        return false;
+      }
+    open_.erase(it);
+    return true;
+  }
+
   // False: nothing new in it. Cuts off what has been seen before.
   bool take_chunk(api::TokenChunk& chunk) {
     auto it = open_.find(chunk.request_id);
-    if (it == open_.end()) return true;
+    if (it == open_.end()) return false;
     OpenRequest& request = it->second;
     if (chunk.sample >= request.samples.size()) {
       if (chunk.sample >= 1024) return true;
@@ -199,7 +229,7 @@ class ClientConnection final : public Client {
     if (chunk.first_index > seen.next_token) {  // lost with a connection
       LOG_WARN("request {}: token {} came where {} was expected; asking for the missing ones",
                chunk.request_id, chunk.first_index, seen.next_token);
-      (void)ask_again(chunk.request_id, request);
+      ask_again(chunk.request_id, request);
       return false;
     }
     const size_t repeated =

@@ -1,7 +1,8 @@
 // The C++ client of the request API: connect, submit, read events. Synchronous and single-threaded:
 // the caller's thread owns it (the commands of `tailor` and the load generator use it). Keeps
 // credit and lease going by itself whenever `poll` is called; call it at least every 3 s while
-// requests are open.
+// requests are open. After a longer pause it asks again for what is open: the server may have
+// cancelled it meanwhile, and then says so.
 #pragma once
 
 #include <memory>
@@ -17,6 +18,8 @@ namespace tailor::comm {
 struct ClientOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
   uint32_t credit_window = 64;  ///< messages in flight towards us
+  /// Silent for so long, the server may have dropped our credit and our requests. Below its lease.
+  Duration forgotten_after = seconds(8);
 };
 
 class Client {

@@ -219,6 +219,7 @@ void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
     live->second.client = client;
     detached = live->second.detached;
   }
+  sessions_.post(client, streams_.accepted(id));  // the first one may have been lost
   sessions_.attach(client, id, detached, streams_.cursor(id, resume.from_token));
 }
 

@@ -47,7 +47,7 @@ Result<void> StreamStore::append(RequestId id, SequenceProgress&& progress, uint
                    (skip == progress.token_ids.size() ||
                     progress.first_index + skip == sample.tokens.size()),
                "the core lets only joining tokens through");
-  if (!progress.text.empty() && progress.text_offset > sample.text.size())
+  if (progress.text_offset > sample.text.size())
     return fail(ErrorCode::kDataLoss, "text is reported from byte " +
                                           std::to_string(progress.text_offset) + " on, but " +
                                           std::to_string(sample.text.size()) + " bytes are known");

@@ -52,6 +52,7 @@ Result<std::string_view> Answer::add(const api::TokenChunk& chunk) {
     return tailor::fail(ErrorCode::kProtocol,
                         "sample " + std::to_string(chunk.sample) + " was not asked for");
   }
+  accepted_ = true;  // whether or not that was heard
   SampleAnswer& sample = samples_[chunk.sample];
   const size_t have = sample.token_ids.size();
   if (chunk.first_index > have || chunk.text_offset > sample.text.size()) {
@@ -81,6 +82,7 @@ void Answer::finish(const api::Finished& finished) {
   prompt_tokens_ = finished.prompt_tokens;
   timings_ = finished.timings;
   error_ = finished.error;
+  if (error_.code == ErrorCode::kOk) accepted_ = true;
 }
 
 void Answer::fail(Error error) {

@@ -231,6 +231,114 @@ TEST(Client, RepeatsAreCutAndGapsAskedForAgain) {
   EXPECT_EQ(text, "abcdefghi");
 }
 
+/// A client and the bare io thread it talks to: the test says what the server says.
+struct Conversation {
+  std::unique_ptr<CoordinatorIo> io = start_coordinator();
+  Incoming<CoordinatorInput> in{io->inbox()};
+  std::unique_ptr<Client> client;
+  std::vector<api::ServerEvent> heard;
+
+  explicit Conversation(Duration forgotten_after = ClientOptions{}.forgotten_after) {
+    auto connected = Client::connect({io->api_endpoint(), 64, forgotten_after});
+    EXPECT_TRUE(connected) << connected.error().message;
+    client = std::move(*connected);
+  }
+
+  /// What the client says next that is a T, while it is not polled.
+  template <class T>
+  std::optional<T> said() {
+    while (auto from = in.next_of<FromClient>()) {
+      id_ = from->client;
+      if (auto* wanted = std::get_if<T>(&from->message)) return *wanted;
+    }
+    return std::nullopt;
+  }
+  /// Until all that was sent before has been heard: events come in order, so up to the report.
+  void say(std::vector<api::ServerEvent> events) {
+    events.push_back(api::StatusReport{});
+    io->send(ToClient{id_, std::move(events)});
+    const Time until = now() + kPatience;
+    for (bool told = false; !told && now() < until;) {
+      auto some = client->poll(milliseconds(50));
+      ASSERT_TRUE(some) << some.error().message;
+      for (auto& event : *some) {
+        if (std::holds_alternative<api::StatusReport>(event))
+          told = true;
+        else
+          heard.push_back(std::move(event));
+      }
+    }
+  }
+
+ private:
+  ClientId id_;
+};
+
+api::TokenChunk piece(uint32_t at, const std::string& text) {
+  api::TokenChunk chunk{"r", 0, at, {}, at, text, {}};
+  for (char c : text) chunk.token_ids.push_back(c);
+  return chunk;
+}
+api::Finished end_after(uint32_t tokens) {
+  return {"r", {{FinishReason::kStop, "", tokens}}, 1, {}, Error{ErrorCode::kOk, ""}};
+}
+
+TEST(Client, AnEndBeforeTheLastTokenIsAskedForAgain) {
+  Conversation talk;
+  ASSERT_TRUE(talk.client->submit(submit_of("r", "x")));
+  ASSERT_TRUE(talk.said<api::Submit>());
+  talk.say({piece(0, "ab"), end_after(5)});
+  ASSERT_EQ(talk.heard.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<api::TokenChunk>(talk.heard[0]));
+  const auto resume = talk.said<api::Resume>();
+  ASSERT_TRUE(resume);
+  EXPECT_EQ(resume->from_token, std::vector<uint32_t>{2});
+  talk.say({piece(2, "cde"), end_after(5)});
+  ASSERT_EQ(talk.heard.size(), 3u);
+  EXPECT_TRUE(std::holds_alternative<api::Finished>(talk.heard[2]));
+}
+
+TEST(Client, AResumeThatNamesFewerSamplesThanThereAreEnds) {
+  Conversation talk;
+  ASSERT_TRUE(talk.client->resume({"r", {5}}));
+  ASSERT_TRUE(talk.said<api::Resume>());
+  api::Finished end = end_after(5);
+  end.samples.push_back({FinishReason::kStop, "", 9});
+  talk.say({end});
+  EXPECT_EQ(talk.heard.size(), 1u);
+}
+
+TEST(Client, NothingOfARequestIsHeardBehindItsEndButARejection) {
+  Conversation talk;
+  ASSERT_TRUE(talk.client->submit(submit_of("r", "x")));
+  ASSERT_TRUE(talk.said<api::Submit>());
+  talk.say({piece(0, "ab"), end_after(2)});
+  ASSERT_EQ(talk.heard.size(), 2u);
+  talk.say({piece(0, "ab"), end_after(2),
+            api::Rejected{"r", Error{ErrorCode::kNotFound, "no such request"}, {}}});
+  ASSERT_EQ(talk.heard.size(), 3u);
+  EXPECT_TRUE(std::holds_alternative<api::Rejected>(talk.heard[2]));
+}
+
+TEST(Client, WhoSpeaksAfterALongSilenceGrantsAndAsksAnew) {
+  Conversation talk(Duration{0});  // every silence is a long one
+  ASSERT_TRUE(talk.client->submit(submit_of("r", "x")));
+  ASSERT_TRUE(talk.said<api::Submit>());
+  ASSERT_TRUE(talk.client->submit(submit_of("s", "y")));
+  const auto credit = talk.said<api::Credit>();
+  ASSERT_TRUE(credit);
+  EXPECT_EQ(credit->messages, 64u);
+  const auto resume = talk.said<api::Resume>();
+  ASSERT_TRUE(resume);
+  EXPECT_EQ(resume->request_id, "r");
+  const auto submit = talk.said<api::Submit>();
+  ASSERT_TRUE(submit);
+  EXPECT_EQ(submit->request_id, "s");
+  // Polling is speaking too, and is not held back by what was asked a moment ago.
+  ASSERT_TRUE(talk.client->poll(Duration{0}));
+  EXPECT_TRUE(talk.said<api::Resume>());
+}
+
 TEST(Client, AServerThatComesBackWithoutTheRequestSaysSo) {
   auto server = std::make_unique<EchoServer>();
   const std::string endpoint = server->endpoint();

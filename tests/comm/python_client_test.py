@@ -15,6 +15,7 @@ except ImportError as error:
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "comm" / "python"))
 import tailor_client  # noqa: E402
+from tailor_client._schema import api  # noqa: E402
 
 SERVER = sys.argv.pop(1)
 PATIENCE_S = 20.0
@@ -36,6 +37,81 @@ class Server:
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
+
+
+class Conversation:
+    """A client and a bare socket it talks to: the test says what the server says."""
+
+    def __init__(self, test, **options):
+        context = zmq.Context()
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.RCVTIMEO, int(PATIENCE_S * 1000))
+        self.socket.bind("tcp://127.0.0.1:*")
+        self.client = tailor_client.Client(self.socket.getsockopt_string(zmq.LAST_ENDPOINT), **options)
+        test.addCleanup(context.term)
+        test.addCleanup(self.socket.close, 0)
+        test.addCleanup(self.client.close)
+
+    def said(self, kind):
+        """What the client says next of this kind, while it is not polled."""
+        while True:
+            frames = self.socket.recv_multipart()
+            self.identity = frames[0]
+            message = api.ClientMessage.FromString(frames[-1])
+            if message.WhichOneof("body") == kind:
+                return getattr(message, kind)
+
+    def say(self, *events):
+        """Says this and returns all that the client makes of it."""
+        message = api.ServerMessage(events=[*events, api.ServerEvent(rejected=api.Rejected(request_id="mark"))])
+        self.socket.send_multipart([self.identity, message.SerializeToString()])
+        heard = []
+        while not heard or heard[-1].request_id != "mark":
+            got = self.client.poll(PATIENCE_S)
+            if not got:
+                raise AssertionError("nothing came")
+            heard += got
+        return heard[:-1]
+
+
+def piece(at, text):
+    return api.ServerEvent(chunk=api.TokenChunk(request_id="r", first_index=at, token_ids=list(text.encode()),
+                                                text_offset=at, text=text))
+
+
+def end_after(*tokens):
+    return api.ServerEvent(finished=api.Finished(
+        request_id="r", samples=[api.SampleResult(reason=1, completion_tokens=n) for n in tokens]))
+
+
+class SpokenTo(unittest.TestCase):
+    def test_an_end_before_the_last_token_is_asked_for_again(self):
+        talk = Conversation(self)
+        talk.client.submit("x", request_id="r")
+        talk.said("submit")
+        heard = talk.say(piece(0, "ab"), end_after(5))
+        self.assertEqual([type(e).__name__ for e in heard], ["TokenChunk"])
+        self.assertEqual(list(talk.said("resume").from_token), [2])
+        heard = talk.say(piece(2, "cde"), end_after(5))
+        self.assertEqual([type(e).__name__ for e in heard], ["TokenChunk", "Finished"])
+        self.assertEqual(talk.say(piece(0, "ab"), end_after(5)), [])  # nothing behind the end
+
+    def test_a_resume_that_names_fewer_samples_than_there_are_ends(self):
+        talk = Conversation(self)
+        talk.client.resume("r", [5])
+        talk.said("resume")
+        self.assertEqual(len(talk.say(end_after(5, 9))), 1)
+
+    def test_who_speaks_after_a_long_silence_grants_and_asks_anew(self):
+        talk = Conversation(self, forgotten_after_s=0.0)  # every silence is a long one
+        talk.client.submit("x", request_id="r")
+        talk.said("submit")
+        talk.client.submit("y", request_id="s")
+        self.assertEqual(talk.said("credit").messages, 64)
+        self.assertEqual(talk.said("resume").request_id, "r")
+        self.assertEqual(talk.said("submit").request_id, "s")
+        talk.client.poll(0)
+        talk.said("resume")
 
 
 class PythonClient(unittest.TestCase):

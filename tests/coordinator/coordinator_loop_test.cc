@@ -90,7 +90,7 @@ TEST(CoordinatorLoop, AnswersWhatIsWrongWithARequest) {
         << caller.answers[id].rejected[0].error.message;
     EXPECT_EQ(caller.answers[id].accepted, 0);
   };
-  expect_rejected("long", ErrorCode::kInvalidArgument,
+  expect_rejected("long", ErrorCode::kLimitExceeded,
                   "64 tokens, but prompt and answer together may have 64");
   expect_rejected("empty", ErrorCode::kInvalidArgument, "empty");
   expect_rejected("nan", ErrorCode::kInvalidArgument, "temperature");
@@ -210,6 +210,7 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
   ScriptedLeader::Options paused;
   paused.pause_after_tokens = 30;
   auto slow = cluster.leader(paused);
+  api::Accepted first_acceptance;
   {
     Caller first(cluster.endpoint());
     auto kept = Caller::ask("kept", "hello", 200);
@@ -218,6 +219,7 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
     first.submit(Caller::ask("dropped", "hello", 200));
     ASSERT_TRUE(first.listen(
         [&] { return first.answers["kept"].accepted && first.answers["dropped"].accepted; }));
+    first_acceptance = first.answers["kept"].acceptance;
   }
   Caller second(cluster.endpoint());
   ASSERT_TRUE(second.listen(
@@ -227,6 +229,8 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
   ASSERT_TRUE(second.client().resume({"dropped", {}}).has_value());
   ASSERT_TRUE(second.listen_until_over({"kept", "dropped"}));
   EXPECT_EQ(second.answers["kept"].text.at(0), answer_text(200));
+  EXPECT_EQ(second.answers["kept"].acceptance.prompt_token_ids, first_acceptance.prompt_token_ids);
+  EXPECT_EQ(second.answers["kept"].acceptance.seed, first_acceptance.seed);
   EXPECT_EQ(second.answers["dropped"].finished.at(0).samples.at(0).reason,
             FinishReason::kCancelled);
   // And once more, by a third, from the middle.
@@ -234,6 +238,22 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
   ASSERT_TRUE(third.client().resume({"kept", {}}).has_value());
   ASSERT_TRUE(third.listen_until_over({"kept"}));
   EXPECT_EQ(third.answers["kept"].text.at(0), answer_text(200));
+}
+
+TEST(CoordinatorLoop, AClientThatWasAwayLongerThanItsLeaseHearsOfTheEnd) {
+  CoordinatorOptions options;
+  options.sessions.lease = milliseconds(500);
+  LiveCluster cluster(options);
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  Caller away(cluster.endpoint(), milliseconds(250)), other(cluster.endpoint());
+  away.submit(Caller::ask("r", "hello", 50));
+  ASSERT_TRUE(away.listen([&] { return !away.answers["r"].tokens.empty(); }));
+  // Its connection lives, but nobody polls it.
+  ASSERT_TRUE(other.listen([&] { return other.status().active_requests == 0; }));
+  ASSERT_TRUE(away.listen_until_over({"r"}));
+  EXPECT_EQ(away.answers["r"].finished.at(0).samples.at(0).reason, FinishReason::kCancelled);
 }
 
 TEST(CoordinatorLoop, StopEndsEveryRequestAndTellsTheReplicasToLeave) {

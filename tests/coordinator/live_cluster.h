@@ -245,8 +245,9 @@ class Caller {
     bool over() const { return !finished.empty() || !rejected.empty(); }
   };
 
-  explicit Caller(const std::string& endpoint) {
-    auto connected = comm::Client::connect({endpoint, 64});
+  explicit Caller(const std::string& endpoint,
+                  Duration forgotten_after = comm::ClientOptions{}.forgotten_after) {
+    auto connected = comm::Client::connect({endpoint, 64, forgotten_after});
     EXPECT_TRUE(connected.has_value());
     client_ = std::move(*connected);
   }

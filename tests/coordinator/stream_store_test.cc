@@ -85,6 +85,9 @@ TEST(StreamStore, RepeatsAfterALossAreDroppedAndGapsAreRefused) {
   const auto gap = store.append(RequestId{1}, progress(0, 4, {5}, 9, "x"), 0);
   ASSERT_FALSE(gap.has_value());
   EXPECT_EQ(gap.error().code, ErrorCode::kDataLoss);
+  const auto empty = store.append(RequestId{1}, progress(0, 4, {5}, 9, ""), 0);
+  ASSERT_FALSE(empty.has_value());
+  EXPECT_EQ(empty.error().code, ErrorCode::kDataLoss);
   EXPECT_EQ(store.num_tokens(RequestId{1}, 0), 4u);
 }
 

@@ -67,6 +67,25 @@ TEST(Answer, ARejectedRequestIsAnErrorObject) {
   EXPECT_FALSE(out.contains("token_ids"));
 }
 
+TEST(Answer, OneWhoseAcceptanceWasLostIsStillShown) {
+  Answer begun(submit_of(1));
+  ASSERT_TRUE(begun.add(chunk(0, 0, {1}, 0, "a")).has_value());
+  EXPECT_TRUE(begun.accepted());
+  EXPECT_EQ(begun.to_json()["text"], "a");
+
+  Answer ended(submit_of(1));
+  api::Finished finished;
+  finished.samples = {{FinishReason::kStop, "", 0}};
+  finished.error.code = ErrorCode::kOk;
+  ended.finish(finished);
+  EXPECT_EQ(ended.to_json()["finish_reason"], "stop");
+
+  Answer failed(submit_of(1));
+  finished.error = {ErrorCode::kUnavailable, "gone"};
+  failed.finish(finished);
+  EXPECT_FALSE(failed.accepted());
+}
+
 TEST(Terminal, WholeUtf8EndsBeforeAHalfCharacter) {
   EXPECT_EQ(whole_utf8("abc"), 3u);
   EXPECT_EQ(whole_utf8("ab\xC3"), 2u);

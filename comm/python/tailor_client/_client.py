@@ -13,7 +13,7 @@ from ._schema import api
 
 PROTOCOL_VERSION = 1
 _LEASE_EVERY_S = 3.0
-_FORGOTTEN_AFTER_S = 8.0  # silent for so long, the server may have dropped our credit
+_FORGOTTEN_AFTER_S = 8.0  # silent for so long, the server may have dropped our credit and our requests
 _RESUME_AGAIN_S = 1.0
 
 _PRIORITIES = {"interactive": 1, "standard": 2, "batch": 3}
@@ -93,14 +93,17 @@ class Client:
     """Connects in the background; use status() to see whether someone answers.
 
     Credit and lease are kept while events(), poll(), generate() or status() run: call one of them at least every
-    3 seconds while requests are open, or the server takes the client for gone after 10.
+    3 seconds while requests are open, or the server takes the client for gone after 10. A client silent for
+    `forgotten_after_s` gives credit anew and asks again for what is open.
     """
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:5555", credit_window: int = 64):
+    def __init__(self, endpoint: str = "tcp://127.0.0.1:5555", credit_window: int = 64,
+                 forgotten_after_s: float = _FORGOTTEN_AFTER_S):
         if credit_window < 1:
             raise ValueError("credit_window must be above 0")
         self.endpoint = endpoint
         self._window = credit_window
+        self._forgotten_after_s = forgotten_after_s
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.ROUTING_ID, b"p" + uuid.uuid4().hex.encode())  # kept over reconnects
@@ -266,6 +269,10 @@ class Client:
                 setattr(out, name, value)
 
     def _say(self, message) -> None:
+        self._make_known()
+        self._send(message)
+
+    def _send(self, message) -> None:
         try:
             self._socket.send(message.SerializeToString(), zmq.NOBLOCK)
         except zmq.Again:
@@ -274,13 +281,11 @@ class Client:
 
     def _grant(self, messages: int) -> None:
         self._uncredited = 0
-        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, credit=api.Credit(messages=messages)))
+        self._send(api.ClientMessage(protocol_version=PROTOCOL_VERSION, credit=api.Credit(messages=messages)))
 
     def _receive(self, until: float) -> list:
-        silent = time.monotonic() - self._said_at
-        if silent >= _FORGOTTEN_AFTER_S:
-            self._grant(self._window)
-        elif silent >= _LEASE_EVERY_S:
+        self._make_known()
+        if time.monotonic() - self._said_at >= _LEASE_EVERY_S:
             self._grant(self._uncredited)
         wait = min(until, self._said_at + _LEASE_EVERY_S) - time.monotonic()
         ready = dict(self._poller.poll(max(0, math.ceil(wait * 1000))))
@@ -303,22 +308,33 @@ class Client:
         return events
 
     def _follow_connection(self) -> None:
-        """A connection that came back may have lost messages of either direction, and the server may be a new one:
-        credit anew, and every open request is asked for from where we are."""
+        """A connection that came back may have lost messages of either direction, and the server may be a new one."""
         while self._monitor.poll(0):
             zmq.utils.monitor.recv_monitor_message(self._monitor)
             if self._was_connected:
-                self._grant(self._window)
-                for request_id, request in self._open.items():
-                    self._ask_again(request_id, request)
+                self._start_over()
             self._was_connected = True
 
+    def _make_known(self) -> None:
+        """A server that has not heard us for its lease has forgotten our credit and who reads what."""
+        if time.monotonic() - self._said_at >= self._forgotten_after_s:
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """Credit anew, and every open request asked for from where we are."""
+        self._grant(self._window)
+        for request_id, request in self._open.items():
+            self._ask(request_id, request)
+
     def _ask_again(self, request_id: str, request: _Open) -> None:
-        if time.monotonic() - request.resumed_at < _RESUME_AGAIN_S:
-            return
+        """For something that is missing: the answer to what was asked a moment ago may bring it."""
+        if time.monotonic() - request.resumed_at >= _RESUME_AGAIN_S:
+            self._ask(request_id, request)
+
+    def _ask(self, request_id: str, request: _Open) -> None:
         request.resumed_at = time.monotonic()
         resume = api.Resume(request_id=request_id, from_token=[s.next_token for s in request.samples])
-        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, resume=resume))
+        self._send(api.ClientMessage(protocol_version=PROTOCOL_VERSION, resume=resume))
 
     def _take(self, event):
         kind = event.WhichOneof("body")
@@ -329,7 +345,14 @@ class Client:
             return Accepted(a.request_id, list(a.prompt_token_ids), a.seed, a.max_tokens)
         if kind == "finished":
             f = event.finished
-            self._open.pop(f.request_id, None)
+            request = self._open.get(f.request_id)
+            if request is None:
+                return None  # not the first end heard
+            # After a short Resume, fewer samples are known than there are.
+            if any(seen.next_token < s.completion_tokens for seen, s in zip(request.samples, f.samples)):
+                self._ask_again(f.request_id, request)
+                return None
+            del self._open[f.request_id]
             t = f.timings
             timings = dict(tokenized_s=t.tokenized_us / 1e6, dispatched_s=t.dispatched_us / 1e6,
                            first_token_s=t.first_token_us / 1e6, finished_s=t.finished_us / 1e6,
@@ -352,23 +375,24 @@ class Client:
         token_ids, text, first, offset = list(c.token_ids), c.text, c.first_index, c.text_offset
         logprobs = [(e.chosen.token, e.chosen.logprob, [(b.token, b.logprob) for b in e.top]) for e in c.logprobs]
         request = self._open.get(c.request_id)
-        if request is not None:
-            while c.sample >= len(request.samples):
-                request.samples.append(_Sample())
-            seen = request.samples[c.sample]
-            if first > seen.next_token:
-                self._ask_again(c.request_id, request)
-                return None
-            repeated = min(seen.next_token - first, len(token_ids))
-            token_ids, logprobs, first = token_ids[repeated:], logprobs[repeated:], first + repeated
-            seen.next_token = max(seen.next_token, first + len(token_ids))
-            raw = text.encode()
-            expected = offset if seen.next_byte is None else seen.next_byte
-            if offset < expected:
-                old = min(expected - offset, len(raw))
-                raw, offset = raw[old:], offset + old
-                text = raw.decode(errors="replace")
-            seen.next_byte = max(expected, offset + len(raw))
-            if not token_ids and not text:
-                return None
+        if request is None:
+            return None
+        while c.sample >= len(request.samples):
+            request.samples.append(_Sample())
+        seen = request.samples[c.sample]
+        if first > seen.next_token:
+            self._ask_again(c.request_id, request)
+            return None
+        repeated = min(seen.next_token - first, len(token_ids))
+        token_ids, logprobs, first = token_ids[repeated:], logprobs[repeated:], first + repeated
+        seen.next_token = max(seen.next_token, first + len(token_ids))
+        raw = text.encode()
+        expected = offset if seen.next_byte is None else seen.next_byte
+        if offset < expected:
+            old = min(expected - offset, len(raw))
+            raw, offset = raw[old:], offset + old
+            text = raw.decode(errors="replace")
+        seen.next_byte = max(expected, offset + len(raw))
+        if not token_ids and not text:
+            return None
         return TokenChunk(c.request_id, c.sample, first, token_ids, offset, text, logprobs)
