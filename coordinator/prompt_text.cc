@@ -44,7 +44,7 @@ Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_conte
   TAILOR_ASSIGN(prepared.tokens, prompt_tokens(text, submit));
   if (prepared.tokens.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   if (prepared.tokens.size() >= max_context)
-    return fail(ErrorCode::kInvalidArgument,
+    return fail(ErrorCode::kLimitExceeded,
                 "the prompt has " + std::to_string(prepared.tokens.size()) +
                     " tokens, but prompt and answer together may have " +
                     std::to_string(max_context));

@@ -43,7 +43,7 @@ TEST(PromptText, CutsWhatTheContextDoesNotLeave) {
   ASSERT_TRUE(prepared.has_value());
   EXPECT_EQ(prepared->sampling.max_tokens, 6);
   EXPECT_EQ(prepared->sampling.min_tokens, 6);
-  EXPECT_FALSE(prepare_prompt(text, 10, submit).has_value());
+  EXPECT_EQ(prepare_prompt(text, 10, submit).error().code, ErrorCode::kLimitExceeded);
   EXPECT_EQ(prepare_prompt(text, 11, submit)->sampling.max_tokens, 1);
 }
 
