@@ -143,11 +143,12 @@ Result<std::vector<std::vector<TokenId>>> tokenize(comm::Client& client,
 
 Result<double> run_reference(const ServeComparison& options, const std::string& model,
                              const std::string& prompts, const std::string& script) {
-  const std::string command = "OMP_NUM_THREADS=" + std::to_string(options.threads) + " '" +
-                              options.reference_python + "' '" + script + "' --model '" + model +
-                              "' --prompts '" + prompts + "' --max-tokens " +
-                              std::to_string(options.max_tokens) + " --threads " +
-                              std::to_string(options.threads) + " 2>'" + prompts + ".log'";
+  const std::string threads = std::to_string(options.threads);
+  const std::string command =
+      to_shell({{options.reference_python, script, "--model", model, "--prompts", prompts,
+                 "--max-tokens", std::to_string(options.max_tokens), "--threads", threads},
+                {{"OMP_NUM_THREADS", threads}}}) +
+      " 2>" + to_shell({{prompts + ".log"}, {}});
   std::FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr)
     return fail(ErrorCode::kInternal, "could not start " + options.reference_python);

@@ -1,8 +1,9 @@
 // `tailor chat`: a conversation. The history is sent with every turn; Ctrl-C cancels the answer,
-// not the program.
+// not the program; SIGTERM ends both.
 #include <poll.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <memory>
 
@@ -23,7 +24,7 @@ constexpr const char* kHelp =
     "/reset forgets the conversation, /system TEXT sets the system message, /quit leaves; "
     "Ctrl-C stops an answer.\n";
 
-void say(std::string_view text) { (void)write_all(STDOUT_FILENO, text); }
+constexpr int kTerminated = 128 + SIGTERM;
 
 class Chat {
  public:
@@ -35,7 +36,8 @@ class Chat {
     while (true) {
       if (isatty(STDIN_FILENO)) say("\n> ");
       std::optional<std::string> line = read_line();
-      if (!line || *line == "/quit" || *line == "/exit") return 0;
+      if (!line) return terminated_ ? kTerminated : 0;
+      if (*line == "/quit" || *line == "/exit") return 0;
       if (line->empty()) continue;
       if (line->front() == '/') {
         command(*line);
@@ -46,7 +48,9 @@ class Chat {
   }
 
  private:
-  /// Nothing at the end of input. An interrupt discards what was typed.
+  void say(std::string_view text) { (void)write_all(STDOUT_FILENO, text, &interrupts_); }
+
+  /// Nothing at the end of input and on SIGTERM. Ctrl-C discards what was typed.
   std::optional<std::string> read_line() {
     while (true) {
       if (const size_t end = typed_.find('\n'); end != std::string::npos) {
@@ -57,7 +61,9 @@ class Chat {
       }
       pollfd items[2] = {{STDIN_FILENO, POLLIN, 0}, {interrupts_.fd(), POLLIN, 0}};
       if (poll(items, 2, -1) < 0) continue;
-      if (interrupts_.interrupted()) {
+      if (const int signal = interrupts_.interrupted(); signal != 0) {
+        terminated_ = signal == SIGTERM;
+        if (terminated_) return std::nullopt;
         typed_.clear();
         say("\n(/quit or Ctrl-D leaves)\n> ");
         continue;
@@ -109,13 +115,14 @@ class Chat {
       Result<void> sent = requests.submit(0, submit());
       if (!sent) return print_error(sent.error());
       Result<std::vector<EndedAnswer>> ended;
-      bool stopped = false;
+      int stopped = 0;
       do {
         ended = requests.poll(milliseconds(50));
         stopped = interrupts_.interrupted();
-      } while (!stopped && ended && ended->empty());
-      if (stopped) {
+      } while (stopped == 0 && ended && ended->empty());
+      if (stopped != 0) {
         requests.cancel_all(seconds(1));
+        if (stopped == SIGTERM) return kTerminated;
         say("\n(stopped)\n");
         return remember(answer);
       }
@@ -157,6 +164,7 @@ class Chat {
   std::string system_;
   std::vector<api::ChatMessage> history_;
   std::string typed_;
+  bool terminated_ = false;
 };
 
 int run(const Options& options) {

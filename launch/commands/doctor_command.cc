@@ -138,8 +138,12 @@ void check_mpi(Findings& out) {
     out.push_back({"MPI", Verdict::kGood, line, ""});
   }
   if (geteuid() == 0) {
-    out.push_back({"root", Verdict::kGood,
-                   "running as root: serve sets OMPI_ALLOW_RUN_AS_ROOT for its children", ""});
+    std::string found = "running as root:";
+    for (const char* name : {"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"}) {
+      const char* value = std::getenv(name);
+      found += std::string(" ") + name + (value ? std::string("=") + value : " is not set") + ",";
+    }
+    out.push_back({"root", Verdict::kGood, found + " serve sets both to 1 for its children", ""});
   }
   for (const char* name : {"OMPI_MCA_btl", "OMPI_MCA_pml", "OMPI_MCA_rmaps_base_mapping_policy"}) {
     if (const char* value = std::getenv(name)) {
@@ -158,7 +162,15 @@ void check_cores(Findings& out) {
   } else {
     text << "none)";
   }
-  out.push_back({"cores", cores.count() >= 2 ? Verdict::kGood : Verdict::kNote, text.str(),
+  out.push_back({"cores", Verdict::kGood, text.str(), ""});
+
+  ClusterOptions plan;  // of `tailor serve` alone
+  plan.threads = default_threads(plan.replicas, plan.tp, cores.count());
+  const int taken = plan.replicas * plan.tp * plan.threads;
+  out.push_back({"slots", cores.count() >= 2 ? Verdict::kGood : Verdict::kNote,
+                 "a default serve is " + shape_text(plan) + ": " + std::to_string(taken) + " of " +
+                     std::to_string(cores.count()) +
+                     " usable cores; more than those needs --oversubscribe",
                  cores.count() >= 2 ? "" : "two ranks need --oversubscribe here"});
 }
 

@@ -1,12 +1,10 @@
 // `tailor generate`: one prompt streamed to the terminal, or a file of prompts, one JSON line each
 // in its order.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <deque>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <set>
@@ -53,17 +51,21 @@ int server_gone(OpenRequests& requests, const Error& error) {
 // ---- one prompt
 // -----------------------------------------------------------------------------------------
 
-int finish_text(const Options& options, const EndedAnswer& ended) {
+int finish_text(const Options& options, const EndedAnswer& ended, InterruptWatch& interrupts) {
   const Answer& answer = ended.answer;
+  const auto write = [&](std::string_view text) {
+    return write_all(STDOUT_FILENO, text, &interrupts);
+  };
+  const auto unwritten = [&] { return interrupts.interrupted() != 0 ? kInterrupted : 1; };
   if (options.json) {
-    if (!write_all(STDOUT_FILENO, dump_line(answer.to_json()))) return 1;
+    if (!write(dump_line(answer.to_json()))) return unwritten();
   } else {
     std::string rest;
     for (size_t i = 1; i < answer.samples().size(); ++i) {
       rest += "\n--- answer " + std::to_string(i + 1) + " ---\n" + answer.samples()[i].text;
     }
     if (answer.accepted()) rest += "\n";
-    if (!write_all(STDOUT_FILENO, rest)) return 1;
+    if (!write(rest)) return unwritten();
   }
   return answer.error().code == ErrorCode::kOk ? 0 : print_error(answer.error());
 }
@@ -80,21 +82,21 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
   }
 
   OpenRequests requests(client, options.sampling.endpoint, options.timeout());
-  bool reader_gone = false;
+  bool unwritten = false;
   if (!options.json) {
     requests.on_text = [&](size_t, uint32_t sample, std::string_view text) {
-      if (sample == 0 && !write_all(STDOUT_FILENO, text)) reader_gone = true;
+      if (sample == 0 && !unwritten) unwritten = !write_all(STDOUT_FILENO, text, &interrupts);
     };
   }
   if (auto sent = requests.submit(0, std::move(submit)); !sent) return print_error(sent.error());
   while (true) {
     Result<std::vector<EndedAnswer>> ended = requests.poll(milliseconds(50));
-    if (interrupts.interrupted() || reader_gone) {
+    if (const bool interrupted = interrupts.interrupted() != 0; interrupted || unwritten) {
       requests.cancel_all(kCancelWait);
-      return reader_gone ? 1 : kInterrupted;
+      return interrupted ? kInterrupted : 1;
     }
     if (!ended) return server_gone(requests, ended.error());
-    if (!ended->empty()) return finish_text(options, ended->front());
+    if (!ended->empty()) return finish_text(options, ended->front(), interrupts);
   }
 }
 
@@ -105,16 +107,18 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
 /// order.
 class PromptFile {
  public:
-  PromptFile(const Options& options, std::istream& input, OpenRequests& requests)
+  PromptFile(const Options& options, InputLines& input, OpenRequests& requests)
       : options_(options),
         input_(input),
         requests_(requests),
         defaults_(options.sampling.submit()) {}
 
-  bool done() const { return at_end_ && lines_.empty(); }
+  bool done() const { return input_.at_end() && lines_.empty(); }
+  /// Nothing is in work: only the input can bring news.
+  bool idle() const { return lines_.empty(); }
   bool any_failed() const { return any_failed_; }
 
-  /// Reads and submits as much as fits. Errors: the client's.
+  /// Reads and submits as much as is there and fits. Errors: the client's.
   Result<void> fill() {
     const Time time = now();
     while (!retries_.empty() && retries_.front().at <= time) {
@@ -122,15 +126,12 @@ class PromptFile {
       retries_.pop_front();
       TAILOR_TRY(send(tag));
     }
-    std::string text;
-    while (!at_end_ && lines_.size() < options_.parallel) {
-      if (!std::getline(input_, text)) {
-        at_end_ = true;
-        break;
-      }
+    while (lines_.size() < options_.parallel) {
+      const std::optional<std::string> text = input_.next();
+      if (!text) break;
       ++line_number_;
-      if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
-      TAILOR_TRY(add_line(text));
+      if (text->find_first_not_of(" \t\r") == std::string::npos) continue;
+      TAILOR_TRY(add_line(*text));
     }
     return {};
   }
@@ -144,15 +145,15 @@ class PromptFile {
     set_output(line, ended.answer.to_json());
   }
 
-  /// False when the reader of stdout is gone.
-  bool print_ready() {
+  /// False when the reader of stdout is gone or a signal waits.
+  bool print_ready(const InterruptWatch& interrupts) {
     std::string out;
     while (!lines_.empty() && !lines_.front().output.empty()) {
       out += lines_.front().output;
       lines_.pop_front();
       ++first_tag_;
     }
-    return out.empty() || write_all(STDOUT_FILENO, out);
+    return write_all(STDOUT_FILENO, out, &interrupts);
   }
 
  private:
@@ -204,7 +205,7 @@ class PromptFile {
   }
 
   const Options& options_;
-  std::istream& input_;
+  InputLines& input_;
   OpenRequests& requests_;
   const api::Submit defaults_;
   std::deque<Line> lines_;  // read, not yet printed; at most options_.parallel
@@ -212,32 +213,28 @@ class PromptFile {
   std::deque<Retry> retries_;
   std::set<std::string> warned_;
   size_t line_number_ = 0;
-  bool at_end_ = false;
   bool any_failed_ = false;
 };
 
 int generate_file(const Options& options, comm::Client& client, InterruptWatch& interrupts) {
-  std::ifstream file;
-  if (options.prompts_file != "-") {
-    file.open(options.prompts_file);
-    if (!file) {
-      return print_error({ErrorCode::kNotFound, "cannot read " + options.prompts_file});
-    }
-  }
+  const int file = options.prompts_file == "-"
+                       ? STDIN_FILENO
+                       : open(options.prompts_file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (file < 0) return print_error({ErrorCode::kNotFound, "cannot read " + options.prompts_file});
+  InputLines input(file, interrupts);
   OpenRequests requests(client, options.sampling.endpoint, options.timeout());
-  PromptFile lines(options, options.prompts_file == "-" ? std::cin : file, requests);
+  PromptFile lines(options, input, requests);
   while (true) {
     if (auto filled = lines.fill(); !filled) return server_gone(requests, filled.error());
-    if (!lines.print_ready()) {
+    const bool printed = lines.print_ready(interrupts);
+    if (const bool interrupted = interrupts.interrupted() != 0; interrupted || !printed) {
       requests.cancel_all(kCancelWait);
-      return 1;
+      return interrupted ? kInterrupted : 1;
     }
     if (lines.done()) return lines.any_failed() ? 1 : 0;
-    Result<std::vector<EndedAnswer>> ended = requests.poll(milliseconds(50));
-    if (interrupts.interrupted()) {
-      requests.cancel_all(kCancelWait);
-      return kInterrupted;
-    }
+    if (lines.idle()) input.wait(seconds(1));
+    Result<std::vector<EndedAnswer>> ended =
+        requests.poll(lines.idle() ? Duration{} : milliseconds(50));
     if (!ended) return server_gone(requests, ended.error());
     for (EndedAnswer& answer : *ended) lines.take(std::move(answer));
   }

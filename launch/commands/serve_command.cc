@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "launch/commands/command.h"
+#include "launch/commands/terminal.h"
 #include "launch/supervisor/cluster_lines.h"
 #include "launch/supervisor/supervisor.h"
 #include "launch/supervisor/usable_cores.h"
@@ -130,8 +131,9 @@ int print_lines(const Options& options, const RunDir& run) {
   Result<std::string> control = with_free_port(cluster.control_endpoint);
   if (!control) return print_error(control.error());
   const auto make_folders = [&](const std::string& domain) {
-    const std::vector<std::string> folders = scratch_folders(run, domain);
-    std::printf("mkdir -p %s %s\n", folders[0].c_str(), folders[1].c_str());
+    CommandLine line{{"mkdir", "-p"}, {}};
+    for (std::string& folder : scratch_folders(run, domain)) line.argv.push_back(std::move(folder));
+    std::printf("%s\n", to_shell(line).c_str());
   };
   if (options.single) {
     make_folders("cluster");
@@ -240,7 +242,10 @@ void announce(const Options& options, const std::string& endpoint, Duration took
 }
 
 int serve(const Options& options, RunDir& run) {
-  if (auto free = check_can_bind(options.cluster.endpoint); !free) return print_error(free.error());
+  const PipeSignalIgnored no_pipe_signal;  // who reads our lines may go; the cluster stays
+  for (const std::string& endpoint : {options.cluster.endpoint, options.cluster.control_endpoint}) {
+    if (auto free = check_can_bind(endpoint); !free) return print_error(free.error());
+  }
   sweep_dead_runs(run_root(), "/dev/shm");
   if (auto created = create_run_dir(run); !created) return print_error(created.error());
 

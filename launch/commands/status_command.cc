@@ -52,6 +52,9 @@ json to_json(const api::StatusReport& report) {
                  {"tokens", replica.tokens},
                  {"step_ms", replica.step_ms},
                  {"forward_ms", replica.forward_ms},
+                 {"busy_s", replica.busy_s},
+                 {"forward_s", replica.forward_s},
+                 {"sample_s", replica.sample_s},
                  {"tokens_per_s", replica.tokens_per_s}});
     replicas.push_back(std::move(item));
   }
@@ -119,7 +122,7 @@ int run(const Options& options) {
       if (options.quiet) return 1;
       if (options.json) {
         const json out = {{"ready", false}, {"error", error_to_json(report.error())}};
-        (void)write_all(STDOUT_FILENO, dump_line(out));
+        (void)write_all(STDOUT_FILENO, dump_line(out), &interrupts);
       }
       return print_error({ErrorCode::kUnavailable, "no cluster answers at " + options.endpoint +
                                                        "; start one with: tailor serve"});
@@ -127,7 +130,7 @@ int run(const Options& options) {
     if (!options.quiet) {
       const std::string text =
           options.json ? dump_line(to_json(*report)) : table(options.endpoint, *report);
-      if (!write_all(STDOUT_FILENO, text)) return 1;
+      if (!write_all(STDOUT_FILENO, text, &interrupts)) return interrupts.interrupted() ? 130 : 1;
     }
     return ready || (options.wait_s <= 0 && !options.quiet) ? 0 : 1;
   }

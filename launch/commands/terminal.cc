@@ -5,11 +5,29 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
+#include <utility>
 
 #include "base/check.h"
 
 namespace tailor::launch {
+namespace {
+
+int poll_ms(Duration duration) {
+  return static_cast<int>(duration_cast<milliseconds>(duration).count());
+}
+
+}  // namespace
+
+PipeSignalIgnored::PipeSignalIgnored() {
+  struct sigaction ignore = {};
+  ignore.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &ignore, &before_);
+}
+
+PipeSignalIgnored::~PipeSignalIgnored() { sigaction(SIGPIPE, &before_, nullptr); }
 
 InterruptWatch::InterruptWatch() {
   sigset_t mask;
@@ -17,37 +35,70 @@ InterruptWatch::InterruptWatch() {
   sigaddset(&mask, SIGINT);
   sigaddset(&mask, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &mask, &old_mask_);
-  struct sigaction ignore = {};
-  ignore.sa_handler = SIG_IGN;
-  sigaction(SIGPIPE, &ignore, &old_pipe_);
   fd_ = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);
   TAILOR_CHECK(fd_ >= 0, "signalfd");
 }
 
 InterruptWatch::~InterruptWatch() {
   close(fd_);
-  sigaction(SIGPIPE, &old_pipe_, nullptr);
   pthread_sigmask(SIG_SETMASK, &old_mask_, nullptr);
 }
 
-bool InterruptWatch::interrupted() {
+int InterruptWatch::interrupted() {
   signalfd_siginfo info;
-  return read(fd_, &info, sizeof info) == static_cast<ssize_t>(sizeof info);
+  const bool arrived = read(fd_, &info, sizeof info) == static_cast<ssize_t>(sizeof info);
+  return arrived ? static_cast<int>(info.ssi_signo) : 0;
 }
 
-bool write_all(int fd, std::string_view text) {
+bool write_all(int fd, std::string_view text, const InterruptWatch* watch) {
   while (!text.empty()) {
-    const ssize_t written = write(fd, text.data(), text.size());
+    pollfd items[2] = {{fd, POLLOUT, 0}, {watch != nullptr ? watch->fd() : -1, POLLIN, 0}};
+    if (poll(items, 2, -1) < 0) continue;
+    if (items[1].revents != 0) return false;
+    // A pipe that says POLLOUT takes this much without blocking.
+    const ssize_t written = write(fd, text.data(), std::min<size_t>(text.size(), PIPE_BUF));
     if (written >= 0) {
       text.remove_prefix(static_cast<size_t>(written));
-    } else if (errno == EAGAIN) {
-      pollfd item{fd, POLLOUT, 0};
-      poll(&item, 1, 1000);
-    } else if (errno != EINTR) {
+    } else if (errno != EAGAIN && errno != EINTR) {
       return false;
     }
   }
   return true;
+}
+
+InputLines::~InputLines() { close(fd_); }
+
+std::optional<std::string> InputLines::next() {
+  while (true) {
+    if (const size_t end = text_.find('\n', searched_); end != std::string::npos) {
+      std::string line = text_.substr(begin_, end - begin_);
+      begin_ = searched_ = end + 1;
+      return line;
+    }
+    text_.erase(0, std::exchange(begin_, 0));
+    searched_ = text_.size();
+    if (closed_) {
+      if (text_.empty()) return std::nullopt;
+      searched_ = 0;
+      return std::exchange(text_, {});
+    }
+    pollfd items[2] = {{fd_, POLLIN, 0}, {watch_.fd(), POLLIN, 0}};
+    if (poll(items, 2, 0) <= 0 || items[1].revents != 0) return std::nullopt;
+    char buffer[65536];
+    const ssize_t got = read(fd_, buffer, sizeof buffer);
+    if (got > 0) {
+      text_.append(buffer, static_cast<size_t>(got));
+    } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+      closed_ = true;
+    } else {
+      return std::nullopt;
+    }
+  }
+}
+
+void InputLines::wait(Duration timeout) const {
+  pollfd items[2] = {{fd_, POLLIN, 0}, {watch_.fd(), POLLIN, 0}};
+  poll(items, 2, poll_ms(timeout));
 }
 
 size_t whole_utf8(std::string_view text) {
@@ -65,8 +116,8 @@ size_t whole_utf8(std::string_view text) {
 
 bool sleep_or_interrupt(InterruptWatch& watch, Duration duration) {
   pollfd item{watch.fd(), POLLIN, 0};
-  poll(&item, 1, static_cast<int>(duration_cast<milliseconds>(duration).count()));
-  return watch.interrupted();
+  poll(&item, 1, poll_ms(duration));
+  return watch.interrupted() != 0;
 }
 
 }  // namespace tailor::launch

@@ -3,11 +3,25 @@
 #pragma once
 
 #include <csignal>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/time.h"
 
 namespace tailor::launch {
+
+/// A pipe that closes is an error of write(2), not a signal; as it was before on destruction.
+class PipeSignalIgnored {
+ public:
+  PipeSignalIgnored();
+  ~PipeSignalIgnored();
+  PipeSignalIgnored(const PipeSignalIgnored&) = delete;
+  PipeSignalIgnored& operator=(const PipeSignalIgnored&) = delete;
+
+ private:
+  struct sigaction before_;
+};
 
 /// Blocks SIGINT and SIGTERM for this thread (and threads it starts later) and lets the command ask
 /// for them; ignores SIGPIPE. Restores all of it on destruction. Make one before any thread starts.
@@ -18,19 +32,46 @@ class InterruptWatch {
   InterruptWatch(const InterruptWatch&) = delete;
   InterruptWatch& operator=(const InterruptWatch&) = delete;
 
-  /// True once per signal that has arrived.
-  bool interrupted();
+  /// The number of a signal that has arrived, once for each; 0 = none.
+  int interrupted();
   /// Readable while a signal is pending: for poll(2).
   int fd() const { return fd_; }
 
  private:
+  const PipeSignalIgnored no_pipe_signal_;
   int fd_;
   sigset_t old_mask_;
-  struct sigaction old_pipe_;
 };
 
-/// Writes all of `text`. False when the reader is gone (EPIPE) or the write fails otherwise.
-bool write_all(int fd, std::string_view text);
+/// Writes all of `text`. False when the reader is gone (EPIPE), the write fails otherwise, or a
+/// signal waits in `watch`, which stays there to be asked for: a reader that stands still does not
+/// keep Ctrl-C away.
+bool write_all(int fd, std::string_view text, const InterruptWatch* watch = nullptr);
+
+/// The lines of a file, pipe or terminal, read only when that does not block.
+class InputLines {
+ public:
+  /// Owns `fd`.
+  InputLines(int fd, const InterruptWatch& watch) : fd_(fd), watch_(watch) {}
+  ~InputLines();
+  InputLines(const InputLines&) = delete;
+  InputLines& operator=(const InputLines&) = delete;
+
+  /// The next line without its end. Nothing: no whole line is there yet, a signal waits, or the
+  /// input has ended.
+  std::optional<std::string> next();
+  /// Everything has been read and given out.
+  bool at_end() const { return closed_ && begin_ == text_.size(); }
+  /// Until there is something to read or a signal, at most `timeout`.
+  void wait(Duration timeout) const;
+
+ private:
+  const int fd_;
+  const InterruptWatch& watch_;
+  std::string text_;  // read; given out up to begin_, without a line's end up to searched_
+  size_t begin_ = 0, searched_ = 0;
+  bool closed_ = false;
+};
 
 /// Length of the longest prefix of `text` that ends on a whole UTF-8 character.
 size_t whole_utf8(std::string_view text);

@@ -121,7 +121,7 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& address) {
     return fail(ErrorCode::kUnavailable,
                 endpoint +
                     " is in use (a cluster already runs there? see: tailor status --endpoint " +
-                    endpoint + "); stop it or choose another --endpoint");
+                    endpoint + "); stop it or choose another address");
   }
   if (!bound) {
     return fail(ErrorCode::kInvalidArgument,

@@ -1,6 +1,11 @@
 // The `tailor` program itself, without a cluster: options, config file, printed lines, refusals.
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -91,6 +96,61 @@ TEST_F(Cli, PrintShowsOneLinePerFailureDomainAndSingleOne) {
       << "a concrete port is needed: " << single.out;
 }
 
+TEST_F(Cli, PrintedLinesAreQuotedForTheShell) {
+  const Ran ran = tailor("serve --print --replicas 1 --tp 1 --run-dir '" + folder_ +
+                         "/a b' --model " + model());
+  ASSERT_EQ(ran.code, 0) << ran.out;
+  EXPECT_NE(ran.out.find("mkdir -p '" + folder_ + "/a b/"), std::string::npos) << ran.out;
+}
+
+TEST_F(Cli, ServeRefusesAControlAddressThatIsTaken) {
+  const int taken = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  ASSERT_EQ(bind(taken, reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(listen(taken, 1), 0);
+  ASSERT_EQ(getsockname(taken, reinterpret_cast<sockaddr*>(&address), &length), 0);
+  const std::string control = "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  for (const char* mode : {"", " --single"}) {
+    const Ran ran =
+        tailor("serve --endpoint ipc://" + folder_ + "/api --control-endpoint " + control +
+               " --mpirun /bin/false --run-dir " + folder_ + "/run --model " + model() + mode);
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_EQ(ran.out.find("tailor: " + control + " is in use"), 0u) << ran.out;
+  }
+  close(taken);
+}
+
+TEST_F(Cli, ServeOutlivesTheReaderOfItsLines) {
+  std::ofstream(folder_ + "/mpirun") << "#!/bin/sh\ntouch " << folder_ << "/up\nexec sleep 1000\n";
+  std::filesystem::permissions(folder_ + "/mpirun", std::filesystem::perms::owner_all);
+  const std::string line = "exec " TAILOR_BINARY_DIR "/bin/tailor serve --endpoint ipc://" +
+                           folder_ + "/api --mpirun " + folder_ + "/mpirun --run-dir " + folder_ +
+                           "/run --model " + model();
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    dup2(ends[1], STDOUT_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[0]);
+    close(ends[1]);
+    execl("/bin/sh", "sh", "-c", line.c_str(), static_cast<char*>(nullptr));
+    _exit(127);
+  }
+  close(ends[0]);
+  close(ends[1]);
+  for (int i = 0; i < 1000 && !std::filesystem::exists(folder_ + "/up"); ++i) poll(nullptr, 0, 10);
+  EXPECT_TRUE(std::filesystem::exists(folder_ + "/up"));
+  kill(pid, SIGTERM);
+  int status = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_TRUE(WIFEXITED(status)) << "killed by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
 TEST_F(Cli, WrongRequestsAreOneSentenceAndExitCodeOne) {
   Ran ran = tailor("serve --print --model " + folder_ + "/missing");
   EXPECT_EQ(ran.code, 1);
@@ -118,6 +178,14 @@ TEST_F(Cli, DoctorReportsAsJson) {
   EXPECT_EQ(ran.code, 1);
   EXPECT_NE(ran.out.find("\"ok\":false"), std::string::npos) << ran.out;
   EXPECT_NE(ran.out.find("\"topic\":\"MPI\""), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("\"topic\":\"slots\""), std::string::npos) << ran.out;
+  if (geteuid() == 0) {
+    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+    unsetenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM");
+    EXPECT_NE(tailor("doctor --json")
+                  .out.find("OMPI_ALLOW_RUN_AS_ROOT=1, OMPI_ALLOW_RUN_AS_ROOT_CONFIRM is not set"),
+              std::string::npos);
+  }
 }
 
 }  // namespace

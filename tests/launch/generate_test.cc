@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -44,14 +45,27 @@ class Generate : public testing::Test {
   /// Starts `tailor ARGUMENTS --endpoint ...`; output goes to files, input comes from one.
   void start(const std::string& arguments, const std::string& input = "") {
     std::ofstream(folder_ + "/in") << input;
+    start_reading("in", arguments);
+  }
+  void start_reading(const std::string& name, const std::string& arguments) {
     const std::string line = "exec " TAILOR_BINARY_DIR "/bin/tailor " + arguments + " --endpoint " +
-                             io_->api_endpoint() + " <" + folder_ + "/in >" + folder_ + "/out 2>" +
-                             folder_ + "/err";
+                             io_->api_endpoint() + " <" + folder_ + "/" + name + " >" + folder_ +
+                             "/out 2>" + folder_ + "/err";
     pid_ = fork();
     if (pid_ == 0) {
       execl("/bin/sh", "sh", "-c", line.c_str(), static_cast<char*>(nullptr));
       _exit(127);
     }
+  }
+
+  /// A pipe as standard input that stays open; the end to write to, which the caller closes.
+  int start_on_open_input(const std::string& arguments, const std::string& input) {
+    const std::string path = folder_ + "/pipe";
+    EXPECT_EQ(mkfifo(path.c_str(), 0600), 0);
+    const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    EXPECT_EQ(write(fd, input.data(), input.size()), static_cast<ssize_t>(input.size()));
+    start_reading("pipe", arguments);
+    return fd;
   }
 
   std::string text_of(const std::string& name) const {
@@ -225,6 +239,32 @@ TEST_F(Generate, AFileIsReadAheadOnlyAsFarAsParallelSays) {
   EXPECT_EQ(exit_code(), 0) << text_of("err");
 }
 
+TEST_F(Generate, AnInputThatStaysOpenHoldsUpNeitherAnswersNorAnInterrupt) {
+  const int input = start_on_open_input("generate --prompts - --json",
+                                        "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n");
+  answer(next_submit(), "A");
+  const Asked second = next_submit();
+  const Time until = now() + seconds(10);
+  while (text_of("out").find("\n") == std::string::npos && now() < until) poll(nullptr, 0, 10);
+  EXPECT_NE(text_of("out").find("\"A\""), std::string::npos);
+  kill(pid_, SIGTERM);
+  const auto message = next_message();
+  ASSERT_TRUE(message && std::holds_alternative<api::Cancel>(message->message));
+  EXPECT_EQ(std::get<api::Cancel>(message->message).request_id, second.submit.request_id);
+  EXPECT_EQ(exit_code(), 130);
+  close(input);
+}
+
+TEST_F(Generate, ATerminatedChatCancelsAndLeaves) {
+  const int input = start_on_open_input("chat", "one\n");
+  const Asked asked = next_submit();
+  kill(pid_, SIGTERM);
+  const auto message = next_message();
+  ASSERT_TRUE(message && std::holds_alternative<api::Cancel>(message->message));
+  EXPECT_EQ(exit_code(), 143);
+  close(input);
+}
+
 TEST_F(Generate, AFullQueueIsTriedAgainForAFile) {
   start("generate --prompts - --json", "{\"prompt\": \"a\"}\n");
   const Asked first = next_submit();
@@ -293,11 +333,20 @@ TEST_F(Generate, ChatKeepsTheHistoryAndTrimsItWhenItOutgrowsTheContext) {
 
 TEST_F(Generate, StatusPrintsEverythingAsJsonAndWaitsForReady) {
   status_.ready = false;
+  api::ReplicaStatus replica;
+  replica.busy_s = 4;
+  replica.forward_s = 3;
+  replica.sample_s = 0.5;
+  status_.replicas = {replica};
   start("status --json");
   EXPECT_EQ(exit_code(), 0) << text_of("err");
   json out = json::parse(text_of("out"));
   EXPECT_EQ(out["ready"], false);
   EXPECT_EQ(out["model"], "scripted");
+  ASSERT_EQ(out["replicas"].size(), 1u);
+  EXPECT_EQ(out["replicas"][0]["busy_s"], 4.0);
+  EXPECT_EQ(out["replicas"][0]["forward_s"], 3.0);
+  EXPECT_EQ(out["replicas"][0]["sample_s"], 0.5);
 
   stop_when_ended_ = false;
   start("status --wait 0.2");

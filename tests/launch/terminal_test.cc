@@ -1,0 +1,64 @@
+// Interrupts, writes and lines over real pipes and real signals.
+#include "launch/commands/terminal.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+
+namespace tailor::launch {
+namespace {
+
+struct Pipe {
+  Pipe() { EXPECT_EQ(pipe2(ends.data(), O_CLOEXEC), 0); }
+  std::array<int, 2> ends{};
+};
+
+TEST(WriteAll, AReaderThatStandsStillDoesNotKeepASignalAway) {
+  InterruptWatch watch;
+  Pipe pipe;
+  raise(SIGTERM);
+  EXPECT_FALSE(write_all(pipe.ends[1], std::string(1 << 20, 'x'), &watch));
+  EXPECT_EQ(watch.interrupted(), SIGTERM);
+  EXPECT_EQ(watch.interrupted(), 0);
+  EXPECT_TRUE(write_all(pipe.ends[1], "y", &watch));
+  close(pipe.ends[0]);
+  EXPECT_FALSE(write_all(pipe.ends[1], "z", &watch));
+  close(pipe.ends[1]);
+}
+
+TEST(InputLines, GivesWholeLinesAndNeverWaitsForTheRest) {
+  InterruptWatch watch;
+  Pipe pipe;
+  InputLines lines(pipe.ends[0], watch);
+  EXPECT_EQ(lines.next(), std::nullopt);
+  const std::string longer(100000 - 4, 'x');
+  fcntl(pipe.ends[1], F_SETPIPE_SZ, 1 << 20);
+  ASSERT_TRUE(write_all(pipe.ends[1], "a\n\n" + longer + "\nb"));
+  EXPECT_EQ(lines.next(), "a");
+  EXPECT_EQ(lines.next(), "");
+  EXPECT_EQ(lines.next(), longer);
+  EXPECT_EQ(lines.next(), std::nullopt);
+  ASSERT_TRUE(write_all(pipe.ends[1], "c\nlast"));
+  EXPECT_EQ(lines.next(), "bc");
+  close(pipe.ends[1]);
+  EXPECT_FALSE(lines.at_end());
+  EXPECT_EQ(lines.next(), "last");
+  EXPECT_EQ(lines.next(), std::nullopt);
+  EXPECT_TRUE(lines.at_end());
+}
+
+TEST(InputLines, ASignalEndsTheWaitAndIsLeftToBeAskedFor) {
+  InterruptWatch watch;
+  Pipe pipe;
+  InputLines lines(pipe.ends[0], watch);
+  raise(SIGINT);
+  lines.wait(seconds(1000));
+  EXPECT_EQ(lines.next(), std::nullopt);
+  EXPECT_EQ(watch.interrupted(), SIGINT);
+  close(pipe.ends[1]);
+}
+
+}  // namespace
+}  // namespace tailor::launch
