@@ -42,7 +42,12 @@ class SupervisorTest : public testing::Test {
       waitpid(pid_, nullptr, 0);
     }
     end_marked(options_.mark, 0);
-    fs::remove_all(folder_);
+    // The warden of a supervisor killed here sweeps the same folder at this moment.
+    eventually([&] {
+      std::error_code swept;
+      fs::remove_all(folder_, swept);
+      return !fs::exists(folder_);
+    });
   }
 
   void add_child(const std::string& script) {
