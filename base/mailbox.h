@@ -75,7 +75,7 @@ class Mailbox {
   /// Everything that has arrived, in order; empty when nothing has. Consumer only.
   std::deque<T> drain() {
     std::lock_guard lock(mutex_);
-    wake_.clear();
+    clear_wake();
     return std::exchange(items_, {});
   }
 
@@ -83,7 +83,7 @@ class Mailbox {
   std::deque<T> drain_wait(Duration timeout) {
     std::unique_lock lock(mutex_);
     ready_.wait_for(lock, timeout, [&] { return !items_.empty() || closed_; });
-    wake_.clear();
+    clear_wake();
     return std::exchange(items_, {});
   }
 
@@ -94,7 +94,7 @@ class Mailbox {
     if (items_.empty()) return std::nullopt;
     std::optional<T> item(std::move(items_.front()));
     items_.pop_front();
-    if (items_.empty()) wake_.clear();
+    if (items_.empty()) clear_wake();
     return item;
   }
 
@@ -112,10 +112,15 @@ class Mailbox {
     return closed_;
   }
 
-  /// Readable while something is inside: for the consumer's poll.
+  /// Readable while something is inside, and for good once closed: for the consumer's poll.
   int fd() const { return wake_.fd(); }
 
  private:
+  /// A close that comes between a consumer's closed() and its drain() must not be forgotten.
+  void clear_wake() {
+    if (!closed_) wake_.clear();
+  }
+
   const size_t capacity_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;

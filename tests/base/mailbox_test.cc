@@ -62,6 +62,16 @@ TEST(Mailbox, CloseRefusesNewWakesTheConsumerAndKeepsWhatIsInside) {
   EXPECT_TRUE(box.drain_wait(seconds(60)).empty());  // returns at once: closed
 }
 
+TEST(Mailbox, FdStaysReadableOnceClosedSoThatNoPollMissesTheEnd) {
+  Mailbox<int> box(4);
+  ASSERT_TRUE(box.push(1));
+  box.close();
+  EXPECT_EQ(box.drain().size(), 1u);
+  EXPECT_TRUE(readable(box.fd()));
+  EXPECT_EQ(box.pop_wait(seconds(0)), std::nullopt);
+  EXPECT_TRUE(readable(box.fd()));
+}
+
 TEST(Mailbox, ManyProducersLoseAndDoubleNothing) {
   constexpr int kProducers = 4, kEach = 5000;
   Mailbox<int> box(64);
