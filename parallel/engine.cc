@@ -4,6 +4,37 @@
 
 namespace tailor::parallel {
 
+Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const EngineOptions& options,
+                               const PoolSpace& space, kv::BlockLayout& layout) {
+  if (options.block_tokens < 1 || options.max_rows < 1 || options.max_context < 0 ||
+      options.max_context > config.max_position) {
+    return fail(ErrorCode::kInvalidArgument,
+                "block tokens " + std::to_string(options.block_tokens) + ", rows " +
+                    std::to_string(options.max_rows) + ", context " +
+                    std::to_string(options.max_context) +
+                    ": each must be positive, and the context at most the model's " +
+                    std::to_string(config.max_position));
+  }
+  layout.block_tokens = options.block_tokens;
+  layout.num_layers = config.num_layers;
+  layout.num_groups_local = space.num_groups_local;
+  layout.head_dim = config.head_dim;
+  layout.value_bytes = space.value_bytes;
+
+  kv::PoolRequest request;
+  request.layout = layout;
+  request.kv_bytes = options.kv_bytes;
+  request.available_bytes = space.available_bytes;
+  if (space.whole_device) {
+    request.available_share = 0.8;
+    request.ceiling_bytes = ~uint64_t{0};
+  }
+  request.max_context_given = options.max_context > 0;
+  request.max_context =
+      static_cast<int32_t>(request.max_context_given ? options.max_context : config.max_position);
+  return kv::choose_pool_size(request);
+}
+
 void log_ready(const EngineInfo& info) { LOG_INFO("engine {}: {}", info.name, info.summary); }
 
 }  // namespace tailor::parallel

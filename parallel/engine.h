@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "comm/collective.h"
+#include "kv/block_pool.h"
 #include "parallel/step_input.h"
 #include "parallel/weights/weight_files.h"
 
@@ -27,8 +28,12 @@ struct TpContext {
 
 struct EngineOptions {
   std::string device = "cpu";  ///< "cpu" or "cuda" (one process per GPU, device = local rank)
-  std::string dtype = "auto";  ///< "f32", "bf16", "auto" (f32 on CPU if it fits, bf16 on GPU)
-  int threads = 1;             ///< math threads of this rank
+  /// "f32", "bf16", "auto" (cpu engine: as stored; torch: f32 on CPU if it fits, bf16 on GPU)
+  std::string dtype = "auto";
+  std::string kv_dtype = "auto";         ///< cpu engine: "f16" (auto) or "f32"; torch: as `dtype`
+  std::string instruction_set = "auto";  ///< cpu engine: "avx512", "avx2", "scalar"
+  std::string packed_folder;             ///< cpu engine: of shared packed weights; empty = private
+  int threads = 1;                       ///< math threads of this rank
   int32_t block_tokens = 16;
   uint64_t kv_bytes = 0;    ///< KV pool of this rank; 0 = chosen from free memory and printed
   int32_t max_context = 0;  ///< 0 = the model's
@@ -47,6 +52,18 @@ struct EngineInfo {
   uint64_t weight_bytes = 0, kv_bytes = 0;
   std::string summary;  ///< device, type, sizes and why they were chosen, for people
 };
+
+/// What a rank's KV pool may take.
+struct PoolSpace {
+  int64_t num_groups_local = 0;
+  int64_t value_bytes = 4;
+  uint64_t available_bytes = 0;  ///< after the weights
+  bool whole_device = false;     ///< nobody else needs that memory
+};
+/// Chooses the size of this rank's pool and fills `layout`. Errors: InvalidArgument (options),
+/// LimitExceeded (one sequence does not fit).
+Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const EngineOptions& options,
+                               const PoolSpace& space, kv::BlockLayout& layout);
 
 /// Logs `info.summary`. (Here because torch's headers carry another fmt than the log's.)
 void log_ready(const EngineInfo& info);

@@ -137,7 +137,10 @@ class TorchEngine final : public Engine {
 
   Result<void> forward(const StepInput& input, std::span<float> logits,
                        std::atomic<uint64_t>& progress) override {
-    TAILOR_TRY(check(input, logits));
+    TAILOR_TRY(check(input,
+                     {max_rows_, info_.max_context, static_cast<int32_t>(pool_.num_blocks()),
+                      pool_.layout().block_tokens, config_.vocab_size},
+                     tp_.rank == 0, logits.size()));
     if (input.num_rows() == 0) return {};
     try {
       const c10::InferenceMode guard;
@@ -149,49 +152,6 @@ class TorchEngine final : public Engine {
   }
 
  private:
-  /// Nothing a plan says may reach memory unchecked.
-  Result<void> check(const StepInput& input, std::span<float> logits) const {
-    const auto bad = [&](const std::string& what) {
-      return fail(ErrorCode::kInvalidArgument,
-                  "engine step " + std::to_string(input.step) + ": " + what);
-    };
-    if (input.num_rows() > max_rows_) {
-      return bad(std::to_string(input.num_rows()) + " rows, at most " + std::to_string(max_rows_));
-    }
-    const size_t wanted =
-        tp_.rank == 0 ? static_cast<size_t>(input.num_logits() * config_.vocab_size) : 0;
-    if (logits.size() != wanted) {
-      return bad("room for " + std::to_string(logits.size()) + " logits, expected " +
-                 std::to_string(wanted));
-    }
-    for (TokenId token : input.token_ids) {
-      if (token < 0 || token >= config_.vocab_size) return bad("token id " + std::to_string(token));
-    }
-    int64_t rows = 0;
-    for (const Chunk& chunk : input.chunks) {
-      const int64_t end = static_cast<int64_t>(chunk.first_position) + chunk.num_rows;
-      const int64_t block_end = static_cast<int64_t>(chunk.first_block) + chunk.num_blocks;
-      if (chunk.num_rows < 1 || chunk.first_row != rows || chunk.first_position < 0 ||
-          chunk.first_block < 0 || block_end > static_cast<int64_t>(input.block_ids.size())) {
-        return bad("a chunk's rows or blocks are out of range");
-      }
-      if (end > info_.max_context) {
-        return bad("position " + std::to_string(end - 1) + " in a context of " +
-                   std::to_string(info_.max_context));
-      }
-      if (chunk.num_blocks * pool_.layout().block_tokens < end) {
-        return bad(std::to_string(chunk.num_blocks) + " blocks for " + std::to_string(end) +
-                   " tokens");
-      }
-      rows += chunk.num_rows;
-    }
-    if (rows != input.num_rows()) return bad("chunks do not cover the rows");
-    for (int32_t block : input.block_ids) {
-      if (block < 0 || block >= pool_.num_blocks()) return bad("block id " + std::to_string(block));
-    }
-    return {};
-  }
-
   Result<void> run(const StepInput& input, std::span<float> logits,
                    std::atomic<uint64_t>& progress) {
     const StepLayout step = make_step_layout(input, pool_.layout().block_tokens, setup_.device);
@@ -366,48 +326,20 @@ Result<Setup> make_setup(const weights::WeightFiles& files, const TpContext& tp,
   return setup;
 }
 
-Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const TpContext& tp,
-                               const EngineOptions& options, const Setup& setup,
-                               kv::BlockLayout& layout) {
-  if (options.block_tokens < 1 || options.max_rows < 1 || options.max_context < 0 ||
-      options.max_context > config.max_position) {
-    return fail(ErrorCode::kInvalidArgument,
-                "block tokens " + std::to_string(options.block_tokens) + ", rows " +
-                    std::to_string(options.max_rows) + ", context " +
-                    std::to_string(options.max_context) +
-                    ": each must be positive, and the context at most the model's " +
-                    std::to_string(config.max_position));
-  }
-  layout.block_tokens = options.block_tokens;
-  layout.num_layers = config.num_layers;
-  layout.num_groups_local = setup.sharding.ranks[static_cast<size_t>(tp.rank)].groups.size();
-  layout.head_dim = config.head_dim;
-  layout.value_bytes = setup.dtype == at::kFloat ? 4 : 2;
-
-  kv::PoolRequest request;
-  request.layout = layout;
-  request.kv_bytes = options.kv_bytes;
-  request.available_bytes =
-      setup.available_bytes > setup.weight_bytes ? setup.available_bytes - setup.weight_bytes : 0;
-  if (!setup.device.is_cpu()) {
-    request.available_share = 0.8;
-    request.ceiling_bytes = ~uint64_t{0};
-  }
-  request.max_context_given = options.max_context > 0;
-  request.max_context =
-      static_cast<int32_t>(request.max_context_given ? options.max_context : config.max_position);
-  TAILOR_ASSIGN(kv::PoolSize size, kv::choose_pool_size(request));
-  TAILOR_ASSIGN(const int64_t agreed, smallest(tp, setup.device, size.max_context));
-  size.max_context = static_cast<int32_t>(agreed);
-  return size;
-}
-
 Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const TpContext& tp,
                                      const EngineOptions& options) {
   const weights::ModelConfig& config = files.config();
   TAILOR_ASSIGN(Setup setup, make_setup(files, tp, options));
+  PoolSpace space;
+  space.num_groups_local = setup.sharding.ranks[static_cast<size_t>(tp.rank)].groups.size();
+  space.value_bytes = setup.dtype == at::kFloat ? 4 : 2;
+  space.available_bytes =
+      setup.available_bytes > setup.weight_bytes ? setup.available_bytes - setup.weight_bytes : 0;
+  space.whole_device = !setup.device.is_cpu();
   kv::BlockLayout layout;
-  TAILOR_ASSIGN(const kv::PoolSize size, size_pool(config, tp, options, setup, layout));
+  TAILOR_ASSIGN(kv::PoolSize size, size_pool(config, options, space, layout));
+  TAILOR_ASSIGN(const int64_t agreed, smallest(tp, setup.device, size.max_context));
+  size.max_context = static_cast<int32_t>(agreed);
   TAILOR_ASSIGN(ShardWeights weights, load_shard(files, setup.sharding, tp.rank, setup.dtype,
                                                  setup.device, options.on_load_progress));
 

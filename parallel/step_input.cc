@@ -79,6 +79,49 @@ void StepInput::clear() {
   block_ids.clear();
 }
 
+Result<void> check(const StepInput& input, const StepBounds& bounds, bool wants_logits,
+                   size_t room) {
+  const auto bad = [&](const std::string& what) {
+    return fail(ErrorCode::kInvalidArgument,
+                "engine step " + std::to_string(input.step) + ": " + what);
+  };
+  if (input.num_rows() > bounds.max_rows) {
+    return bad(std::to_string(input.num_rows()) + " rows, at most " +
+               std::to_string(bounds.max_rows));
+  }
+  const size_t wanted =
+      wants_logits ? static_cast<size_t>(input.num_logits() * bounds.vocab_size) : 0;
+  if (room != wanted) {
+    return bad("room for " + std::to_string(room) + " logits, expected " + std::to_string(wanted));
+  }
+  for (TokenId token : input.token_ids) {
+    if (token < 0 || token >= bounds.vocab_size) return bad("token id " + std::to_string(token));
+  }
+  int64_t rows = 0;
+  for (const Chunk& chunk : input.chunks) {
+    const int64_t end = static_cast<int64_t>(chunk.first_position) + chunk.num_rows;
+    const int64_t block_end = static_cast<int64_t>(chunk.first_block) + chunk.num_blocks;
+    if (chunk.num_rows < 1 || chunk.first_row != rows || chunk.first_position < 0 ||
+        chunk.first_block < 0 || block_end > static_cast<int64_t>(input.block_ids.size())) {
+      return bad("a chunk's rows or blocks are out of range");
+    }
+    if (end > bounds.max_context) {
+      return bad("position " + std::to_string(end - 1) + " in a context of " +
+                 std::to_string(bounds.max_context));
+    }
+    if (chunk.num_blocks * bounds.block_tokens < end) {
+      return bad(std::to_string(chunk.num_blocks) + " blocks for " + std::to_string(end) +
+                 " tokens");
+    }
+    rows += chunk.num_rows;
+  }
+  if (rows != input.num_rows()) return bad("chunks do not cover the rows");
+  for (int32_t block : input.block_ids) {
+    if (block < 0 || block >= bounds.num_blocks) return bad("block id " + std::to_string(block));
+  }
+  return {};
+}
+
 void encode(const StepInput& input, std::vector<std::byte>& out) {
   out.clear();
   Header header;

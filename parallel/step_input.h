@@ -36,6 +36,19 @@ struct StepInput {
   void clear();
 };
 
+/// What an engine can take in one step.
+struct StepBounds {
+  int32_t max_rows = 0;
+  int32_t max_context = 0;
+  int32_t num_blocks = 0;
+  int64_t block_tokens = 0;
+  int64_t vocab_size = 0;
+};
+/// Nothing a plan says may reach memory unchecked. `room` = logits the caller has room for;
+/// `wants_logits` = this rank writes them. Errors: InvalidArgument.
+Result<void> check(const StepInput& input, const StepBounds& bounds, bool wants_logits,
+                   size_t room);
+
 /// Flat bytes (little-endian, the host's own); `decode` checks every length and index.
 /// Errors of decode: Protocol.
 void encode(const StepInput& input, std::vector<std::byte>& out);

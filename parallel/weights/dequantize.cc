@@ -180,6 +180,13 @@ void dequantize_block(DataType type, const uint8_t* block, float* out) {
 
 std::string_view to_string(DataType type) { return traits(type).name; }
 
+std::optional<DataType> type_of_name(std::string_view name) {
+  for (const TypeTraits& t : kTypes) {
+    if (t.name == name) return t.type;
+  }
+  return std::nullopt;
+}
+
 std::optional<DataType> type_of_ggml(uint32_t ggml_type) {
   for (const TypeTraits& t : kTypes) {
     if (t.ggml_type == ggml_type) return t.type;

@@ -26,6 +26,8 @@ enum class DataType : uint8_t {
 
 /// "F32", "Q4_1", ... as the files' own tools print them.
 std::string_view to_string(DataType type);
+/// The other way; nothing for a name that is none of ours.
+std::optional<DataType> type_of_name(std::string_view name);
 /// The type behind a GGUF tensor's type number; nothing for one we cannot read.
 std::optional<DataType> type_of_ggml(uint32_t ggml_type);
 /// The type behind a safetensors dtype ("F32", "F16", "BF16"); nothing for one we cannot read.

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 
+#include "base/check.h"
 #include "parallel/weights/config_json.h"
 #include "parallel/weights/gguf_file.h"
 #include "parallel/weights/mix.h"
@@ -83,9 +84,23 @@ class IndexedWeights : public WeightFiles {
     return {};
   }
 
+  const std::byte* stored_row(const std::string& name, int64_t row) const override {
+    const TensorInfo* info = find(name);
+    TAILOR_CHECK(info != nullptr && info->shape.size() == 2 && row >= 0 && row < info->shape[0],
+                 "a stored row is asked for by a name and a number that exist");
+    const Source& source = sources_[static_cast<size_t>(info - infos_.data())];
+    return source.stored.data ? row_data(source, row, info->shape[1]) : nullptr;
+  }
+
  private:
   friend class WeightsBuilder;
   static const std::string kEmbedding;
+
+  static const std::byte* row_data(const Source& source, int64_t row, int64_t cols) {
+    if (source.permuted_head_rows) row = gguf_row(row, source.permuted_head_rows);
+    return source.stored.data +
+           static_cast<uint64_t>(row) * row_bytes(source.stored.type, static_cast<uint64_t>(cols));
+  }
 
   static void read_row(const Source& source, bool two, int64_t row, int64_t cols, int64_t begin,
                        int64_t end, float* to) {
@@ -101,9 +116,7 @@ class IndexedWeights : public WeightFiles {
       }
       return;
     }
-    if (source.permuted_head_rows) row = gguf_row(row, source.permuted_head_rows);
-    const auto stride = static_cast<int64_t>(row_bytes(stored.type, static_cast<uint64_t>(cols)));
-    dequantize_row(stored.type, stored.data + row * stride, begin, end, to);
+    dequantize_row(stored.type, row_data(source, row, cols), begin, end, to);
   }
 
   // All constant after construction.

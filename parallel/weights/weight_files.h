@@ -67,6 +67,10 @@ class WeightFiles {
   /// InvalidArgument (range), DataLoss.
   virtual Result<void> read(const std::string& name, int64_t row_begin, int64_t row_end,
                             int64_t col_begin, int64_t col_end, std::span<float> out) const = 0;
+
+  /// The bytes of one row of a 2-d tensor as the file stores them, in the type its TensorInfo
+  /// names; null where nothing is stored (random weights). `name` and `row` must exist.
+  virtual const std::byte* stored_row(const std::string& name, int64_t row) const = 0;
 };
 
 }  // namespace tailor::weights

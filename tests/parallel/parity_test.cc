@@ -1,6 +1,6 @@
-// Greedy tokens and logits of the torch engine against stored values of Hugging Face transformers
-// in fp32 (tests/fixtures/parity, tools/make_parity_fixtures.py). One binary: alone it is tp 1,
-// under mpirun -n N it is tp N.
+// Greedy tokens and logits of an engine in F32 against stored values of Hugging Face transformers
+// in fp32 (tests/fixtures/parity, tools/make_parity_fixtures.py). One binary per engine
+// (parity_engine.h): alone it is tp 1, under mpirun -n N it is tp N.
 //
 // Tokens must be equal. A first difference counts as equal only where the reference's two best
 // logits lie closer than kTieGap, and only for the runner-up; the rest of that answer is then not
@@ -16,9 +16,9 @@
 #include "base/log.h"
 #include "comm/collective_mpi.h"
 #include "comm/mpi_environment.h"
-#include "parallel/engine_torch.h"
 #include "parallel/weights/default_model.h"
 #include "tests/parallel/greedy.h"
+#include "tests/parallel/parity_engine.h"
 
 namespace tailor::parallel::testing {
 namespace {
@@ -85,10 +85,7 @@ class Model {
     auto files = weights::WeightFiles::open(path);
     EXPECT_TRUE(files.has_value()) << to_string(files.error());
     if (!files) return nullptr;
-    EngineOptions options;
-    options.dtype = "f32";
-    options.kv_bytes = 512ull << 20;
-    auto engine = make_torch_engine(**files, tp_context(), options);
+    auto engine = make_parity_engine(**files, tp_context());
     EXPECT_TRUE(engine.has_value()) << to_string(engine.error());
     if (!engine) return nullptr;
     model->engine_ = std::move(*engine);
@@ -173,7 +170,7 @@ TEST_P(SmallParity, AloneAndInABatchOf16) {
   if (name == "llama32_small" && tp_context().size > 2) {
     auto files = weights::WeightFiles::open(path);
     ASSERT_TRUE(files.has_value()) << to_string(files.error());
-    auto refused = make_torch_engine(**files, tp_context(), {});
+    auto refused = make_parity_engine(**files, tp_context());
     ASSERT_FALSE(refused.has_value());
     EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
     EXPECT_NE(refused.error().message.find("2 attention units"), std::string::npos)
