@@ -3,8 +3,8 @@
 // is bit-equal.
 //
 // Implementations: comm/collective_inprocess.h (threads of one process, tests),
-// comm/collective_mpi.h (CPU), comm/collective_nccl.h (device pointers on a CUDA stream). One
-// caller: the rank's main thread.
+// comm/collective_shm.h (CPU, ranks of one host), comm/collective_mpi.h (CPU),
+// comm/collective_nccl.h (device pointers on a CUDA stream). One caller: the rank's main thread.
 #pragma once
 
 #include <cstddef>
