@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/collective_mpi.h"
+#include "comm/collective_shm.h"
 #include "comm/mpi_environment.h"
 #include "comm/worker_io.h"
 #include "launch/device_collective.h"
@@ -39,7 +40,7 @@ using namespace worker;  // exit codes and loops
 
 struct Options {
   std::string model = "default", control_endpoint, engine = "torch", device = "cpu", dtype = "auto",
-              run_dir, log_level = "info";
+              transport = "auto", run_dir, log_level = "info";
   int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0,
       ranks_on_host = 0;
   uint64_t kv_memory = 0, dummy_seed = 1;
@@ -67,6 +68,9 @@ void add_options(CLI::App& app, Options& o) {
       });
   app.add_option("--dtype", o.dtype, "Type of weights and KV")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
+  app.add_option("--transport", o.transport,
+                 "Between the ranks on CPU; auto = shared memory where they share a host")
+      ->check(CLI::IsMember({"auto", "mpi", "shm"}));
   app.add_option("--threads", o.threads, "Math threads of a rank")->check(CLI::Range(1, 1024));
   app.add_option("--slots", o.slots, "Sequences that run at once")->check(CLI::Range(1, 1024));
   app.add_option("--kv-memory", o.kv_memory, "KV pool of a rank, e.g. 512MiB; 0 = from free memory")
@@ -166,6 +170,35 @@ Result<int32_t> minimum(comm::Collective& control, int32_t mine) {
   return *std::min_element(all.begin(), all.end());
 }
 
+/// A rank that hangs leaves by its own watchdog; this bound is behind it, and also covers loading.
+Duration collective_deadline(const Options& o) {
+  return milliseconds(o.stuck_after_ms) + seconds(120);
+}
+
+/// What moves plans and, on the CPU, the engine's bytes between this replica's ranks; null: the
+/// control collective does. All ranks get the same. Errors: with --transport shm, why it cannot be.
+Result<std::unique_ptr<comm::Collective>> make_host_transport(const Options& o,
+                                                              comm::Collective& control) {
+  std::unique_ptr<comm::Collective> none;
+  if (control.size() == 1 || o.device != "cpu") return none;
+  const bool speaks = control.rank() == 0;
+  std::string why_mpi = "as asked";
+  if (o.transport != "mpi") {
+    TAILOR_ASSIGN(const bool one_host, comm::ranks_share_host(control));
+    if (one_host || o.transport == "shm") {
+      auto shm = comm::make_shm_collective(
+          control, {.deadline = collective_deadline(o), .ranks_on_host = o.ranks_on_host});
+      if (shm && speaks) LOG_INFO("transport between the ranks: shared memory");
+      if (shm || o.transport == "shm") return shm;
+      why_mpi = shm.error().message;
+    } else {
+      why_mpi = "the ranks do not share a host's memory";
+    }
+  }
+  if (speaks) LOG_INFO("transport between the ranks: MPI ({})", why_mpi);
+  return none;
+}
+
 Result<std::unique_ptr<weights::WeightFiles>> open_files(const Options& o) {
   TAILOR_ASSIGN(std::string path, weights::resolve_model(o.model));
   return o.dummy_weights ? weights::WeightFiles::dummy(path, o.dummy_seed)
@@ -200,7 +233,7 @@ Result<std::unique_ptr<comm::WorkerIo>> start_io(const Options& o, comm::Collect
 }
 
 struct Loaded {
-  std::unique_ptr<comm::Collective> device_collective;  ///< null: the control collective serves
+  std::unique_ptr<comm::Collective> device_collective;  ///< null: the CPU's transport serves
   std::unique_ptr<parallel::Engine> engine;
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< leader only; null: token ids only
   std::string fingerprint;
@@ -208,8 +241,9 @@ struct Loaded {
   int32_t num_blocks = 0, max_context = 0, token_budget = 0;
 };
 
-Step<Loaded> load(const Options& o, comm::Collective& control, LoadProgress& shown,
-                  std::atomic<uint64_t>& progress) {
+/// `transport`: what moves the engine's bytes on the CPU.
+Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective& transport,
+                  LoadProgress& shown, std::atomic<uint64_t>& progress) {
   Loaded out;
   const bool leader = control.rank() == 0;
   STEP_TRY(auto files, open_files(o), kExitModel);
@@ -230,7 +264,7 @@ Step<Loaded> load(const Options& o, comm::Collective& control, LoadProgress& sho
            kExitDevice);
   STEP_TRY(out.device_collective, make_device_collective(device, control), kExitDevice);
   parallel::TpContext tp{control.rank(), control.size(),
-                         out.device_collective ? out.device_collective.get() : &control};
+                         out.device_collective ? out.device_collective.get() : &transport};
   parallel::EngineOptions engine;
   engine.device = device;
   engine.dtype = o.dtype;
@@ -283,15 +317,17 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control) {
   shown.show(0);
   comm::Progress progress;
   const Time start = now();
-  auto loaded = load(o, control, shown, progress.counter);
+  STEP_TRY(const auto host_transport, make_host_transport(o, control), kExitUnavailable);
+  comm::Collective& transport = host_transport ? *host_transport : control;
+  auto loaded = load(o, control, transport, shown, progress.counter);
   if (!loaded) return tl::unexpected(std::move(loaded.error()));
   STEP_TRY(auto io, start_io(o, control, progress), kExitUnavailable);
   shown.show(1);
-  if (!leader) return run_follower({*loaded->engine, control, *io, progress});
+  if (!leader) return run_follower({*loaded->engine, transport, *io, progress});
   LOG_INFO("ready in {:.1f} s: {} blocks of {} tokens, context {}, {} slots, {} rows a step",
            to_seconds(now() - start), loaded->num_blocks, kv::kBlockTokens, loaded->max_context,
            o.slots, loaded->token_budget);
-  comm::Collective* followers = control.size() > 1 ? &control : nullptr;
+  comm::Collective* followers = control.size() > 1 ? &transport : nullptr;
   LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer},
                   leader_options(o, *loaded));
   return loop.run();
@@ -321,9 +357,7 @@ int run(int argc, char** argv) {
     std::fflush(stderr);
     _exit(kExitUsage);
   }
-  // A rank that hangs leaves by its own watchdog; this bound is behind it, and also covers loading.
-  auto control = comm::make_mpi_collective(
-      *communicator, {.deadline = milliseconds(o.stuck_after_ms) + seconds(120)});
+  auto control = comm::make_mpi_collective(*communicator, {.deadline = collective_deadline(o)});
   init_logging("replica " + std::to_string(o.replica) + " rank " + std::to_string(control->rank()),
                o.log_level);
 

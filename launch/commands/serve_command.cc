@@ -315,6 +315,9 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--device", cluster.device, "auto = the GPUs where there are some")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_option("--dtype", cluster.dtype, "Type of weights and KV: auto, f32 or bf16");
+  app.add_option("--transport", cluster.transport,
+                 "Between a replica's CPU ranks; auto = shared memory where they share a host")
+      ->check(CLI::IsMember({"auto", "mpi", "shm"}));
   app.add_option("--slots", cluster.slots, "Sequences a replica runs at once");
   app.add_option("--kv-memory", cluster.kv_memory, "Memory for KV blocks per rank, e.g. 2GiB");
   app.add_option("--max-context", cluster.max_context,

@@ -79,6 +79,7 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
               "--log-level",
               options.log_level});
   add_if(words, "--dtype", options.dtype);
+  add_if(words, "--transport", options.transport);
   add_if(words, "--slots", options.slots);
   add_if(words, "--kv-memory", options.kv_memory);
   add_if(words, "--max-context", options.max_context);

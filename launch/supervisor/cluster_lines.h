@@ -29,6 +29,7 @@ struct ClusterOptions {
   // Passed on only when set: the programs know their defaults.
   std::string dtype;
   std::string kv_memory;
+  std::string transport;
   std::optional<int> slots, max_context, prefill_budget, queue_limit;
   std::optional<int> heartbeat_timeout_ms, stuck_after_ms;
 

@@ -52,12 +52,15 @@ TEST(ClusterLines, OneMpirunPerFailureDomain) {
 
 TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
   ClusterOptions options = test_cluster();
+  options.transport = "mpi";
   options.slots = 4;
   options.kv_memory = "1GiB";
   options.dummy_weights = true;
   options.oversubscribe = true;
   const std::string line = joined(replica_line(options, test_run(), 0, "tcp://h:1"));
-  EXPECT_NE(line.find("--slots 4 --kv-memory 1GiB --dummy-weights"), std::string::npos) << line;
+  EXPECT_NE(line.find("--transport mpi --slots 4 --kv-memory 1GiB --dummy-weights"),
+            std::string::npos)
+      << line;
   EXPECT_NE(line.find("--oversubscribe --mca mpi_yield_when_idle 1"), std::string::npos) << line;
 }
 

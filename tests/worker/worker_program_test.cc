@@ -110,7 +110,7 @@ class Worker : public testing::Test {
                                       "--stuck-after-ms",
                                       "20000",
                                       "--log-level",
-                                      "warn"};
+                                      "info"};
     words.insert(words.end(), more.begin(), more.end());
     mpirun_ = fork();
     if (mpirun_ == 0) {
@@ -254,6 +254,28 @@ TEST_F(Worker, AnswersAsTransformersDoes) {
     double part = 0;
     progress >> part;
     EXPECT_EQ(part, 1.0);
+  }
+}
+
+TEST_F(Worker, EveryTransportBetweenRanksGivesTheSameAnswers) {
+  const std::pair<const char*, const char*> transports[] = {
+      {"mpi", "transport between the ranks: MPI (as asked)"},
+      {"shm", "transport between the ranks: shared memory"},
+      {"auto", "transport between the ranks: shared memory"}};
+  std::map<SequenceId, std::vector<TokenId>> first;
+  for (const auto& [transport, line] : transports) {
+    tokens_.clear(), text_.clear(), finished_.clear(), hello_.reset();
+    sequence_ = 0;
+    start_and_greet(2, {"--kv-memory", "16MiB", "--transport", transport});
+    if (HasFatalFailure()) return;
+    EXPECT_NE(log().find(line), std::string::npos) << log();
+    for (const auto& r : requests_) dispatch(r);
+    ASSERT_TRUE(read([this] { return finished_.size() == requests_.size(); })) << log();
+    for (const auto& r : requests_) expect_reference(r);
+    if (first.empty()) first = tokens_;
+    EXPECT_EQ(tokens_, first) << transport;
+    send(Shutdown{});
+    EXPECT_EQ(wait_exit(), 0) << log();
   }
 }
 
