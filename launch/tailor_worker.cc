@@ -1,6 +1,7 @@
 // tailor-worker: one tensor-parallel rank of one replica. Started by mpirun (one per failure
 // domain), watched by `tailor serve`. Rank 0 leads: it talks to the coordinator, plans and samples;
-// the others replay its plans. Exit codes: worker/exit_codes.h.
+// the others replay its plans. Built once per engine (launch/worker_engine.h). Exit codes:
+// worker/exit_codes.h.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -26,7 +27,8 @@
 #include "comm/worker_io.h"
 #include "launch/device_collective.h"
 #include "launch/model_text.h"
-#include "parallel/engine_torch.h"
+#include "launch/worker_engine.h"
+#include "parallel/engine.h"
 #include "parallel/weights/default_model.h"
 #include "parallel/weights/weight_files.h"
 #include "worker/follower_loop.h"
@@ -39,8 +41,9 @@ namespace {
 using namespace worker;  // exit codes and loops
 
 struct Options {
-  std::string model = "default", control_endpoint, engine = "torch", device = "cpu", dtype = "auto",
-              transport = "auto", run_dir, log_level = "info";
+  std::string model = "default", control_endpoint, engine = worker_engine_name(), device = "cpu",
+              dtype = "auto", kv_dtype = "auto", instruction_set = "auto", transport = "auto",
+              run_dir, log_level = "info";
   int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0,
       ranks_on_host = 0;
   uint64_t kv_memory = 0, dummy_seed = 1;
@@ -57,7 +60,8 @@ void add_options(CLI::App& app, Options& o) {
       ->required();
   app.add_option("--replica", o.replica, "Number of this replica")->check(CLI::Range(0, 65535));
   app.add_option("--tp", o.tp, "Tensor-parallel ranks of this replica")->check(CLI::Range(1, 1024));
-  app.add_option("--engine", o.engine, "Which engine computes")->check(CLI::IsMember({"torch"}));
+  app.add_option("--engine", o.engine, "Which engine computes")
+      ->check(CLI::IsMember({worker_engine_name()}));
   app.add_option("--device", o.device, "cpu, cuda, or cuda:N")
       ->check([](const std::string& device) {
         return device == "cpu" || device == "cuda" ||
@@ -66,8 +70,14 @@ void add_options(CLI::App& app, Options& o) {
                    ? std::string()
                    : "a device is cpu, cuda or cuda:N, found " + device;
       });
-  app.add_option("--dtype", o.dtype, "Type of weights and KV")
+  app.add_option("--dtype", o.dtype,
+                 "Type of weights (torch: and KV); auto = as stored (torch: F32)")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
+  app.add_option("--kv-dtype", o.kv_dtype, "Type of keys and values in the cpu engine; auto = f16")
+      ->check(CLI::IsMember({"auto", "f16", "f32"}));
+  app.add_option("--instruction-set", o.instruction_set,
+                 "Kernels of the cpu engine; all give the same bits")
+      ->check(CLI::IsMember({"auto", "avx512", "avx2", "scalar"}));
   app.add_option("--transport", o.transport,
                  "Between the ranks on CPU; auto = shared memory where they share a host")
       ->check(CLI::IsMember({"auto", "mpi", "shm"}));
@@ -268,13 +278,18 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   parallel::EngineOptions engine;
   engine.device = device;
   engine.dtype = o.dtype;
+  engine.kv_dtype = o.kv_dtype;
+  engine.instruction_set = o.instruction_set;
+  // Random weights are not worth keeping: their packed form goes with the cluster.
+  const std::string kept = o.dummy_weights ? o.run_dir : weights::cache_folder();
+  if (!kept.empty()) engine.packed_folder = kept + "/packed";
   engine.threads = o.threads;
   engine.kv_bytes = o.kv_memory;
   engine.max_context = o.max_context;
   engine.max_rows = kMaxTokenBudget + o.slots + kv::kBlockTokens;
   engine.ranks_on_host = o.ranks_on_host;
   engine.on_load_progress = [&shown](double part) { shown.show(0.95 * part); };
-  STEP_TRY(out.engine, parallel::make_torch_engine(*files, tp, engine), kExitModel);
+  STEP_TRY(out.engine, make_worker_engine(*files, tp, engine), kExitModel);
   parallel::log_ready(out.engine->info());
 
   STEP_TRY(out.num_blocks, minimum(control, out.engine->info().num_blocks), kExitUnavailable);
@@ -348,12 +363,12 @@ int run(int argc, char** argv) {
 
   auto environment = comm::MpiEnvironment::start(&argc, &argv);
   if (!environment)
-    return std::fprintf(stderr, "tailor-worker: %s\n", to_string(environment.error()).c_str()),
+    return std::fprintf(stderr, "tailor worker: %s\n", to_string(environment.error()).c_str()),
            kExitUnavailable;
   comm::MpiEnvironment& mpi = **environment;
   auto communicator = mpi.replica_communicator(o.tp);
   if (!communicator) {
-    std::fprintf(stderr, "tailor-worker: %s\n", to_string(communicator.error()).c_str());
+    std::fprintf(stderr, "tailor worker: %s\n", to_string(communicator.error()).c_str());
     std::fflush(stderr);
     _exit(kExitUsage);
   }

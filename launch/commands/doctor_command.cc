@@ -220,20 +220,15 @@ void check_model(const Options& options, Findings& out) {
        << gigabytes(static_cast<double>((*files)->total_stored_bytes())) << " on disk";
   out.push_back({"model", Verdict::kGood, text.str(), ""});
 
-  constexpr double kBesides = 0.5e9;  // program, libtorch, a little KV
+  constexpr double kBesides = 0.2e9;  // program, a little KV
   const double free = static_cast<double>(parallel::available_memory_bytes());
-  const double f32 = values * 4 + kBesides, bf16 = values * 2 + kBesides;
-  const std::string found =
-      gigabytes(free) + " available; one replica in F32 takes about " + gigabytes(f32);
-  if (free > f32) {
-    out.push_back({"memory", Verdict::kGood, found, ""});
-  } else if (free > bf16) {
-    out.push_back(
-        {"memory", Verdict::kNote, found, "it will load as BF16 (about " + gigabytes(bf16) + ")"});
-  } else {
-    out.push_back({"memory", Verdict::kBlocks, found + ", in BF16 " + gigabytes(bf16),
-                   "free memory, or choose a smaller model"});
-  }
+  const double stored = static_cast<double>((*files)->total_stored_bytes()) + kBesides;
+  const std::string found = gigabytes(free) + " available; the weights, shared by all replicas, " +
+                            "and a little KV take about " + gigabytes(stored) +
+                            " (with --engine torch each replica " + gigabytes(values * 4) + ")";
+  const bool fits = free > stored;
+  out.push_back({"memory", fits ? Verdict::kGood : Verdict::kBlocks, found,
+                 fits ? "" : "free memory, or choose a smaller model"});
 }
 
 void check_folders(Findings& out) {
@@ -270,11 +265,12 @@ void check_cuda(Findings& out) {
     return;
   }
   std::error_code error;
-  const fs::path worker = fs::read_symlink("/proc/self/exe", error).parent_path() / "tailor-worker";
+  const fs::path worker =
+      fs::read_symlink("/proc/self/exe", error).parent_path() / "tailor-worker-torch";
   const auto libraries = ask({"ldd", worker.string()});
   const size_t at = libraries ? libraries->output.find("libcudart") : std::string::npos;
   if (at == std::string::npos) {
-    out.push_back({"CUDA", Verdict::kNote, "tailor-worker does not load libcudart",
+    out.push_back({"CUDA", Verdict::kNote, "tailor-worker-torch does not load libcudart",
                    "build with launch/setup --build cuda"});
   } else {
     out.push_back({"CUDA", Verdict::kGood,

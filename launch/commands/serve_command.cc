@@ -114,7 +114,12 @@ Result<void> settle(Options& options) {
     TAILOR_TRY(check_fits_cores(cluster.replicas, cluster.tp, cluster.threads, cores));
   }
   if (cluster.device == "auto")
-    cluster.device = TAILOR_WITH_CUDA && has_nvidia_gpu() ? "cuda" : "cpu";
+    cluster.device =
+        TAILOR_WITH_CUDA && cluster.engine != "cpu" && has_nvidia_gpu() ? "cuda" : "cpu";
+  if (cluster.engine == "auto") cluster.engine = cluster.device == "cpu" ? "cpu" : "torch";
+  if (cluster.engine == "cpu" && cluster.device != "cpu")
+    return fail(ErrorCode::kInvalidArgument, "--engine cpu computes on the CPU, found --device " +
+                                                 cluster.device + "; leave out one of the two");
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
@@ -123,6 +128,11 @@ Result<void> settle(Options& options) {
   }
   if (!cluster.record.empty()) cluster.record = std::filesystem::absolute(cluster.record).string();
   cluster.program_folder = own_folder();
+  const std::string worker = cluster.program_folder + "/" + worker_program(cluster.engine);
+  if (access(worker.c_str(), X_OK) != 0)
+    return fail(ErrorCode::kNotFound, "--engine " + cluster.engine + " needs " + worker +
+                                          ", which was not built; run launch/setup --build " +
+                                          (TAILOR_WITH_CUDA ? "cuda" : "cpu"));
   return {};
 }
 
@@ -310,11 +320,17 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--endpoint", cluster.endpoint, "Where clients connect");
   app.add_option("--control-endpoint", cluster.control_endpoint,
                  "Where the replicas connect; port * = any free one");
-  app.add_option("--engine", cluster.engine, "Who does the math")->check(CLI::IsMember({"torch"}));
+  cluster.engine = "auto";
+  app.add_option("--engine", cluster.engine,
+                 "Who does the math; auto = cpu on the CPU, torch (the reference) on GPUs")
+      ->check(CLI::IsMember({"auto", "cpu", "torch"}));
   cluster.device = "auto";
   app.add_option("--device", cluster.device, "auto = the GPUs where there are some")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option("--dtype", cluster.dtype, "Type of weights and KV: auto, f32 or bf16");
+  app.add_option("--dtype", cluster.dtype, "Type of weights: auto (as stored), f32 or bf16");
+  app.add_option("--kv-dtype", cluster.kv_dtype, "Type of keys and values: auto, f16 or f32");
+  app.add_option("--instruction-set", cluster.instruction_set,
+                 "CPU kernels: auto, avx512, avx2 or scalar");
   app.add_option("--transport", cluster.transport,
                  "Between a replica's CPU ranks; auto = shared memory where they share a host")
       ->check(CLI::IsMember({"auto", "mpi", "shm"}));

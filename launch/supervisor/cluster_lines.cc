@@ -56,8 +56,9 @@ void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& 
 void add_replica(Words& words, const ClusterOptions& options, const RunDir& run, int replica,
                  const std::string& control) {
   const std::string threads = std::to_string(options.threads);
-  add(words, {"-x", "OMP_NUM_THREADS=" + threads, "-x", "MKL_NUM_THREADS=" + threads, "-n",
-              std::to_string(options.tp), options.program_folder + "/tailor-worker"});
+  add(words,
+      {"-x", "OMP_NUM_THREADS=" + threads, "-x", "MKL_NUM_THREADS=" + threads, "-n",
+       std::to_string(options.tp), options.program_folder + "/" + worker_program(options.engine)});
   add(words, {"--model",
               options.model,
               "--control-endpoint",
@@ -79,6 +80,8 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
               "--log-level",
               options.log_level});
   add_if(words, "--dtype", options.dtype);
+  add_if(words, "--kv-dtype", options.kv_dtype);
+  add_if(words, "--instruction-set", options.instruction_set);
   add_if(words, "--transport", options.transport);
   add_if(words, "--slots", options.slots);
   add_if(words, "--kv-memory", options.kv_memory);
@@ -141,6 +144,10 @@ std::string tcp_endpoint(const std::string& host, const std::string& port) {
 }
 
 }  // namespace
+
+std::string worker_program(const std::string& engine) {
+  return engine == "torch" ? "tailor-worker-torch" : "tailor-worker";
+}
 
 CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run,
                              const std::string& control) {

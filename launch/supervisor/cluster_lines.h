@@ -20,21 +20,21 @@ struct ClusterOptions {
   std::string policy = "fcfs";
   std::string endpoint = "tcp://127.0.0.1:5555";
   std::string control_endpoint = "tcp://127.0.0.1:*";
-  std::string engine = "torch";
+  std::string engine = "cpu";  ///< cpu or torch: "auto" is settled before
   std::string device = "cpu";  ///< cpu or cuda: "auto" is settled before
   bool dummy_weights = false;
   bool oversubscribe = false;
   std::string log_level = "info";
   std::string record;
   // Passed on only when set: the programs know their defaults.
-  std::string dtype;
+  std::string dtype, kv_dtype, instruction_set;
   std::string kv_memory;
   std::string transport;
   std::optional<int> slots, max_context, prefill_budget, queue_limit;
   std::optional<int> heartbeat_timeout_ms, stuck_after_ms;
 
   std::string mpirun = "mpirun";
-  std::string program_folder;  ///< where tailor-coordinator and tailor-worker lie
+  std::string program_folder;  ///< where tailor-coordinator and the workers lie
 };
 
 /// `control`: where the coordinator shall bind (may be a wildcard port).
@@ -47,6 +47,9 @@ CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int r
 /// concrete port.
 CommandLine single_line(const ClusterOptions& options, const RunDir& run,
                         const std::string& control);
+
+/// The program that computes with `engine`: tailor-worker or tailor-worker-torch.
+std::string worker_program(const std::string& engine);
 
 /// The folders that belong to one mpirun: "coordinator", "replica-0", ..., "cluster" (single).
 std::vector<std::string> scratch_folders(const RunDir& run, const std::string& domain);

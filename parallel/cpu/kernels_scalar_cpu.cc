@@ -1,9 +1,11 @@
 // The kernels for one instruction set: the flags are in parallel/CMakeLists.txt. Nothing but the
 // table leaves this file, so that no function compiled with these flags can be shared.
-// clang-format off: the layer comes before what stands on it
+
+// The layer comes before what stands on it.
+// clang-format off
 #include "parallel/cpu/kernels_cpu.h"
-#include "parallel/cpu/kernels_cpu.inc"
 #include "parallel/cpu/simd_scalar_cpu.h"
+#include "parallel/cpu/kernels_cpu.inc"
 // clang-format on
 
 namespace tailor::parallel::cpu {

@@ -45,7 +45,7 @@ TEST(ClusterLines, OneMpirunPerFailureDomain) {
       joined(replica_line(test_cluster(), test_run(), 1, "tcp://127.0.0.1:9")),
       common("replica-1") +
           "-x OMP_NUM_THREADS=3 -x MKL_NUM_THREADS=3 -n 2 /bin/t/tailor-worker --model default "
-          "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine torch --device cpu "
+          "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine cpu --device cpu "
           "--threads 3 "
           "--ranks-on-host 4 --run-dir /run/t --log-level info ");
 }
@@ -53,14 +53,20 @@ TEST(ClusterLines, OneMpirunPerFailureDomain) {
 TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
   ClusterOptions options = test_cluster();
   options.transport = "mpi";
+  options.engine = "torch";
+  options.dtype = "f32";
+  options.kv_dtype = "f32";
+  options.instruction_set = "avx2";
   options.slots = 4;
   options.kv_memory = "1GiB";
   options.dummy_weights = true;
   options.oversubscribe = true;
   const std::string line = joined(replica_line(options, test_run(), 0, "tcp://h:1"));
-  EXPECT_NE(line.find("--transport mpi --slots 4 --kv-memory 1GiB --dummy-weights"),
+  EXPECT_NE(line.find("--dtype f32 --kv-dtype f32 --instruction-set avx2 --transport mpi --slots 4 "
+                      "--kv-memory 1GiB --dummy-weights"),
             std::string::npos)
       << line;
+  EXPECT_NE(line.find("/bin/t/tailor-worker-torch --model"), std::string::npos) << line;
   EXPECT_NE(line.find("--oversubscribe --mca mpi_yield_when_idle 1"), std::string::npos) << line;
 }
 

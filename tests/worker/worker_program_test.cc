@@ -84,7 +84,7 @@ class Worker : public testing::Test {
   }
 
   void start(int tp, std::vector<std::string> more = {}) {
-    const std::string binary = std::string(TAILOR_BINARY_DIR) + "/bin/tailor-worker";
+    const std::string binary = std::string(TAILOR_BINARY_DIR) + "/bin/" + program_;
     std::vector<std::string> words = {"mpirun",
                                       "--oversubscribe",
                                       "--bind-to",
@@ -105,6 +105,8 @@ class Worker : public testing::Test {
                                       std::to_string(tp),
                                       "--dtype",
                                       "f32",
+                                      "--kv-dtype",
+                                      "f32",
                                       "--run-dir",
                                       (folder_ / "run").string(),
                                       "--stuck-after-ms",
@@ -120,6 +122,7 @@ class Worker : public testing::Test {
       setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
       setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
       setenv("OMP_NUM_THREADS", "1", 1);
+      setenv("TAILOR_CACHE", folder_.c_str(), 1);  // packed weights go with the folder
       dup2(open((folder_ / "log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
       execvp(argv[0], argv.data());
       _exit(127);
@@ -208,6 +211,7 @@ class Worker : public testing::Test {
   std::optional<Hello> hello_;
   uint64_t sequence_ = 0;
   std::vector<Request> requests_;
+  std::string program_ = "tailor-worker";
   std::map<RequestId, std::vector<TokenId>> expected_;
   std::map<RequestId, std::vector<double>> gaps_;
   std::map<SequenceId, std::vector<TokenId>> tokens_;
@@ -221,7 +225,10 @@ class Worker : public testing::Test {
 };
 
 TEST_F(Worker, AnswersAsTransformersDoes) {
-  for (int tp : {1, 2}) {
+  std::vector<std::pair<std::string, int>> programs = {{"tailor-worker", 1}, {"tailor-worker", 2}};
+  if (TAILOR_WITH_TORCH) programs.push_back({"tailor-worker-torch", 2});
+  for (const auto& [program, tp] : programs) {
+    program_ = program;
     tokens_.clear(), text_.clear(), finished_.clear(), beats_.clear(), hello_.reset(),
         drained_ = false;
     sequence_ = 0;
