@@ -377,9 +377,10 @@ Result<void> LlamaStep::add_row_parallel(const PackedMatrix& matrix, const Panel
     for (int64_t index = 0; index < panels.num_panels(); ++index) {
       const Panel panel = panels.panel(index);
       const int64_t size = panel.rows * width;
-      for (size_t u = 0; u < units.size(); ++u)
-        k_.product(matrix, tile, count, units[u].begin, units[u].end, panel,
-                   partials + static_cast<int64_t>(u) * size, width);
+      for (int64_t t = 0; t < count; ++t)  // a tile at a time: memory in order
+        for (size_t u = 0; u < units.size(); ++u)
+          k_.product(matrix, tile + t, 1, units[u].begin, units[u].end, panel,
+                     partials + static_cast<int64_t>(u) * size + t * kTileOutputs, width);
       for (size_t piece = 0; piece < plan.mine.size(); ++piece) {
         for (const AddStep& add : plan.mine[piece].steps)
           k_.add(partials + add.into * size, partials + add.from * size, size);

@@ -194,10 +194,10 @@ class RowPacker {
   }
 
  private:
-  std::byte* quants(int64_t block) { return tile_ + block * layout_.quant_bytes; }
-  std::byte* scales(int64_t block) {
-    return tile_ + layout_.scales_at + block * layout_.scale_bytes;
+  std::byte* quants(int64_t block) {
+    return tile_ + layout_.quants_at + block * layout_.quant_bytes;
   }
+  std::byte* scales(int64_t block) { return tile_ + block * layout_.scale_bytes; }
 
   const PackedKind kind_;
   const int64_t cols_;
@@ -246,8 +246,8 @@ TileLayout tile_layout(PackedKind kind, int64_t cols) {
       scale_blocks = cols / kSuperBlock;
       break;
   }
-  out.scales_at = blocks * out.quant_bytes;
-  out.bytes = (out.scales_at + scale_blocks * out.scale_bytes + 63) / 64 * 64;
+  out.quants_at = (scale_blocks * out.scale_bytes + 63) / 64 * 64;
+  out.bytes = (out.quants_at + blocks * out.quant_bytes + 63) / 64 * 64;
   return out;
 }
 
@@ -270,8 +270,8 @@ void PackedMatrix::read_row(int64_t row, std::span<float> out) const {
   }
   const bool super = kind == PackedKind::kQ4_K || kind == PackedKind::kQ6_K;
   for (int64_t b = 0; b < cols / kBlock; ++b) {
-    const std::byte* block = base + b * layout.quant_bytes;
-    const std::byte* s = base + layout.scales_at + (super ? b / 8 : b) * layout.scale_bytes;
+    const std::byte* block = base + layout.quants_at + b * layout.quant_bytes;
+    const std::byte* s = base + (super ? b / 8 : b) * layout.scale_bytes;
     const auto half = [&](int64_t at) { return weights::half_to_float(get<uint16_t>(s + at)); };
     float* to = out.data() + b * kBlock;
     Quants q;

@@ -3,7 +3,8 @@
 // output adds up its own products in order of K and no width of SIMD changes a bit. The copy has
 // the stored size (5-bit types, which are rare, are widened to bytes).
 //
-// A tile is a plane of quants, then a plane of scales; both count their blocks along K:
+// A tile is a plane of scales, then a plane of quants; both count their blocks along K, so that a
+// product over K reads memory nearly in order:
 //
 //   plain        [k][16 outputs] values, no scales
 //   Q4_0, Q4_1   quants of a 32-block, 256 bytes: four vectors of [16 outputs][4 bytes]; byte i of
@@ -43,8 +44,8 @@ inline bool is_plain(PackedKind kind) { return kind <= PackedKind::kBF16; }
 /// Where the planes of a tile lie, in bytes.
 struct TileLayout {
   int64_t quant_bytes = 0;  ///< per K-block (plain: per k)
-  int64_t scale_bytes = 0;  ///< per scale block
-  int64_t scales_at = 0;    ///< offset of the scale plane
+  int64_t scale_bytes = 0;  ///< per scale block; the scale plane is first
+  int64_t quants_at = 0;    ///< offset of the quant plane, a multiple of 64
   int64_t bytes = 0;        ///< of a tile, a multiple of 64
 };
 TileLayout tile_layout(PackedKind kind, int64_t cols);

@@ -15,10 +15,10 @@ namespace tailor::parallel::cpu {
 namespace {
 
 /// Raised whenever packed_matrix.h's layout changes.
-constexpr int kLayoutVersion = 1;
+constexpr int kLayoutVersion = 2;
 constexpr uint64_t kPage = 4096;
 /// Last in the file and written last.
-constexpr char kSeal[16] = "tailor packed 1";
+constexpr char kSeal[16] = "tailor packed 2";
 
 class Descriptor {
  public:

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kLanes = 8;
 constexpr int kRowGroupMax = 4;
-constexpr bool kMadeOfIntegers = true;
 
 using F = __m256;
 using I = __m256i;
@@ -24,6 +23,7 @@ inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm256_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
@@ -43,6 +43,28 @@ inline I bits(F v) { return _mm256_castps_si256(v); }
 inline F as_float(I v) { return _mm256_castsi256_ps(v); }
 inline I iset1(int32_t v) { return _mm256_set1_epi32(v); }
 inline I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
+inline I iand(I a, I b) { return _mm256_and_si256(a, b); }
+inline I imax(I a, I b) { return _mm256_max_epi32(a, b); }
+inline int32_t largest_lane(I v) {
+  alignas(32) int32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), v);
+  int32_t out = lanes[0];
+  for (int i = 1; i < 8; ++i) out = lanes[i] > out ? lanes[i] : out;
+  return out;
+}
+inline void store_low_bytes(int8_t* p, I v) {
+  alignas(32) int32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), v);
+  for (int i = 0; i < 8; ++i) p[i] = static_cast<int8_t>(lanes[i]);
+}
+/// As signed numbers.
+inline int32_t sum_of_low_bytes(I v) {
+  const __m256i sign_extended = _mm256_srai_epi32(_mm256_slli_epi32(v, 24), 24);
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sign_extended),
+                                     _mm256_extracti128_si256(sign_extended, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+}
 inline I imul(I a, I b) { return _mm256_mullo_epi32(a, b); }
 template <int kBits>
 inline I shift_left(I v) {

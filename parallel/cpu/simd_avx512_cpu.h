@@ -11,7 +11,6 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr int kRowGroupMax = 16;  // rows of a block-quantized product held in registers
-constexpr bool kMadeOfIntegers = true;
 
 using F = __m512;
 using I = __m512i;
@@ -23,6 +22,7 @@ inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
@@ -42,6 +42,16 @@ inline I bits(F v) { return _mm512_castps_si512(v); }
 inline F as_float(I v) { return _mm512_castsi512_ps(v); }
 inline I iset1(int32_t v) { return _mm512_set1_epi32(v); }
 inline I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
+inline I iand(I a, I b) { return _mm512_and_si512(a, b); }
+inline I imax(I a, I b) { return _mm512_max_epi32(a, b); }
+inline int32_t largest_lane(I v) { return _mm512_reduce_max_epi32(v); }
+inline void store_low_bytes(int8_t* p, I v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+/// As signed numbers.
+inline int32_t sum_of_low_bytes(I v) {
+  return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(_mm512_cvtepi32_epi8(v)));
+}
 inline I imul(I a, I b) { return _mm512_mullo_epi32(a, b); }
 template <int kBits>
 inline I shift_left(I v) {

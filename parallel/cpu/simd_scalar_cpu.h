@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr int kRowGroupMax = 1;
-constexpr bool kMadeOfIntegers = false;
 
 struct F {
   float v[16];
@@ -51,6 +50,9 @@ inline F sub(const F& a, const F& b) {
 }
 inline F mul(const F& a, const F& b) {
   return each([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F div(const F& a, const F& b) {
+  return each([&](int i) { return a.v[i] / b.v[i]; });
 }
 inline F fma(const F& a, const F& b, const F& c) {
   return each([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
@@ -107,6 +109,26 @@ inline I iadd(const I& a, const I& b) {
   return ieach([&](int i) {
     return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
   });
+}
+inline I iand(const I& a, const I& b) {
+  return ieach([&](int i) { return a.v[i] & b.v[i]; });
+}
+inline I imax(const I& a, const I& b) {
+  return ieach([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline int32_t largest_lane(const I& v) {
+  int32_t out = v.v[0];
+  for (int32_t lane : v.v) out = lane > out ? lane : out;
+  return out;
+}
+inline void store_low_bytes(int8_t* p, const I& v) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(v.v[i]);
+}
+/// As signed numbers.
+inline int32_t sum_of_low_bytes(const I& v) {
+  int32_t out = 0;
+  for (int32_t lane : v.v) out += static_cast<int8_t>(lane);
+  return out;
 }
 inline I imul(const I& a, const I& b) {
   return ieach([&](int i) { return a.v[i] * b.v[i]; });
