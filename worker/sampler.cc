@@ -1,5 +1,3 @@
-// Compiled with -O3 -ffp-contract=off (worker/CMakeLists.txt): loops over the vocabulary are
-// vectorized, and no multiply-add is fused, so the bits are the same on every x86-64.
 #include "worker/sampler.h"
 
 #include <algorithm>
@@ -13,55 +11,14 @@
 namespace tailor::worker {
 namespace {
 
+using parallel::cpu::kVocabularyChunk;
+
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
-
-/// exp(x) = 2^n exp(r), n = round(x / ln 2), exp(r) by its series to r^6 (|r| <= 0.347).
-inline float exp_step(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  constexpr float kRound =
-      12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  float shifted = x * 1.44269504f + kRound;
-  float n = shifted - kRound;
-  float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.3888889e-3f;
-  p = p * r + 8.3333333e-3f;
-  p = p * r + 4.1666667e-2f;
-  p = p * r + 1.6666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  int32_t exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound);
-  float scale = std::bit_cast<float>((exponent + 127) << 23);
-  return p * scale;
-}
-
-/// weights[i] = exp((logits[i] - top) * inverse_temperature), exactly 0 where that is below e^-87.
-void weigh(std::span<const float> logits, float top, float inverse_temperature,
-           std::span<float> weights) {
-  const float* in = logits.data();
-  float* out = weights.data();
-  const size_t n = logits.size();
-  for (size_t i = 0; i < n; ++i) {
-    float x = (in[i] - top) * inverse_temperature;
-    float w = exp_step(x);
-    out[i] = x < -87.0f ? 0.0f : w;
-  }
-}
-
-float highest(std::span<const float> v) {
-  float top = kImpossible;
-  for (float x : v) top = x > top ? x : top;
-  return top;
-}
-
-bool all_finite(std::span<const float> v) {
-  uint32_t bad = 0;
-  for (float x : v) bad |= (std::bit_cast<uint32_t>(x) & 0x7f800000u) == 0x7f800000u;
-  return bad == 0;
-}
 
 /// 1 / temperature; a temperature so small that this would overflow is as good as greedy.
 float inverse(float temperature) { return std::min(1.0f / temperature, 1e30f); }
+
+const parallel::cpu::CpuKernels& best_kernels() { return **parallel::cpu::cpu_kernels("auto"); }
 
 std::vector<TokenId> within(std::vector<TokenId> ids, int64_t vocab_size) {
   std::erase_if(ids, [&](TokenId id) { return id < 0 || id >= vocab_size; });
@@ -70,47 +27,60 @@ std::vector<TokenId> within(std::vector<TokenId> ids, int64_t vocab_size) {
 
 }  // namespace
 
-float exp_nonpositive(float x) { return x < -87.0f ? 0.0f : exp_step(x); }
+float exp_nonpositive(float x) {
+  float out, sum;
+  best_kernels().weigh(&x, 1, 0.0f, 1.0f, &out, &sum);
+  return out;
+}
 
 Sampler::Sampler(int64_t vocab_size, std::vector<TokenId> eos_tokens)
     : vocab_size_(vocab_size),
       eos_tokens_(within(std::move(eos_tokens), vocab_size)),
+      kernels_(best_kernels()),
       logits_(vocab_size),
       weights_(vocab_size),
+      maxima_((vocab_size + kVocabularyChunk - 1) / kVocabularyChunk),
+      sums_(maxima_.size()),
+      best_maxima_(maxima_.size()),
       counts_(vocab_size, 0) {
   candidates_.reserve(vocab_size);
 }
 
 Result<TokenId> Sampler::sample(const Request& request, uint32_t sample,
-                                std::span<const TokenId> emitted, std::span<const float> logits,
+                                std::span<const TokenId> emitted, std::span<const float> given,
                                 LogprobEntry* logprobs) {
-  if (!all_finite(logits)) {
+  if (!kernels_.chunk_maxima(given.data(), vocab_size_, maxima_.data())) {
     return fail(ErrorCode::kDeviceFailure,
                 "the model gave a logit that is not a finite number for token " +
                     std::to_string(emitted.size()) + " of sample " + std::to_string(sample));
   }
   const SamplingParams& p = request.sampling;
-  std::copy(logits.begin(), logits.end(), logits_.begin());
-  adjust(request, emitted);
+  std::span<const float> logits = given;
+  if (changes_logits(p, emitted)) {
+    std::copy(given.begin(), given.end(), logits_.begin());
+    adjust(request, emitted);
+    kernels_.chunk_maxima(logits_.data(), vocab_size_, maxima_.data());
+    logits = logits_;
+  }
 
-  const float top = highest(logits_);
+  const float top = *std::max_element(maxima_.begin(), maxima_.end());
   if (top == kImpossible)
     return fail(ErrorCode::kInvalidArgument,
                 "min_tokens and stop_token_ids leave no token that may be drawn");
   if (!std::isfinite(top))
     return fail(ErrorCode::kDeviceFailure, "penalties made a logit infinite");
 
-  TokenId chosen;
-  if (p.temperature == 0) {
-    chosen =
-        static_cast<TokenId>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
-  } else {
-    double u = uniform(p.seed, sample, request.prompt.size() + emitted.size());
-    bool truncated = p.top_k > 0 || p.top_p < 1 || p.min_p > 0;
-    chosen = truncated ? draw_from_some(p, top, u) : draw_from_all(p.temperature, top, u);
-  }
-  if (logprobs != nullptr && p.logprobs >= 0) fill_logprobs(logits, chosen, p.logprobs, *logprobs);
+  const TokenId chosen =
+      p.temperature == 0
+          ? first_of(logits, top)
+          : draw(p, logits, top, uniform(p.seed, sample, request.prompt.size() + emitted.size()));
+  if (logprobs != nullptr && p.logprobs >= 0) fill_logprobs(given, chosen, p.logprobs, *logprobs);
   return chosen;
+}
+
+bool Sampler::changes_logits(const SamplingParams& p, std::span<const TokenId> emitted) {
+  return !p.logit_bias.empty() || p.repetition_penalty != 1.0f || p.presence_penalty != 0 ||
+         p.frequency_penalty != 0 || static_cast<int64_t>(emitted.size()) < p.min_tokens;
 }
 
 void Sampler::adjust(const Request& request, std::span<const TokenId> emitted) {
@@ -145,42 +115,110 @@ void Sampler::adjust(const Request& request, std::span<const TokenId> emitted) {
   }
 }
 
-TokenId Sampler::draw_from_all(float temperature, float top, double u) {
-  weigh(logits_, top, inverse(temperature), weights_);
-  double total = 0;
-  for (float w : weights_) total += w;
-  const double target = u * total;
-  double sum = 0;
-  TokenId last = 0;
-  for (int64_t id = 0; id < vocab_size_; ++id) {
-    if (weights_[id] == 0) continue;
-    sum += weights_[id];
-    last = static_cast<TokenId>(id);
-    if (sum > target) break;
-  }
-  return last;
+TokenId Sampler::first_of(std::span<const float> logits, float top) const {
+  const auto chunk = std::find(maxima_.begin(), maxima_.end(), top) - maxima_.begin();
+  const auto from = logits.begin() + chunk * kVocabularyChunk;
+  return static_cast<TokenId>(std::find(from, logits.end(), top) - logits.begin());
 }
 
-TokenId Sampler::draw_from_some(const SamplingParams& p, float top, double u) {
-  weigh(logits_, top, inverse(p.temperature), weights_);
-  candidates_.clear();
-  for (int64_t id = 0; id < vocab_size_; ++id)
-    if (weights_[id] > 0) candidates_.push_back({logits_[id], static_cast<TokenId>(id)});
-  if (p.top_k > 0) keep_top_k(p.top_k);
-  if (p.top_p < 1) keep_top_p(p.top_p);
+TokenId Sampler::draw(const SamplingParams& p, std::span<const float> logits, float top, double u) {
+  const float factor = inverse(p.temperature);
+  double total = 0;
+  if (p.top_k > 0 && p.top_k < vocab_size_) {
+    collect_top_k(logits, p.top_k, top, factor);
+    std::erase_if(candidates_, [](const Candidate& c) { return c.weight == 0; });
+    for (const Candidate& c : candidates_) total += c.weight;
+  } else {
+    kernels_.weigh(logits.data(), vocab_size_, top, factor, weights_.data(), sums_.data());
+    if (p.top_p >= 1 && p.min_p <= 0) return draw_from_all(u);
+    for (float sum : sums_) total += sum;
+    // Tokens that are each below half the share left over, spread over all, are not needed to reach
+    // top_p.
+    const double spare = p.top_p < 1 ? (1.0 - p.top_p) * total : 0.0;
+    collect_likely(logits, std::max(static_cast<float>(0.5 * spare / vocab_size_), p.min_p));
+  }
+  if (p.top_p < 1) keep_top_p(p.top_p, total);
   if (p.min_p > 0)
-    std::erase_if(candidates_, [&](const Candidate& c) { return weights_[c.id] < p.min_p; });
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < p.min_p; });
 
   std::sort(candidates_.begin(), candidates_.end(), lower_id);
-  double total = 0;
-  for (const Candidate& c : candidates_) total += weights_[c.id];
-  const double target = u * total;
+  double left = 0;
+  for (const Candidate& c : candidates_) left += c.weight;
+  const double target = u * left;
   double sum = 0;
   for (const Candidate& c : candidates_) {
-    sum += weights_[c.id];
+    sum += c.weight;
     if (sum > target) return c.id;
   }
   return candidates_.back().id;
+}
+
+TokenId Sampler::draw_from_all(double u) const {
+  double total = 0;
+  for (float sum : sums_) total += sum;
+  const double target = u * total;
+  double before = 0;
+  size_t chunk = 0,
+         last = 0;  // `last`: the last chunk that holds anything, should rounding pass it
+  for (; chunk < sums_.size(); ++chunk) {
+    if (sums_[chunk] > 0) last = chunk;
+    if (before + sums_[chunk] > target) break;
+    before += sums_[chunk];
+  }
+  chunk = std::min(chunk, last);
+  const auto begin = static_cast<int64_t>(chunk) * kVocabularyChunk;
+  const int64_t end = std::min(begin + kVocabularyChunk, vocab_size_);
+  TokenId found = 0;
+  for (int64_t id = begin; id < end; ++id) {
+    if (weights_[id] == 0) continue;
+    before += weights_[id];
+    found = static_cast<TokenId>(id);
+    if (before > target) break;
+  }
+  return found;
+}
+
+/// k chunks have a maximum of at least the k-th largest maximum, so the best k are no smaller.
+void Sampler::collect_top_k(std::span<const float> logits, int32_t k, float top, float factor) {
+  float least = kImpossible;
+  if (static_cast<size_t>(k) < maxima_.size()) {
+    std::copy(maxima_.begin(), maxima_.end(), best_maxima_.begin());
+    std::nth_element(best_maxima_.begin(), best_maxima_.begin() + (k - 1), best_maxima_.end(),
+                     std::greater<>());
+    least = best_maxima_[k - 1];
+  }
+  candidates_.clear();
+  for (size_t chunk = 0; chunk < maxima_.size(); ++chunk) {
+    if (maxima_[chunk] < least) continue;
+    const auto begin = static_cast<int64_t>(chunk) * kVocabularyChunk;
+    const int64_t end = std::min(begin + kVocabularyChunk, vocab_size_);
+    for (int64_t id = begin; id < end; ++id)
+      if (logits[id] >= least) candidates_.push_back({logits[id], static_cast<TokenId>(id), 0});
+  }
+  if (static_cast<size_t>(k) < candidates_.size()) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + k, candidates_.end(), better);
+    candidates_.resize(k);
+    std::sort(candidates_.begin(), candidates_.end(), lower_id);
+  }
+  // logits_ may be what `logits` is: the candidates' own go where weights are kept.
+  std::vector<float>& packed = weights_;
+  for (size_t i = 0; i < candidates_.size(); ++i) packed[i] = candidates_[i].logit;
+  kernels_.weigh(packed.data(), static_cast<int64_t>(candidates_.size()), top, factor,
+                 packed.data(), sums_.data());
+  for (size_t i = 0; i < candidates_.size(); ++i) candidates_[i].weight = packed[i];
+}
+
+/// All with a weight of at least `least`, and above 0, in order of ids.
+void Sampler::collect_likely(std::span<const float> logits, float least) {
+  candidates_.clear();
+  for (size_t chunk = 0; chunk < sums_.size(); ++chunk) {
+    if (sums_[chunk] < least || sums_[chunk] == 0) continue;  // none can be
+    const auto begin = static_cast<int64_t>(chunk) * kVocabularyChunk;
+    const int64_t end = std::min(begin + kVocabularyChunk, vocab_size_);
+    for (int64_t id = begin; id < end; ++id)
+      if (weights_[id] > 0 && weights_[id] >= least)
+        candidates_.push_back({logits[id], static_cast<TokenId>(id), weights_[id]});
+  }
 }
 
 bool Sampler::better(const Candidate& a, const Candidate& b) {
@@ -188,27 +226,9 @@ bool Sampler::better(const Candidate& a, const Candidate& b) {
 }
 bool Sampler::lower_id(const Candidate& a, const Candidate& b) { return a.id < b.id; }
 
-void Sampler::keep_top_k(int32_t k) {
-  if (static_cast<size_t>(k) >= candidates_.size()) return;
-  std::nth_element(candidates_.begin(), candidates_.begin() + k, candidates_.end(), better);
-  candidates_.resize(k);
-}
-
-/// The sum over the candidates is taken in order of ids, the share in order of likelihood: both the
-/// same whatever was dropped on the way.
-void Sampler::keep_top_p(float top_p) {
-  // After top_k the order is nth_element's: put it back.
-  if (!std::is_sorted(candidates_.begin(), candidates_.end(), lower_id))
-    std::sort(candidates_.begin(), candidates_.end(), lower_id);
-  double total = 0;
-  for (const Candidate& c : candidates_) total += weights_[c.id];
+/// The share is taken in order of likelihood; only as much of a head as reaches it is sorted.
+void Sampler::keep_top_p(float top_p, double total) {
   const double wanted = static_cast<double>(top_p) * total;
-
-  // Those that are each below half the share left over, spread over all, can not be needed to reach
-  // top_p.
-  const double floor = 0.5 * (total - wanted) / static_cast<double>(candidates_.size());
-  std::erase_if(candidates_, [&](const Candidate& c) { return weights_[c.id] < floor; });
-
   size_t sorted = 0;
   double share = 0;
   for (size_t head = 64;; head *= 8) {
@@ -218,7 +238,7 @@ void Sampler::keep_top_p(float top_p) {
                        better);
     std::sort(candidates_.begin() + sorted, candidates_.begin() + end, better);
     for (; sorted < end; ++sorted) {
-      share += weights_[candidates_[sorted].id];
+      share += candidates_[sorted].weight;
       if (share >= wanted) {
         candidates_.resize(sorted + 1);
         return;
@@ -230,10 +250,11 @@ void Sampler::keep_top_p(float top_p) {
 
 void Sampler::fill_logprobs(std::span<const float> logits, TokenId chosen, int32_t count,
                             LogprobEntry& out) {
-  const float top = highest(logits);
-  weigh(logits, top, 1.0f, weights_);
+  kernels_.chunk_maxima(logits.data(), vocab_size_, maxima_.data());
+  const float top = *std::max_element(maxima_.begin(), maxima_.end());
+  kernels_.weigh(logits.data(), vocab_size_, top, 1.0f, weights_.data(), sums_.data());
   double total = 0;
-  for (float w : weights_) total += w;
+  for (float sum : sums_) total += sum;
   const double log_total = std::log(total) + top;
   auto entry = [&](TokenId id) {
     return TokenLogprob{id, static_cast<float>(logits[id] - log_total)};
@@ -242,19 +263,8 @@ void Sampler::fill_logprobs(std::span<const float> logits, TokenId chosen, int32
   out.top.clear();
   if (count == 0) return;
 
-  candidates_.clear();  // a heap of the best so far, the worst of them in front
-  for (int64_t id = 0; id < vocab_size_; ++id) {
-    Candidate c{logits[id], static_cast<TokenId>(id)};
-    if (static_cast<int32_t>(candidates_.size()) < count) {
-      candidates_.push_back(c);
-      std::push_heap(candidates_.begin(), candidates_.end(), better);
-    } else if (better(c, candidates_.front())) {
-      std::pop_heap(candidates_.begin(), candidates_.end(), better);
-      candidates_.back() = c;
-      std::push_heap(candidates_.begin(), candidates_.end(), better);
-    }
-  }
-  std::sort_heap(candidates_.begin(), candidates_.end(), better);
+  collect_top_k(logits, count, top, 1.0f);
+  std::sort(candidates_.begin(), candidates_.end(), better);
   for (const Candidate& c : candidates_) out.top.push_back(entry(c.id));
 }
 

@@ -19,8 +19,10 @@
 // Log-probabilities that are reported are of the model's own distribution: log-softmax of the
 // logits as they came, before step 1.
 //
-// exp is our own polynomial, in one fixed order of operations, so that a draw depends on no C
-// library or CPU.
+// Nothing sorts the vocabulary: the largest logit of every 64 says where the best k can be, and
+// sums of weights over every 64 say where a draw falls. Both come from parallel/cpu's kernels,
+// whose exp is the same bits on every instruction set, so that a draw depends on no C library or
+// CPU.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +32,7 @@
 #include "base/messages.h"
 #include "base/request.h"
 #include "base/result.h"
+#include "parallel/cpu/kernels_cpu.h"
 
 namespace tailor::worker {
 
@@ -49,22 +52,29 @@ class Sampler {
   struct Candidate {
     float logit;
     TokenId id;
+    float weight;  ///< relative to the most likely
   };
+  static bool changes_logits(const SamplingParams& p, std::span<const TokenId> emitted);
   void adjust(const Request& request, std::span<const TokenId> emitted);
   void fill_logprobs(std::span<const float> logits, TokenId chosen, int32_t count,
                      LogprobEntry& out);
   static bool better(const Candidate& a, const Candidate& b);  // higher logit, then lower id
   static bool lower_id(const Candidate& a, const Candidate& b);
-  TokenId draw_from_all(float temperature, float top, double u);
-  TokenId draw_from_some(const SamplingParams& p, float top, double u);
-  void keep_top_k(int32_t k);
-  void keep_top_p(float top_p);
+  /// Of logits whose chunk maxima are known; `top` is the largest.
+  TokenId first_of(std::span<const float> logits, float top) const;
+  TokenId draw(const SamplingParams& p, std::span<const float> logits, float top, double u);
+  TokenId draw_from_all(double u) const;
+  void collect_top_k(std::span<const float> logits, int32_t k, float top, float factor);
+  void collect_likely(std::span<const float> logits, float least);
+  void keep_top_p(float top_p, double total);
 
   const int64_t vocab_size_;
   const std::vector<TokenId> eos_tokens_;
-  std::vector<float> logits_;    // [vocab_size], after steps 1..4
-  std::vector<float> weights_;   // [vocab_size] or of the candidates
-  std::vector<int32_t> counts_;  // [vocab_size], all 0 between calls
+  const parallel::cpu::CpuKernels& kernels_;
+  std::vector<float> logits_;   // [vocab_size], after steps 1..4, where they change anything
+  std::vector<float> weights_;  // [vocab_size] or of the candidates
+  std::vector<float> maxima_, sums_, best_maxima_;  // a chunk each
+  std::vector<int32_t> counts_;                     // [vocab_size], all 0 between calls
   std::vector<Candidate> candidates_;
 };
 

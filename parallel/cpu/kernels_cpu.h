@@ -46,6 +46,8 @@ struct AttentionRow {
 inline constexpr int64_t kBlockSlots = 16;  ///< tokens of a KV block: lanes of a score
 inline constexpr int32_t kMaxHeadDim = 256;
 
+inline constexpr int64_t kVocabularyChunk = 64;
+
 struct CpuKernels {
   const char* name;
 
@@ -77,6 +79,13 @@ struct CpuKernels {
                      std::byte* k_plane, std::byte* v_plane);
   void (*attend_f16)(const AttentionRow& row);
   void (*attend_f32)(const AttentionRow& row);
+
+  /// For sampling: the largest of every 64 values, to `maxima` [n / 64, rounded up]; true when all
+  /// are finite.
+  bool (*chunk_maxima)(const float* x, int64_t n, float* maxima);
+  /// out[i] = exp((x[i] - top) * factor), 0 where that is below e^-87, for x <= top; their sums
+  /// over every 64 to `sums`.
+  void (*weigh)(const float* x, int64_t n, float top, float factor, float* out, float* sums);
 
   /// Calibration (tailor bench kernels): independent fused multiply-adds, and dot products of four
   /// bytes, in registers alone; both return multiply-adds done.

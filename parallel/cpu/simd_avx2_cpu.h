@@ -45,6 +45,11 @@ inline I iset1(int32_t v) { return _mm256_set1_epi32(v); }
 inline I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I iand(I a, I b) { return _mm256_and_si256(a, b); }
 inline I imax(I a, I b) { return _mm256_max_epi32(a, b); }
+inline float largest_lane(F v) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
 inline int32_t largest_lane(I v) {
   alignas(32) int32_t lanes[8];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), v);

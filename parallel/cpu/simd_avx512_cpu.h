@@ -44,6 +44,7 @@ inline I iset1(int32_t v) { return _mm512_set1_epi32(v); }
 inline I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I iand(I a, I b) { return _mm512_and_si512(a, b); }
 inline I imax(I a, I b) { return _mm512_max_epi32(a, b); }
+inline float largest_lane(F v) { return _mm512_reduce_max_ps(v); }
 inline int32_t largest_lane(I v) { return _mm512_reduce_max_epi32(v); }
 inline void store_low_bytes(int8_t* p, I v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));

@@ -116,6 +116,11 @@ inline I iand(const I& a, const I& b) {
 inline I imax(const I& a, const I& b) {
   return ieach([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
+inline float largest_lane(const F& v) {
+  float out = v.v[0];
+  for (float lane : v.v) out = lane > out ? lane : out;
+  return out;
+}
 inline int32_t largest_lane(const I& v) {
   int32_t out = v.v[0];
   for (int32_t lane : v.v) out = lane > out ? lane : out;

@@ -1,5 +1,5 @@
-"""Many clients at once, some of them hostile: every request ends exactly once, and the good ones get the tokens they
-would have got alone (a first difference counts as equal only where the two best logits lie closer than 0.01)."""
+"""Many clients at once, some of them hostile: every request ends exactly once, and the good ones get the very tokens
+they would have got alone."""
 import json
 import math
 import random
@@ -14,7 +14,6 @@ from cluster import ROOT, Cluster, wait_until
 from tailor_client import Client, Finished, Rejected, RequestFailed, TokenChunk
 
 CLIENTS = 64
-CLOSE = 0.01
 
 
 def prompts(count):
@@ -26,7 +25,7 @@ def prompts(count):
 def ask(endpoint, prompt, max_tokens, seen):
     """One client with one request, in its own connection; `seen` gets every event."""
     with Client(endpoint) as client:
-        client.submit(messages=[{"role": "user", "content": prompt}], max_tokens=max_tokens, temperature=0, logprobs=2,
+        client.submit(messages=[{"role": "user", "content": prompt}], max_tokens=max_tokens, temperature=0,
                       ignore_eos=True)
         for event in client.events():
             seen.append(event)
@@ -37,19 +36,13 @@ class Answer:
         self.ends = [e for e in events if isinstance(e, (Finished, Rejected))]
         chunks = [e for e in events if isinstance(e, TokenChunk)]
         self.token_ids = [t for c in chunks for t in c.token_ids]
-        self.logprobs = [entry for c in chunks for entry in c.logprobs]
-
-    def gap(self, index):
-        """Between the two best logits where token `index` was drawn."""
-        _, _, top = self.logprobs[index]
-        return top[0][1] - top[1][1]
 
 
 class Storm(unittest.TestCase):
     def test_64_clients_of_mixed_lengths_and_bad_company(self):
         rng = random.Random(5)
         work = [(prompt, rng.choice([1, 9, 60, 110])) for prompt in prompts(CLIENTS)]
-        with Cluster("--slots", 20, "--prefill-budget", 48, "--kv-memory", "46MiB", "--max-context", 1024,
+        with Cluster("--slots", 20, "--prefill-budget", 48, "--kv-memory", "23MiB", "--max-context", 1024,
                      replicas=2) as cluster:
             alone = []
             for prompt, max_tokens in work[:12]:
@@ -80,11 +73,7 @@ class Storm(unittest.TestCase):
                 self.assertEqual(len(answer.token_ids), max_tokens)
                 self.assertEqual(answer.ends[0].samples[0]["completion_tokens"], max_tokens)
             for reference, events in zip(alone, seen):
-                answer = Answer(events)
-                for i, (a, b) in enumerate(zip(reference.token_ids, answer.token_ids)):
-                    if a != b:
-                        self.assertLess(reference.gap(i), CLOSE, f"token {i} differs and it is no close call")
-                        break
+                self.assertEqual(reference.token_ids, Answer(events).token_ids)
             wait_until(lambda: cluster.status()["active_requests"] == 0, 60, "those of the vanished are cancelled")
             status = cluster.status()
             self.assertGreater(status["counters"]["preemptions"], 0, "the storm was too mild to test anything")

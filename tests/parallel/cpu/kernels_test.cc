@@ -226,6 +226,45 @@ TEST(CpuKernels, GateOfAnySizeIsFinite) {
   }
 }
 
+TEST(CpuKernels, SamplingFunctionsAreEqualEverywhere) {
+  for (int64_t n : {1, 63, 64, 65, 1000, 4096}) {
+    std::vector<float> x = random_values(static_cast<size_t>(n), 31, 20);
+    std::vector<float> first;
+    for (const CpuKernels* kernels : all_kernels()) {
+      const auto chunks = static_cast<size_t>((n + kVocabularyChunk - 1) / kVocabularyChunk);
+      std::vector<float> maxima(chunks), weights(x.size()), sums(chunks);
+      EXPECT_TRUE(kernels->chunk_maxima(x.data(), n, maxima.data()));
+      const float top = *std::max_element(x.begin(), x.end());
+      kernels->weigh(x.data(), n, top, 1.5f, weights.data(), sums.data());
+      for (size_t c = 0; c < chunks; ++c) {
+        const auto begin = x.begin() + static_cast<int64_t>(c) * kVocabularyChunk;
+        const auto end = x.end() - begin < kVocabularyChunk ? x.end() : begin + kVocabularyChunk;
+        EXPECT_EQ(maxima[c], *std::max_element(begin, end));
+        double sum = 0;
+        for (auto it = begin; it != end; ++it) {
+          const double wanted = std::exp((static_cast<double>(*it) - top) * 1.5);
+          const float found = weights[static_cast<size_t>(it - x.begin())];
+          EXPECT_NEAR(found, wanted, 1e-5 * wanted + 1e-37);
+          sum += found;
+        }
+        EXPECT_NEAR(sums[c], sum, 1e-6 * sum);
+      }
+      std::vector<float> all = maxima;
+      all.insert(all.end(), weights.begin(), weights.end());
+      all.insert(all.end(), sums.begin(), sums.end());
+      if (first.empty())
+        first = all;
+      else
+        expect_same_bits(first, all, std::string(kernels->name) + " " + std::to_string(n));
+      for (float sick : {std::nanf(""), INFINITY, -INFINITY}) {
+        std::vector<float> bad = x;
+        bad.back() = sick;
+        EXPECT_FALSE(kernels->chunk_maxima(bad.data(), n, maxima.data()));
+      }
+    }
+  }
+}
+
 /// A KV pool of one layer and group, its blocks in random order, appended to token by token.
 class Attention : public ::testing::TestWithParam<std::tuple<int, int, bool>> {};
 
