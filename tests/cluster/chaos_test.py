@@ -10,41 +10,32 @@ from tailor_client import Client, Finished, TokenChunk
 STORY = "Tell me a long story about a lighthouse keeper and the sea."
 
 
-def first_difference(a, b):
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
-
-
 class Chaos(unittest.TestCase):
     def stream(self, client, tokens_before, then, max_tokens=96):
-        """Sends the story, calls `then` once `tokens_before` tokens are here; gives (token ids, logprobs, end)."""
-        client.submit(messages=[{"role": "user", "content": STORY}], max_tokens=max_tokens, temperature=0, logprobs=2,
+        """Sends the story, calls `then` once `tokens_before` tokens are here; gives (token ids, end)."""
+        client.submit(messages=[{"role": "user", "content": STORY}], max_tokens=max_tokens, temperature=0,
                       ignore_eos=True)
-        ids, logprobs, end, done = [], [], None, False
+        ids, end, done = [], None, False
         for event in client.events():
             if isinstance(event, TokenChunk):
                 self.assertEqual(event.first_index, len(ids), "a hole or a repeat")
                 ids += event.token_ids
-                logprobs += event.logprobs
                 if len(ids) >= tokens_before and not done:
                     done = True
                     then()
             elif isinstance(event, Finished):
                 self.assertIsNone(end, "a second end")
                 end = event
-        return ids, logprobs, end
+        return ids, end
 
     def test_a_killed_worker_costs_a_pause_not_a_token(self):
         with Cluster() as cluster, Client(cluster.endpoint) as client:
-            alone, logprobs, _ = self.stream(client, 1, lambda: None)
+            alone, _ = self.stream(client, 1, lambda: None)
             (worker,) = cluster.workers()
-            ids, _, end = self.stream(client, 10, lambda: os.kill(worker, signal.SIGKILL))
+            ids, end = self.stream(client, 10, lambda: os.kill(worker, signal.SIGKILL))
             self.assertIsNone(end.error)
             self.assertGreaterEqual(end.timings["attempts"], 2)
-            self.assertEqual(len(ids), len(alone))
-            at = first_difference(alone, ids)
-            if at is not None:
-                top = logprobs[at][2]
-                self.assertLess(top[0][1] - top[1][1], 0.01, f"token {at} differs and it is no close call")
+            self.assertEqual(ids, alone)
             wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
             self.assertNotEqual(cluster.workers(), [worker])
 
@@ -52,9 +43,9 @@ class Chaos(unittest.TestCase):
         with Cluster(replicas=1, tp=2) as cluster, Client(cluster.endpoint) as client:
             old = cluster.workers()
             self.assertEqual(len(old), 2)
-            ids, _, end = self.stream(client, 8, lambda: os.kill(old[1], signal.SIGKILL), max_tokens=32)
+            ids, end = self.stream(client, 8, lambda: os.kill(old[1], signal.SIGKILL))
             self.assertIsNone(end.error)
-            self.assertEqual(len(ids), 32)
+            self.assertEqual(len(ids), 96)
             self.assertEqual(set(cluster.workers()) & set(old), set())
 
     def test_a_killed_coordinator_comes_back_at_the_same_endpoint(self):
