@@ -190,12 +190,13 @@ void LlamaStep::embed() {
       p_.weights.embedding->read_row(
           row_[static_cast<size_t>(r)].token,
           {x_ + r * c_.hidden_size, static_cast<size_t>(c_.hidden_size)});
-      // Angles in F32, as the model was trained.
+      // Angles in F32, as the model was trained; their sines by way of double, so that no C
+      // library's last bit reaches the result.
       const auto position = static_cast<float>(row_[static_cast<size_t>(r)].position);
       for (int64_t i = 0; i < half; ++i) {
-        const float angle = position * p_.weights.inverse_frequencies[static_cast<size_t>(i)];
-        cos_[r * half + i] = std::cos(angle);
-        sin_[r * half + i] = std::sin(angle);
+        const double angle = position * p_.weights.inverse_frequencies[static_cast<size_t>(i)];
+        cos_[r * half + i] = static_cast<float>(std::cos(angle));
+        sin_[r * half + i] = static_cast<float>(std::sin(angle));
       }
     }
   });

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <sstream>
 #include <string>
@@ -128,8 +129,16 @@ inline std::vector<float> interleave_halves(const std::vector<float>& rows, int6
   return out;
 }
 
-/// The model `files` as an F32 GGUF file; the caller may add to it before taking its bytes.
-inline GgufWriter as_gguf(const WeightFiles& files) {
+/// How a matrix is stored: its GGUF type number and bytes, from its values.
+using StoreMatrix =
+    std::function<std::pair<uint32_t, std::string>(const std::vector<float>& values)>;
+inline std::pair<uint32_t, std::string> store_f32(const std::vector<float>& values) {
+  return {0, {reinterpret_cast<const char*>(values.data()), values.size() * 4}};
+}
+
+/// The model `files` as a GGUF file, its matrices as `store` says; the caller may add to it before
+/// taking its bytes.
+inline GgufWriter as_gguf(const WeightFiles& files, const StoreMatrix& store = store_f32) {
   const ModelConfig& c = files.config();
   GgufWriter out;
   const auto u32 = [](int64_t v) { return static_cast<uint32_t>(v); };
@@ -169,8 +178,8 @@ inline GgufWriter as_gguf(const WeightFiles& files) {
       values = interleave_halves(values, c.num_heads, c.head_dim);
     if (info.name.find("k_proj") != std::string::npos)
       values = interleave_halves(values, c.num_kv_heads, c.head_dim);
-    out.tensor(name, info.shape, 0,
-               {reinterpret_cast<const char*>(values.data()), values.size() * 4});
+    const auto [type, bytes] = info.shape.size() == 2 ? store(values) : store_f32(values);
+    out.tensor(name, info.shape, type, bytes);
   }
   return out;
 }
