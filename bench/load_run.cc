@@ -1,5 +1,7 @@
 #include "bench/load_run.h"
 
+#include <algorithm>
+#include <optional>
 #include <unordered_map>
 
 #include "base/clock.h"
@@ -106,19 +108,31 @@ class Run {
 Result<LoadResult> run_load(comm::Client& client, const std::vector<api::Submit>& requests,
                             const LoadOptions& options) {
   Run run(requests, options);
+  if (!options.arrivals.empty() && options.arrivals.size() != requests.size())
+    return fail(ErrorCode::kInvalidArgument,
+                "there are " + std::to_string(options.arrivals.size()) + " arrival times for " +
+                    std::to_string(requests.size()) + " requests");
   const size_t limit = options.concurrency > 0 ? options.concurrency : requests.size();
   const Time start = now();
   Time last_event = start;
   size_t next = 0;
+  /// Until the next request may be sent; nothing while all are sent or `concurrency` are open.
+  const auto until_next = [&]() -> std::optional<Duration> {
+    if (next == requests.size() || run.open() >= limit) return std::nullopt;
+    if (options.arrivals.empty()) return Duration{};
+    return start + options.arrivals[next] - now();
+  };
   while (next < requests.size() || run.open() > 0) {
-    while (next < requests.size() && run.open() < limit) {
+    std::optional<Duration> wait;
+    while ((wait = until_next()) && *wait <= Duration{}) {
       run.sent(next);
       TAILOR_TRY(client.submit(requests[next]));
       ++next;
     }
-    TAILOR_ASSIGN(auto events, client.poll(seconds(1)));
+    const Duration longest = seconds(1);
+    TAILOR_ASSIGN(auto events, client.poll(wait ? std::min(*wait, longest) : longest));
     for (const auto& event : events) TAILOR_TRY(run.take_event(event));
-    if (!events.empty()) last_event = now();
+    if (!events.empty() || run.open() == 0) last_event = now();
     if (now() - last_event > options.timeout)
       return fail(ErrorCode::kTimeout, "no event for " +
                                            std::to_string(to_seconds(options.timeout)) + " s; " +

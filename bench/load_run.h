@@ -15,6 +15,9 @@ namespace tailor::bench {
 struct LoadOptions {
   /// Requests in flight at once; 0 = all at once (a burst).
   int concurrency = 0;
+  /// When each request is sent, after the start of the run, in ascending order (open loop); empty =
+  /// as soon as `concurrency` allows.
+  std::vector<Duration> arrivals;
   Duration timeout =
       seconds(600);  ///< without any event; the run then fails and names what is open
   std::function<void(const api::ServerEvent&, size_t request_index)> on_event;
@@ -45,8 +48,8 @@ struct LoadResult {
 };
 
 /// Sends `requests` and waits until each has ended exactly once.
-/// Errors: Timeout (no event for options.timeout), Protocol (an end for an unknown or finished
-/// request).
+/// Errors: InvalidArgument (arrivals of another number than requests), Timeout (no event for
+/// options.timeout), Protocol (an end for an unknown or finished request).
 Result<LoadResult> run_load(comm::Client& client, const std::vector<api::Submit>& requests,
                             const LoadOptions& options);
 

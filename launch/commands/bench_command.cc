@@ -5,6 +5,8 @@
 //
 // serve: a cluster of its own against `transformers` generating one by one on the same machine and
 // threads, and the host's share of a step.
+//
+// vs-llama: the CPU engine and a replica beside llama.cpp (bench_llama.h); engine-run is our half.
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -15,8 +17,10 @@
 #include "bench/load_run.h"
 #include "bench/summary.h"
 #include "comm/client.h"
+#include "launch/commands/bench_llama.h"
 #include "launch/commands/bench_serve.h"
 #include "launch/commands/command.h"
+#include "launch/commands/engine_run.h"
 #include "launch/commands/prompt_json.h"
 #include "parallel/weights/default_model.h"
 
@@ -180,7 +184,11 @@ Command add_bench(CLI::App& parent) {
       "--reference-python", options->reference_python,
       "a Python with torch, transformers, gguf (launch/setup --reference makes one)");
 
-  return {bench, [options, burst_command] {
+  const std::function<int()> run_vs_llama = add_vs_llama(*bench);
+  const std::function<int()> run_engine = add_engine_run(*bench);
+  return {bench, [=] {
+            if (bench->got_subcommand("vs-llama")) return run_vs_llama();
+            if (bench->got_subcommand("engine-run")) return run_engine();
             auto done = burst_command->parsed() ? burst(*options) : serve(*options);
             return done ? 0 : print_error(done.error());
           }};

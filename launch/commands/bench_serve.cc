@@ -1,11 +1,6 @@
 #include "launch/commands/bench_serve.h"
 
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -15,68 +10,16 @@
 
 #include "base/clock.h"
 #include "bench/load_run.h"
-#include "bench/summary.h"
 #include "comm/client.h"
+#include "launch/commands/measured_child.h"
+#include "launch/commands/peer_report.h"
 #include "launch/supervisor/cluster_lines.h"
 #include "parallel/weights/default_model.h"
-
-extern char** environ;
 
 namespace tailor::launch {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A program of ours that runs beside us; told to stop (SIGTERM) and waited for on destruction.
-class Companion {
- public:
-  Companion() = default;
-  ~Companion() { stop(); }
-  Companion(const Companion&) = delete;
-  Companion& operator=(const Companion&) = delete;
-
-  Result<void> start(std::vector<std::string> args) {
-    std::vector<char*> argv;
-    for (auto& arg : args) argv.push_back(arg.data());
-    argv.push_back(nullptr);
-    if (posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ) != 0) {
-      pid_ = -1;
-      return fail(ErrorCode::kInternal, "could not start " + args[0]);
-    }
-    return {};
-  }
-  bool ended() {
-    if (pid_ < 0) return true;
-    if (waitpid(pid_, nullptr, WNOHANG) != pid_) return false;
-    pid_ = -1;
-    return true;
-  }
-  void stop() {
-    if (pid_ < 0) return;
-    kill(pid_, SIGTERM);
-    waitpid(pid_, nullptr, 0);
-    pid_ = -1;
-  }
-
- private:
-  pid_t pid_ = -1;
-};
-
-double median(std::vector<double> values) {
-  return values.empty() ? 0 : bench::statistics(std::move(values)).p50;
-}
-
-Result<void> wait_ready(comm::Client& client, Companion& cluster) {
-  const Time give_up = now() + seconds(120);
-  while (now() < give_up) {
-    if (cluster.ended())
-      return fail(ErrorCode::kUnavailable, "the cluster ended before it was ready");
-    auto status = client.status(milliseconds(500));
-    if (status && status->ready) return {};
-    if (status) (void)client.poll(milliseconds(100));
-  }
-  return fail(ErrorCode::kUnavailable, "the cluster was not ready within 120 s");
-}
 
 struct HostShare {
   double busy_s = 0, forward_s = 0, sample_s = 0;
@@ -160,11 +103,8 @@ Result<double> run_reference(const ServeComparison& options, const std::string& 
   if (status == 0 && json.is_object() && json.contains("tokens_per_s"))
     return json["tokens_per_s"].get<double>();
   std::ifstream log(prompts + ".log");
-  std::string line, last = "no output";
-  while (std::getline(log, line)) {
-    if (!line.empty()) last = line;
-  }
-  return fail(ErrorCode::kInternal, "the reference run failed: " + last);
+  const std::string said(std::istreambuf_iterator<char>(log), {});
+  return fail(ErrorCode::kInternal, "the reference run failed: " + last_line(said));
 }
 
 ComparisonReport make_report(const ServeComparison& options,
@@ -201,6 +141,18 @@ ComparisonReport make_report(const ServeComparison& options,
 }
 
 }  // namespace
+
+Result<void> wait_ready(comm::Client& client, Companion& cluster) {
+  const Time give_up = now() + seconds(120);
+  while (now() < give_up) {
+    if (cluster.ended())
+      return fail(ErrorCode::kUnavailable, "the cluster ended before it was ready");
+    auto status = client.status(milliseconds(500));
+    if (status && status->ready) return {};
+    if (status) (void)client.poll(milliseconds(100));
+  }
+  return fail(ErrorCode::kUnavailable, "the cluster was not ready within 120 s");
+}
 
 Result<ComparisonReport> compare_serving(const ServeComparison& options) {
   TAILOR_ASSIGN(const std::string model, weights::resolve_model(options.model));

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/api.h"
+#include "comm/client.h"
+#include "launch/commands/measured_child.h"
 
 namespace tailor::launch {
 
@@ -31,5 +33,9 @@ struct ComparisonReport {
 /// up), NotFound (no reference Python, no model), Internal (the reference failed: with its last
 /// line).
 Result<ComparisonReport> compare_serving(const ServeComparison& options);
+
+/// Until every replica of `cluster`, a `tailor serve` that we started, has said Hello. Errors:
+/// Unavailable (it ended, or 120 s passed).
+Result<void> wait_ready(comm::Client& client, Companion& cluster);
 
 }  // namespace tailor::launch
