@@ -6,6 +6,8 @@
 // serve: a cluster of its own against `transformers` generating one by one on the same machine and
 // threads, and the host's share of a step.
 //
+// kernels: what each CPU kernel does of what this machine can do.
+//
 // vs-llama: the CPU engine and a replica beside llama.cpp (bench_llama.h); engine-run is our half.
 #include <algorithm>
 #include <cstdio>
@@ -17,6 +19,7 @@
 #include "bench/load_run.h"
 #include "bench/summary.h"
 #include "comm/client.h"
+#include "launch/commands/bench_kernels.h"
 #include "launch/commands/bench_llama.h"
 #include "launch/commands/bench_serve.h"
 #include "launch/commands/command.h"
@@ -39,7 +42,7 @@ struct BenchOptions {
   int show = 0;
   // serve
   std::string model = "default";
-  std::string engine = "torch";
+  std::string engine = "cpu";
   std::string reference_python;
   std::vector<int> levels = {8, 32};
   int threads = 1;
@@ -129,6 +132,12 @@ Result<void> serve(const BenchOptions& options) {
   return write_json(options.json, report.json);
 }
 
+Result<void> run_kernels(const KernelBench& bench, const std::string& json) {
+  TAILOR_ASSIGN(const KernelReport report, bench_kernels(bench));
+  std::printf("%s", report.table.c_str());
+  return write_json(json, report.json);
+}
+
 /// Where the checkout this program was built in keeps its prompts, and where set-up keeps the
 /// reference; empty when it is not there.
 std::string quickstart_prompts() {
@@ -184,12 +193,22 @@ Command add_bench(CLI::App& parent) {
       "--reference-python", options->reference_python,
       "a Python with torch, transformers, gguf (launch/setup --reference makes one)");
 
+  auto kernels = std::make_shared<KernelBench>();
+  CLI::App* kernels_command =
+      bench->add_subcommand("kernels", "each CPU kernel against this machine's own rates");
+  kernels_command->add_option("--instruction-set", kernels->instruction_set,
+                              "auto, avx512, avx2 or scalar");
+  kernels_command->add_option("--rounds", kernels->rounds, "alternations; medians are printed")
+      ->check(CLI::PositiveNumber);
+  kernels_command->add_option("--json", options->json, "also write every row to this file");
   const std::function<int()> run_vs_llama = add_vs_llama(*bench);
   const std::function<int()> run_engine = add_engine_run(*bench);
   return {bench, [=] {
             if (bench->got_subcommand("vs-llama")) return run_vs_llama();
             if (bench->got_subcommand("engine-run")) return run_engine();
-            auto done = burst_command->parsed() ? burst(*options) : serve(*options);
+            auto done = burst_command->parsed()     ? burst(*options)
+                        : kernels_command->parsed() ? run_kernels(*kernels, options->json)
+                                                    : serve(*options);
             return done ? 0 : print_error(done.error());
           }};
 }

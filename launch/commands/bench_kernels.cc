@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -79,9 +80,9 @@ struct Product {
 
 /// The default model's layer (it fits the caches) and its head (it does not).
 void add_products(const CpuKernels& kernels, std::vector<Case>& cases) {
-  for (const auto kind : {PackedKind::kQ4_1, PackedKind::kQ4_0, PackedKind::kQ8_0,
-                          PackedKind::kQ4_K, PackedKind::kQ6_K, PackedKind::kF16,
-                          PackedKind::kBF16, PackedKind::kF32}) {
+  for (const auto kind :
+       {PackedKind::kQ4_1, PackedKind::kQ4_0, PackedKind::kQ8_0, PackedKind::kQ4_K,
+        PackedKind::kQ6_K, PackedKind::kF16, PackedKind::kBF16, PackedKind::kF32}) {
     const bool super = kind == PackedKind::kQ4_K || kind == PackedKind::kQ6_K;
     const int64_t cols = super ? 512 : 576;
     const auto add = [&](const char* place, int64_t outputs, int64_t rows) {
@@ -116,11 +117,9 @@ void add_attention(const CpuKernels& kernels, std::vector<Case>& cases) {
     for (int32_t b = 0; b < kKeys / kBlockSlots; ++b) state->blocks.push_back(b);
     state->queries.assign(kHeads * kDim, 0.5f);
     state->out.resize(state->queries.size());
-    state->row = {state->pool.data(), 2 * plane,
-                  plane,              state->blocks.data(),
-                  kKeys,              kHeads,
-                  kDim,               state->queries.data(),
-                  state->out.data()};
+    state->row = {
+        state->pool.data(),    2 * plane,        plane, state->blocks.data(), kKeys, kHeads, kDim,
+        state->queries.data(), state->out.data()};
     Case c;
     c.name = std::string("attention, 3 heads, 512 keys in ") + (halves ? "F16" : "F32");
     c.rows = 1;

@@ -15,7 +15,7 @@ namespace tailor::launch {
 
 struct ServeComparison {
   std::string model = "default";
-  std::string engine = "torch";
+  std::string engine = "cpu";
   std::string reference_python;  ///< empty = ours alone
   std::vector<int> levels;  ///< concurrent requests, each its own run of twice as many requests
   int threads = 1;
