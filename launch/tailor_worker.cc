@@ -48,7 +48,7 @@ struct Options {
       ranks_on_host = 0;
   uint64_t kv_memory = 0, dummy_seed = 1;
   int64_t stuck_after_ms = 30000;
-  bool dummy_weights = false;
+  bool dummy_weights = false, pin = false;
 };
 
 constexpr Duration kStepTarget = milliseconds(150);
@@ -82,6 +82,7 @@ void add_options(CLI::App& app, Options& o) {
                  "Between the ranks on CPU; auto = shared memory where they share a host")
       ->check(CLI::IsMember({"auto", "mpi", "shm"}));
   app.add_option("--threads", o.threads, "Math threads of a rank")->check(CLI::Range(1, 1024));
+  app.add_flag("--pin", o.pin, "Math threads of the cpu engine each stay on a core of their own");
   app.add_option("--slots", o.slots, "Sequences that run at once")->check(CLI::Range(1, 1024));
   app.add_option("--kv-memory", o.kv_memory, "KV pool of a rank, e.g. 512MiB; 0 = from free memory")
       ->transform(CLI::AsSizeValue(false));
@@ -284,6 +285,7 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   const std::string kept = o.dummy_weights ? o.run_dir : weights::cache_folder();
   if (!kept.empty()) engine.packed_folder = kept + "/packed";
   engine.threads = o.threads;
+  if (o.pin) engine.first_core = (o.replica * o.tp + local) * o.threads;
   engine.kv_bytes = o.kv_memory;
   engine.max_context = o.max_context;
   engine.max_rows = kMaxTokenBudget + o.slots + kv::kBlockTokens;

@@ -34,6 +34,7 @@ struct EngineOptions {
   std::string instruction_set = "auto";  ///< cpu engine: "avx512", "avx2", "scalar"
   std::string packed_folder;             ///< cpu engine: of shared packed weights; empty = private
   int threads = 1;                       ///< math threads of this rank
+  int first_core = -1;  ///< cpu engine: pins them from this usable core on; negative = not
   int32_t block_tokens = 16;
   uint64_t kv_bytes = 0;    ///< KV pool of this rank; 0 = chosen from free memory and printed
   int32_t max_context = 0;  ///< 0 = the model's

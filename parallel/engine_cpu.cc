@@ -128,6 +128,7 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   TAILOR_ASSIGN(parts.kernels, cpu::cpu_kernels(options.instruction_set));
   parts.max_rows = options.max_rows;
   parts.threads = std::max(1, options.threads);
+  parts.first_core = options.first_core;
   if (options.kv_dtype != "auto" && options.kv_dtype != "f16" && options.kv_dtype != "f32")
     return fail(ErrorCode::kInvalidArgument,
                 "kv dtype must be auto, f16 or f32, found " + options.kv_dtype);

@@ -218,6 +218,15 @@ std::vector<Work> plan(const Options& options) {
   return all;
 }
 
+Result<void> write_rows(const Options& options, const std::vector<PeerRow>& rows) {
+  if (options.json.empty()) return {};
+  std::ofstream file(options.json);
+  file << peer_json(rows) << "\n";
+  if (!file.flush()) return fail(ErrorCode::kInvalidArgument, "cannot write " + options.json);
+  return {};
+}
+
+/// What is measured is written at once: a long run that is cut short keeps its rows.
 Result<std::vector<PeerRow>> measure(const PeerFolder& peer, const Options& options) {
   std::vector<PeerRow> rows;
   if (!options.server) {
@@ -225,6 +234,7 @@ Result<std::vector<PeerRow>> measure(const PeerFolder& peer, const Options& opti
     for (const Work& work : plan(options)) {
       TAILOR_ASSIGN(auto more, compare(peer, options, work, best));
       std::move(more.begin(), more.end(), std::back_inserter(rows));
+      TAILOR_TRY(write_rows(options, rows));
     }
     return rows;
   }
@@ -237,6 +247,7 @@ Result<std::vector<PeerRow>> measure(const PeerFolder& peer, const Options& opti
       if (options.flash_attention != "best") servers.flash_attention = options.flash_attention;
       TAILOR_ASSIGN(auto row, compare_servers(peer, servers));
       rows.push_back(std::move(row));
+      TAILOR_TRY(write_rows(options, rows));
     }
   }
   return rows;
@@ -256,10 +267,6 @@ Result<void> vs_llama(const Options& options) {
         busy);
   TAILOR_ASSIGN(const auto rows, measure(peer, options));
   std::printf("%s", peer_table(rows).c_str());
-  if (options.json.empty()) return {};
-  std::ofstream file(options.json);
-  file << peer_json(rows) << "\n";
-  if (!file.flush()) return fail(ErrorCode::kInvalidArgument, "cannot write " + options.json);
   return {};
 }
 

@@ -316,6 +316,7 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
       ->check(CLI::Range(1, 1024));
   app.add_option("--threads", cluster.threads, "Math threads per rank; 0 = share the usable cores")
       ->check(CLI::Range(0, 4096));
+  app.add_flag("--pin", cluster.pin, "Each math thread stays on a core of its own (cpu engine)");
   app.add_option("--policy", cluster.policy, "Who runs next")->check(CLI::IsMember({"fcfs"}));
   app.add_option("--endpoint", cluster.endpoint, "Where clients connect");
   app.add_option("--control-endpoint", cluster.control_endpoint,

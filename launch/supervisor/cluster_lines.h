@@ -24,6 +24,7 @@ struct ClusterOptions {
   std::string device = "cpu";  ///< cpu or cuda: "auto" is settled before
   bool dummy_weights = false;
   bool oversubscribe = false;
+  bool pin = false;
   std::string log_level = "info";
   std::string record;
   // Passed on only when set: the programs know their defaults.

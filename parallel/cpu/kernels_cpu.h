@@ -91,6 +91,8 @@ struct CpuKernels {
   /// bytes, in registers alone; both return multiply-adds done.
   int64_t (*probe_fma)(int64_t rounds, float* sink);
   int64_t (*probe_dot)(int64_t rounds, float* sink);
+  /// Reads n values (a multiple of 64) in order.
+  void (*probe_read)(const float* x, int64_t n, float* sink);
 };
 
 /// "auto" (the widest this CPU has), "avx512" (with VNNI), "avx2" (with FMA and F16C), "scalar".

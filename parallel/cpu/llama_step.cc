@@ -73,7 +73,7 @@ LlamaStep::LlamaStep(StepParts parts)
       attention_plan_(make_reduction_plan(p_.sharding.attention_runs(), p_.tp.rank)),
       mlp_plan_(make_reduction_plan(p_.sharding.mlp_runs(), p_.tp.rank)),
       qkv_cols_((shard_.heads.size() + 2 * shard_.groups.size()) * c_.head_dim),
-      team_({.threads = p_.threads}),
+      team_({.threads = p_.threads, .first_core = p_.first_core}),
       arena_(arena_bytes(p_, shard_, 1 << 16)),
       hidden_panels_(arena_, p_.max_rows, 0, c_.hidden_size,
                      any_plain(p_.weights,

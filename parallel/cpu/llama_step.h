@@ -46,6 +46,7 @@ struct StepParts {
   kv::BlockPool* pool = nullptr;
   int64_t max_rows = 0;
   int threads = 1;
+  int first_core = -1;  ///< ThreadTeamOptions
 };
 
 class LlamaStep {

@@ -1,5 +1,7 @@
 #include "parallel/cpu/thread_team.h"
 
+#include <sched.h>
+
 #include <algorithm>
 
 #include "base/check.h"
@@ -24,14 +26,41 @@ inline void relax() {
 #endif
 }
 
+cpu_set_t usable_cores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  sched_getaffinity(0, sizeof cores, &cores);
+  return cores;
+}
+
+/// The calling thread to the `number`-th of `usable`; where that is refused it stays where it is.
+void pin_to(const cpu_set_t& usable, int number) {
+  const int count = CPU_COUNT(&usable);
+  if (count == 0) return;
+  int left = number % count;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &usable) || left-- > 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    sched_setaffinity(0, sizeof one, &one);
+    return;
+  }
+}
+
 uint32_t left(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
 
 }  // namespace
 
 ThreadTeam::ThreadTeam(const ThreadTeamOptions& options) : options_(options) {
   TAILOR_CHECK(options.threads >= 1, "a team has at least its owner");
+  const cpu_set_t usable = usable_cores();
+  if (options.first_core >= 0) pin_to(usable, options.first_core);
   for (int thread = 1; thread < options.threads; ++thread)
-    helpers_.emplace_back([this, thread] { help(thread); });
+    helpers_.emplace_back([this, thread, usable] {
+      if (options_.first_core >= 0) pin_to(usable, options_.first_core + thread);
+      help(thread);
+    });
 }
 
 ThreadTeam::~ThreadTeam() {

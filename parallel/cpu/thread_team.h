@@ -23,6 +23,9 @@ namespace tailor::parallel::cpu {
 struct ThreadTeamOptions {
   int threads = 1;  ///< with the owner
   Duration spin = microseconds(100);
+  /// Pins the owner to the usable core of this number, and helper i to the i-th after it, around
+  /// the end; negative = where the system puts them.
+  int first_core = -1;
 };
 
 class ThreadTeam {

@@ -59,11 +59,12 @@ TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
   options.instruction_set = "avx2";
   options.slots = 4;
   options.kv_memory = "1GiB";
+  options.pin = true;
   options.dummy_weights = true;
   options.oversubscribe = true;
   const std::string line = joined(replica_line(options, test_run(), 0, "tcp://h:1"));
   EXPECT_NE(line.find("--dtype f32 --kv-dtype f32 --instruction-set avx2 --transport mpi --slots 4 "
-                      "--kv-memory 1GiB --dummy-weights"),
+                      "--kv-memory 1GiB --pin --dummy-weights"),
             std::string::npos)
       << line;
   EXPECT_NE(line.find("/bin/t/tailor-worker-torch --model"), std::string::npos) << line;

@@ -5,12 +5,29 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <new>
 #include <thread>
 
 #include "comm/collective_inprocess.h"
 #include "parallel/cpu/kernels_cpu.h"
 #include "tests/parallel/cpu/random_model.h"
 #include "tests/parallel/greedy.h"
+
+namespace {
+std::atomic<int64_t> allocations{0};
+void* counted(size_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+}  // namespace
+void* operator new(size_t bytes) { return counted(bytes); }
+void* operator new[](size_t bytes) { return counted(bytes); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
 
 namespace tailor::parallel::testing {
 namespace {
@@ -177,6 +194,30 @@ TEST(CpuEngine, HeadsThatNoTileDividesAndBiases) {
   const std::vector<float> wanted = logits("scalar", {});
   expect_same_bits(wanted, logits("auto", {}), "auto");
   expect_same_bits(wanted, logits("auto", {2, 3}), "in company");
+}
+
+TEST(CpuEngine, NothingIsAllocatedInsideAStep) {
+  weights::ScratchFolder folder;
+  for (const RandomFormat& format : {weights::random_formats()[1], weights::random_formats()[4]}) {
+    const auto files = weights::open_random(folder, format);
+    for (int threads : {1, 2}) {
+      EngineOptions options;
+      options.kv_bytes = 4 << 20;
+      options.threads = threads;
+      auto engine = make_cpu_engine(*files, {}, options);
+      ASSERT_TRUE(engine.has_value()) << to_string(engine.error());
+      StepInput step;
+      for (int32_t row = 0; row < 40; ++row) step.token_ids.push_back(row * 7 % 300);
+      step.block_ids = {3, 1, 4, 0, 2};
+      step.chunks = {{0, 33, 0, 0, 3, 1}, {33, 1, 5, 3, 1, 1}, {34, 6, 0, 4, 1, 0}};
+      std::vector<float> logits(2 * weights::kRandomVocab);
+      std::atomic<uint64_t> progress{0};
+      const int64_t before = allocations.load();
+      const bool done = (*engine)->forward(step, logits, progress).has_value();
+      EXPECT_EQ(allocations.load(), before) << format.name << ", " << threads << " threads";
+      EXPECT_TRUE(done);
+    }
+  }
 }
 
 TEST(CpuEngine, RefusesWhatItCannotBecome) {

@@ -2,6 +2,7 @@
 #include "parallel/cpu/thread_team.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <vector>
 
@@ -50,6 +51,21 @@ TEST(ThreadTeam, SleepingHelpersWakeForAPhase) {
     team.run(8, [&](int32_t, int) { done.fetch_add(1); });
     ASSERT_EQ(done.load(), 8);
   }
+}
+
+TEST(ThreadTeam, PinnedThreadsStayOnTheirCores) {
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  std::vector<int> usable;
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &before)) usable.push_back(core);
+  {
+    ThreadTeam team({.threads = 3, .first_core = 1});
+    team.run(64, [&](int32_t, int thread) {
+      EXPECT_EQ(sched_getcpu(), usable[static_cast<size_t>(1 + thread) % usable.size()]);
+    });
+  }
+  sched_setaffinity(0, sizeof before, &before);
 }
 
 TEST(ThreadTeam, StepsThatLoseTheirTimeSendHelpersToRestForAWhile) {
