@@ -72,17 +72,6 @@ class ShardReader {
   double reported_ = 0;
 };
 
-/// The rank's units as column ranges of the stored row-parallel matrix; `scale` columns per unit
-/// item.
-std::vector<Range> unit_columns(const std::vector<Range>& units, Range run, int64_t scale) {
-  std::vector<Range> columns;
-  for (int64_t u = run.begin; u < run.end; ++u) {
-    const Range unit = units[static_cast<size_t>(u)];
-    columns.push_back({unit.begin * scale, unit.end * scale});
-  }
-  return columns;
-}
-
 Range times(Range range, int64_t scale) { return {range.begin * scale, range.end * scale}; }
 
 Result<void> load_attention(ShardReader& reader, const weights::ModelConfig& config,

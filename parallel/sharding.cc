@@ -56,6 +56,15 @@ ReductionUnits reduction_units(const weights::ModelConfig& config, int64_t block
   return units;
 }
 
+std::vector<Range> unit_columns(const std::vector<Range>& units, Range run, int64_t scale) {
+  std::vector<Range> columns;
+  for (int64_t u = run.begin; u < run.end; ++u) {
+    const Range unit = units[static_cast<size_t>(u)];
+    columns.push_back({unit.begin * scale, unit.end * scale});
+  }
+  return columns;
+}
+
 std::vector<Range> Sharding::attention_runs() const {
   std::vector<Range> runs;
   for (const RankShard& rank : ranks) runs.push_back(rank.attention_units);

@@ -36,6 +36,9 @@ struct ReductionUnits {
 ReductionUnits reduction_units(const weights::ModelConfig& config,
                                int64_t block_columns = kBlockColumns);
 
+/// Units [run) as columns of the row-parallel matrix; `scale` columns per unit item.
+std::vector<Range> unit_columns(const std::vector<Range>& units, Range run, int64_t scale);
+
 /// What one rank holds. Runs are contiguous and tile the model over the ranks.
 struct RankShard {
   Range attention_units, mlp_units;

@@ -20,16 +20,6 @@ constexpr int64_t kGateColumns = kBlock;
 
 int64_t tasks_of(int64_t count, int64_t per_task) { return (count + per_task - 1) / per_task; }
 
-/// The rank's units as columns of the row-parallel matrix; `scale` columns per unit item.
-std::vector<Range> unit_columns(const std::vector<Range>& units, Range run, int64_t scale) {
-  std::vector<Range> columns;
-  for (int64_t u = run.begin; u < run.end; ++u) {
-    const Range unit = units[static_cast<size_t>(u)];
-    columns.push_back({unit.begin * scale, unit.end * scale});
-  }
-  return columns;
-}
-
 /// Which forms the inputs of these matrices need.
 bool any_plain(const ModelWeights& weights,
                std::initializer_list<const PackedMatrix * LayerWeights::*> which, bool plain,

@@ -2,30 +2,13 @@
 // end without one.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "coordinator/scheduler_core.h"
-
-namespace {
-std::atomic<uint64_t> allocations{0};
-void* counted(size_t bytes) {
-  ++allocations;
-  if (void* p = std::malloc(bytes ? bytes : 1)) return p;
-  throw std::bad_alloc();
-}
-}  // namespace
-
-void* operator new(size_t bytes) { return counted(bytes); }
-void* operator new[](size_t bytes) { return counted(bytes); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
+#include "tests/base/allocation_counter.h"
 
 namespace tailor::coordinator {
 namespace {
+
+using tailor::testing::allocations;
 
 /// Keeps 64 requests in a cluster of 2 replicas with 16 slots: every step reports one token of each
 /// running sequence; every eighth token ends a request and another one arrives.
@@ -98,10 +81,10 @@ class SteadyLoad {
 TEST(SchedulerCore, FrugalNoAllocationPerSequenceAndStepInSteadyState) {
   SteadyLoad load;
   for (int i = 0; i < 100; ++i) load.step();
-  const uint64_t before = allocations;
+  const int64_t before = allocations;
   const uint64_t tokens = load.core().counters().tokens;
   for (int i = 0; i < 1000; ++i) load.step();
-  EXPECT_EQ(allocations - before, 0u);
+  EXPECT_EQ(allocations - before, 0);
   EXPECT_GT(load.core().counters().tokens - tokens, 30'000u);
   EXPECT_GT(load.core().counters().finished, 3'000u);
   auto counted_at_all = std::make_unique<int>(1);

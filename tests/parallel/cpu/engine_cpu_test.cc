@@ -5,33 +5,18 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <new>
 #include <thread>
 
 #include "comm/collective_inprocess.h"
 #include "parallel/cpu/kernels_cpu.h"
+#include "tests/base/allocation_counter.h"
 #include "tests/parallel/cpu/random_model.h"
 #include "tests/parallel/greedy.h"
-
-namespace {
-std::atomic<int64_t> allocations{0};
-void* counted(size_t bytes) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
-  throw std::bad_alloc();
-}
-}  // namespace
-void* operator new(size_t bytes) { return counted(bytes); }
-void* operator new[](size_t bytes) { return counted(bytes); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
 
 namespace tailor::parallel::testing {
 namespace {
 
+using tailor::testing::allocations;
 using weights::RandomFormat;
 
 constexpr int32_t kTokens = 6;
