@@ -282,19 +282,19 @@ Result<std::string> PeerFolder::model(const std::string& format) const {
 }
 
 Result<void> check_peer(const PeerFolder& peer, const std::vector<std::string>& formats) {
-  std::vector<std::string> needed = {peer.program("llama-batched-bench"),
-                                     peer.program("llama-server")};
+  const auto check = [](const std::string& file) -> Result<void> {
+    std::error_code ignored;
+    if (fs::exists(file, ignored)) return {};
+    return fail(ErrorCode::kNotFound, "there is no " + file +
+                                          ": run launch/peer-llama, which builds llama.cpp and "
+                                          "converts the model, or name its folder with --peer");
+  };
+  for (const char* name : {"llama-batched-bench", "llama-server"})
+    TAILOR_TRY(check(peer.program(name)));
   TAILOR_TRY(weights::resolve_model("default"));
   for (const std::string& format : formats) {
-    TAILOR_ASSIGN(std::string file, peer.model(format));
-    needed.push_back(std::move(file));
-  }
-  std::error_code ignored;
-  for (const std::string& file : needed) {
-    if (!fs::exists(file, ignored))
-      return fail(ErrorCode::kNotFound, "there is no " + file +
-                                            ": run launch/peer-llama, which builds llama.cpp and "
-                                            "converts the model, or name its folder with --peer");
+    TAILOR_ASSIGN(const std::string file, peer.model(format));
+    TAILOR_TRY(check(file));
   }
   return {};
 }

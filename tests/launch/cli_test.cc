@@ -172,6 +172,14 @@ TEST_F(Cli, WrongRequestsAreOneSentenceAndExitCodeOne) {
                          "/nobody\n");
 }
 
+TEST_F(Cli, BenchWithoutThePeerSaysWhatBuildsIt) {
+  const Ran ran = tailor("bench vs-llama --peer " + folder_);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.out, "tailor: there is no " + folder_ +
+                         "/bin/llama-batched-bench: run launch/peer-llama, which builds llama.cpp "
+                         "and converts the model, or name its folder with --peer\n");
+}
+
 TEST_F(Cli, DoctorReportsAsJson) {
   const Ran ran =
       tailor("doctor --json --model " + folder_ + "/missing --endpoint ipc://" + folder_ + "/x");

@@ -11,11 +11,20 @@ namespace {
 // What llama-batched-bench (llama-cpp-python 0.3.36) wrote with -npl 1,8 --output-format jsonl,
 // behind a line of log.
 constexpr const char* kCaptured =
-    R"(0.00.012.345 W llama_model_loader: a warning
-{"n_kv_max": 8192, "n_batch": 2048, "n_ubatch": 512, "flash_attn": 1, "is_pp_shared": 0, "n_gpu_layers": -1, "n_threads": 2, "n_threads_batch": 2, "pp": 64, "tg": 32, "pl": 1, "n_kv": 96, "t_pp": 0.180119, "speed_pp": 355.320648, "t_tg": 0.222772, "speed_tg": 143.644623, "t": 0.402891, "speed": 238.277863}
-{"n_kv_max": 8192, "n_batch": 2048, "n_ubatch": 512, "flash_attn": 1, "is_pp_shared": 0, "n_gpu_layers": -1, "n_threads": 2, "n_threads_batch": 2, "pp": 64, "tg": 32, "pl": 8, "n_kv": 768, "t_pp": 1.396108, "speed_pp": 366.733795, "t_tg": 1.084464, "speed_tg": 236.061325, "t": 2.480572, "speed": 309.606018}
-
-)";
+    "0.00.012.345 W llama_model_loader: a warning\n"
+    R"({"n_kv_max": 8192, "n_batch": 2048, "n_ubatch": 512, "flash_attn": 1, )"
+    R"("is_pp_shared": 0, "n_gpu_layers": -1, "n_threads": 2, "n_threads_batch": 2, )"
+    R"("pp": 64, "tg": 32, "pl": 1, "n_kv": 96, "t_pp": 0.180119, )"
+    R"("speed_pp": 355.320648, "t_tg": 0.222772, "speed_tg": 143.644623, )"
+    R"("t": 0.402891, "speed": 238.277863})"
+    "\n"
+    R"({"n_kv_max": 8192, "n_batch": 2048, "n_ubatch": 512, "flash_attn": 1, )"
+    R"("is_pp_shared": 0, "n_gpu_layers": -1, "n_threads": 2, "n_threads_batch": 2, )"
+    R"("pp": 64, "tg": 32, "pl": 8, "n_kv": 768, "t_pp": 1.396108, )"
+    R"("speed_pp": 366.733795, "t_tg": 1.084464, "speed_tg": 236.061325, )"
+    R"("t": 2.480572, "speed": 309.606018})"
+    "\n"
+    "\n";
 
 TEST(PeerReport, ReadsWhatLlamaBatchedBenchPrints) {
   const auto batches = read_fixed_batches(kCaptured);
