@@ -1,9 +1,10 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -194,15 +195,9 @@ Result<double> run_theirs(const PeerFolder& peer, const ServerComparison& option
                            std::to_string(options.requests)},
                           log));
   const auto number = static_cast<uint16_t>(std::stoi(port));
-  auto ran = [&]() -> Result<double> {
-    TAILOR_TRY(wait_healthy(number, server));
-    TAILOR_TRY(load_theirs(number, warm_up(load, options.slots), 4));
-    return load_theirs(number, load, options.max_tokens);
-  }();
-  if (ran) return ran;
-  std::ifstream file(log);
-  const std::string said(std::istreambuf_iterator<char>(file), {});
-  return fail_with("llama-server (its last line was: " + last_line(said) + ")", ran.error());
+  TAILOR_TRY(wait_healthy(number, server));
+  TAILOR_TRY(load_theirs(number, warm_up(load, options.slots), 4));
+  return load_theirs(number, load, options.max_tokens);
 }
 
 }  // namespace
@@ -224,7 +219,10 @@ Result<PeerRow> compare_servers(const PeerFolder& peer, const ServerComparison& 
     for (const bool our_turn : {round % 2 == 0, round % 2 != 0}) {
       const auto rate = our_turn ? run_ours(options, model, load, log)
                                  : run_theirs(peer, options, model, load, log);
-      if (!rate) return fail(rate.error());  // the log stays: it tells more
+      if (!rate)  // the log stays: it tells more
+        return fail_with(
+            std::string(our_turn ? "our replica" : "llama-server") + " (log: " + log + ")",
+            rate.error());
       (our_turn ? row.ours : row.theirs).push_back(*rate);
     }
     std::fprintf(stderr,

@@ -2,7 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,8 +13,6 @@
 #include <vector>
 
 #include "base/clock.h"
-
-extern char** environ;
 
 namespace tailor::launch {
 namespace {
@@ -60,18 +58,24 @@ Result<void> Companion::start(std::vector<std::string> args, const std::string& 
   std::vector<char*> argv;
   for (auto& arg : args) argv.push_back(arg.data());
   argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  if (!log.empty()) {
-    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(),
-                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+  const int output =
+      log.empty() ? -1 : open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (!log.empty() && output < 0) return fail(ErrorCode::kInternal, "cannot write " + log);
+  const pid_t parent = getpid();
+  pid_ = fork();
+  if (pid_ == 0) {  // system calls only
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(127);
+    if (output >= 0) {
+      dup2(output, STDOUT_FILENO);
+      dup2(output, STDERR_FILENO);
+    }
+    execv(argv[0], argv.data());
+    _exit(127);
   }
-  const int failed = posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (failed == 0) return {};
-  pid_ = -1;
-  return fail(ErrorCode::kInternal, "could not start " + args[0]);
+  if (output >= 0) close(output);
+  if (pid_ < 0) return fail(ErrorCode::kInternal, "could not start " + args[0]);
+  return {};
 }
 
 bool Companion::ended() {

@@ -17,7 +17,8 @@ namespace tailor::launch {
 /// (cannot be executed), Internal (it failed: quotes its last line), Timeout (killed).
 Result<std::string> run_to_end(const CommandLine& command, Duration timeout);
 
-/// A program that runs beside us; told to stop (SIGTERM) and waited for on destruction.
+/// A program that runs beside us; told to stop (SIGTERM) and waited for on destruction, and told by
+/// the kernel where we die before.
 class Companion {
  public:
   Companion() = default;
@@ -25,7 +26,8 @@ class Companion {
   Companion(const Companion&) = delete;
   Companion& operator=(const Companion&) = delete;
 
-  /// `log`: the file that takes its output; empty = ours. Errors: Internal.
+  /// `log`: the file that takes its output; empty = ours. A program that cannot be executed has
+  /// ended() at once. Errors: Internal.
   Result<void> start(std::vector<std::string> args, const std::string& log = "");
   bool ended();
   /// SIGKILL for one that is still there 20 s after SIGTERM.
