@@ -189,6 +189,7 @@ TEST(CoordinatorLoop, ARepeatedSubmitIsOneRequest) {
   paused.pause_after_tokens = 5;
   auto leader = cluster.leader(paused);
   Caller caller(cluster.endpoint()), other(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready());  // accepted requests run at once then, they do not wait
   caller.submit(Caller::ask("r", "hello", 50));
   ASSERT_TRUE(caller.listen([&] { return caller.answers["r"].accepted == 1; }));
   const uint64_t seed = caller.answers["r"].acceptance.seed;
