@@ -250,7 +250,6 @@ void LlamaStep::columns(std::span<const Target> targets, const std::vector<Strip
 
 void LlamaStep::gate_and_up(const LayerWeights& layer) {
   const int64_t tasks = tasks_of(shard_.columns.size(), kGateColumns);
-  const std::vector<float> none;
   team_.run(static_cast<int32_t>(tasks), [&](int32_t task, int thread) {
     const int64_t begin = shard_.columns.begin + task * kGateColumns;
     const Range own{begin, std::min(begin + kGateColumns, shard_.columns.end)};
