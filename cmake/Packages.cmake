@@ -9,6 +9,7 @@ set_property(TARGET MPI::MPI_C APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS
   OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)  # the C interface only, also from C++
 find_package(CLI11 REQUIRED)
 find_package(nlohmann_json REQUIRED)
+find_package(ZLIB REQUIRED)
 pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq)
 
 add_library(ext_expected INTERFACE)  # tl::expected is header-only (libexpected-dev)
