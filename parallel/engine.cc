@@ -35,6 +35,28 @@ Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const EngineO
   return kv::choose_pool_size(request);
 }
 
+Result<void> check(const HiddenTaps& taps, const StepInput& input, int64_t num_layers,
+                   int64_t hidden_size) {
+  const auto bad = [](const std::string& what) {
+    return fail(ErrorCode::kInvalidArgument, "hidden states: " + what);
+  };
+  for (const int32_t row : taps.rows)
+    if (row < 0 || row >= input.num_rows())
+      return bad("row " + std::to_string(row) + " of " + std::to_string(input.num_rows()));
+  int32_t before = 0;
+  for (const int32_t layer : taps.layers) {
+    if (layer <= before || layer > num_layers)
+      return bad("layer " + std::to_string(layer) + " after " + std::to_string(before) +
+                 ", expected ascending layers up to " + std::to_string(num_layers));
+    before = layer;
+  }
+  const size_t wanted = taps.rows.size() * taps.layers.size() * static_cast<size_t>(hidden_size);
+  if (taps.out.size() != wanted)
+    return bad("room for " + std::to_string(taps.out.size()) + " values, expected " +
+               std::to_string(wanted));
+  return {};
+}
+
 void log_ready(const EngineInfo& info) { LOG_INFO("engine {}: {}", info.name, info.summary); }
 
 }  // namespace tailor::parallel

@@ -48,6 +48,7 @@ struct EngineInfo {
   std::string name;                ///< "torch"
   std::string arithmetic_version;  ///< "torch-f32-1"
   int64_t vocab_size = 0;
+  int64_t num_layers = 0, hidden_size = 0;
   int32_t max_context = 0;
   int32_t num_blocks = 0;  ///< of this rank's pool; the replica's is the minimum over ranks
   uint64_t weight_bytes = 0, kv_bytes = 0;
@@ -69,6 +70,18 @@ Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const EngineO
 /// Logs `info.summary`. (Here because torch's headers carry another fmt than the log's.)
 void log_ready(const EngineInfo& info);
 
+/// Hidden states wanted beside the logits, for what learns from them (tie/length_head.h): the
+/// residual stream of some rows after some layers. Rank 0's own affair: every rank holds the whole
+/// stream, so the followers need not know.
+struct HiddenTaps {
+  std::span<const int32_t> rows;    ///< of the step's input
+  std::span<const int32_t> layers;  ///< ascending, 1..num_layers; l = after l layers
+  std::span<float> out;             ///< [rows, layers, hidden_size]
+};
+/// Errors: InvalidArgument.
+Result<void> check(const HiddenTaps& taps, const StepInput& input, int64_t num_layers,
+                   int64_t hidden_size);
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -76,9 +89,14 @@ class Engine {
 
   /// Appends K and V of every row to the pool, attends, and on rank 0 writes the wanted logits to
   /// `logits` [input.num_logits(), vocab_size] in chunk order (other ranks pass an empty span).
-  /// `progress` is raised once per layer. Errors: DeviceFailure, Timeout: the rank must then leave.
+  /// Also fills `taps`. `progress` is raised once per layer. Errors: DeviceFailure, Timeout: the
+  /// rank must then leave.
   virtual Result<void> forward(const StepInput& input, std::span<float> logits,
-                               std::atomic<uint64_t>& progress) = 0;
+                               const HiddenTaps& taps, std::atomic<uint64_t>& progress) = 0;
+  Result<void> forward(const StepInput& input, std::span<float> logits,
+                       std::atomic<uint64_t>& progress) {
+    return forward(input, logits, HiddenTaps{}, progress);
+  }
 };
 
 }  // namespace tailor::parallel

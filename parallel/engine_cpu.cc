@@ -90,14 +90,15 @@ class CpuEngine final : public Engine {
 
   const EngineInfo& info() const override { return info_; }
 
-  Result<void> forward(const StepInput& input, std::span<float> logits,
+  Result<void> forward(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
                        std::atomic<uint64_t>& progress) override {
     TAILOR_TRY(check(input,
                      {max_rows_, info_.max_context, pool_->num_blocks(),
                       pool_->layout().block_tokens, info_.vocab_size},
                      writes_logits_, logits.size()));
+    TAILOR_TRY(check(taps, input, info_.num_layers, info_.hidden_size));
     if (input.num_rows() == 0) return {};
-    return step_.run(input, logits, progress);
+    return step_.run(input, logits, taps, progress);
   }
 
  private:
@@ -166,6 +167,8 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   info.arithmetic_version = "cpu-1-" + (options.dtype == "auto" ? "stored" : options.dtype) +
                             (kv_f32 ? "-kv32" : "-kv16");
   info.vocab_size = config.vocab_size;
+  info.num_layers = config.num_layers;
+  info.hidden_size = config.hidden_size;
   info.max_context = size.max_context;
   info.num_blocks = size.num_blocks;
   info.weight_bytes = packed->bytes();

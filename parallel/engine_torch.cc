@@ -135,16 +135,17 @@ class TorchEngine final : public Engine {
 
   const EngineInfo& info() const override { return info_; }
 
-  Result<void> forward(const StepInput& input, std::span<float> logits,
+  Result<void> forward(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
                        std::atomic<uint64_t>& progress) override {
     TAILOR_TRY(check(input,
                      {max_rows_, info_.max_context, static_cast<int32_t>(pool_.num_blocks()),
                       pool_.layout().block_tokens, config_.vocab_size},
                      tp_.rank == 0, logits.size()));
+    TAILOR_TRY(check(taps, input, config_.num_layers, config_.hidden_size));
     if (input.num_rows() == 0) return {};
     try {
       const c10::InferenceMode guard;
-      return run(input, logits, progress);
+      return run(input, logits, taps, progress);
     } catch (const std::exception& error) {
       return fail(ErrorCode::kDeviceFailure,
                   "engine step " + std::to_string(input.step) + ": " + error.what());
@@ -152,7 +153,7 @@ class TorchEngine final : public Engine {
   }
 
  private:
-  Result<void> run(const StepInput& input, std::span<float> logits,
+  Result<void> run(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
                    std::atomic<uint64_t>& progress) {
     const StepLayout step = make_step_layout(input, pool_.layout().block_tokens, setup_.device);
     at::Tensor x;
@@ -160,6 +161,7 @@ class TorchEngine final : public Engine {
     // [rows, 1, head_dim / 2]; angles in F32, as the model was trained.
     const at::Tensor angles = (step.positions.unsqueeze(1) * inverse_frequencies_).unsqueeze(1);
     const at::Tensor cos = angles.cos(), sin = angles.sin();
+    size_t tapped = 0;
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const LayerWeights& layer = weights_.layers[static_cast<size_t>(l)];
       at::Tensor attended =
@@ -168,10 +170,20 @@ class TorchEngine final : public Engine {
                                   attention_plan_, x));
       at::Tensor activated = gated(layer, normalized(x, layer.mlp_norm));
       TAILOR_TRY(add_row_parallel(activated, layer.down, layer.down_bias, mlp_plan_, x));
+      if (tapped < taps.layers.size() && taps.layers[tapped] == l + 1)
+        copy_hidden(x, taps, tapped++);
       progress.fetch_add(1, std::memory_order_relaxed);
     }
     if (input.num_logits() == 0) return {};
     return head(x.index_select(0, step.logit_rows), logits);
+  }
+
+  static void copy_hidden(const at::Tensor& x, const HiddenTaps& taps, size_t layer) {
+    for (size_t i = 0; i < taps.rows.size(); ++i) {
+      const at::Tensor row = x[taps.rows[i]].to(at::kCPU, at::kFloat).contiguous();
+      std::copy_n(row.const_data_ptr<float>(), row.numel(),
+                  taps.out.data() + (i * taps.layers.size() + layer) * row.numel());
+    }
   }
 
   /// RMSNorm in F32, result in the matrices' type.
@@ -357,6 +369,8 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   info.name = "torch";
   info.arithmetic_version = setup.dtype == at::kFloat ? "torch-f32-1" : "torch-bf16-1";
   info.vocab_size = config.vocab_size;
+  info.num_layers = config.num_layers;
+  info.hidden_size = config.hidden_size;
   info.max_context = size.max_context;
   info.num_blocks = size.num_blocks;
   info.weight_bytes = setup.weight_bytes;

@@ -37,6 +37,7 @@ class Answer {
   const Error& error() const { return error_; }
   const std::string& request_id() const { return request_id_; }
   const std::vector<SampleAnswer>& samples() const { return samples_; }
+  uint32_t prompt_tokens() const { return prompt_tokens_; }
   const api::Timings& timings() const { return timings_; }
   bool accepted() const { return accepted_; }
 

@@ -111,12 +111,13 @@ LlamaStep::LlamaStep(StepParts parts)
   attention_tasks_.reserve(static_cast<size_t>(p_.max_rows * shard_.groups.size()));
 }
 
-Result<void> LlamaStep::run(const StepInput& input, std::span<float> logits,
+Result<void> LlamaStep::run(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
                             std::atomic<uint64_t>& progress) {
   team_.begin_step();
   in_collectives_ = Duration{};
   lay_out(input);
   embed();
+  size_t tapped = 0;
   for (int64_t l = 0; l < c_.num_layers; ++l) {
     const LayerWeights& layer = p_.weights.layers[static_cast<size_t>(l)];
     const int64_t dim = c_.head_dim, heads = shard_.heads.size(), groups = shard_.groups.size();
@@ -135,6 +136,7 @@ Result<void> LlamaStep::run(const StepInput& input, std::span<float> logits,
     normalize(layer.mlp_norm, x_, rows_);
     gate_and_up(layer);
     TAILOR_TRY(add_row_parallel(*layer.down, mlp_panels_, mlp_units_, mlp_plan_, layer.down_bias));
+    if (tapped < taps.layers.size() && taps.layers[tapped] == l + 1) copy_hidden(taps, tapped++);
     progress.fetch_add(1, std::memory_order_relaxed);
   }
   if (input.num_logits() > 0) TAILOR_TRY(head(input, logits));
@@ -404,6 +406,13 @@ Result<void> LlamaStep::add_row_parallel(const PackedMatrix& matrix, const Panel
     }
   });
   return {};
+}
+
+void LlamaStep::copy_hidden(const HiddenTaps& taps, size_t layer) const {
+  const auto hidden = static_cast<size_t>(c_.hidden_size);
+  for (size_t i = 0; i < taps.rows.size(); ++i)
+    std::memcpy(taps.out.data() + (i * taps.layers.size() + layer) * hidden,
+                x_ + taps.rows[i] * c_.hidden_size, hidden * sizeof(float));
 }
 
 // ---- logits -------------------------------------------------------------------------------------

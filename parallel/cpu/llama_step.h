@@ -54,7 +54,7 @@ class LlamaStep {
   explicit LlamaStep(StepParts parts);
 
   /// As Engine::forward, for a checked input.
-  Result<void> run(const StepInput& input, std::span<float> logits,
+  Result<void> run(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
                    std::atomic<uint64_t>& progress);
 
  private:
@@ -94,6 +94,7 @@ class LlamaStep {
   Result<void> add_row_parallel(const PackedMatrix& matrix, const PanelSet& panels,
                                 const std::vector<Range>& units, const ReductionPlan& plan,
                                 const std::vector<float>& bias);
+  void copy_hidden(const HiddenTaps& taps, size_t layer) const;
   Result<void> head(const StepInput& input, std::span<float> logits);
   Result<void> gathered(std::span<const std::byte> mine, std::span<std::byte> all, bool to_all);
 

@@ -22,7 +22,7 @@ class AccountingEngine : public parallel::Engine {
   const parallel::EngineInfo& info() const override { return info_; }
 
   Result<void> forward(const parallel::StepInput& input, std::span<float> logits,
-                       std::atomic<uint64_t>&) override {
+                       const parallel::HiddenTaps&, std::atomic<uint64_t>&) override {
     EXPECT_EQ(static_cast<int64_t>(logits.size()), input.num_logits() * kVocab);
     rows_of_step.push_back(input.num_rows());
     int row = 0, wanting = 0;

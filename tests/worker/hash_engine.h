@@ -57,7 +57,7 @@ class HashEngine : public parallel::Engine {
   const parallel::EngineInfo& info() const override { return info_; }
 
   Result<void> forward(const parallel::StepInput& input, std::span<float> logits,
-                       std::atomic<uint64_t>& progress) override {
+                       const parallel::HiddenTaps&, std::atomic<uint64_t>& progress) override {
     for (const auto& c : input.chunks)
       for (int32_t i = 0; i < c.num_rows; ++i)
         slot(input, c, c.first_position + i) = input.token_ids[c.first_row + i];
