@@ -1,6 +1,7 @@
 #include "tie/law.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <boost/math/distributions/students_t.hpp>
 #include <boost/math/special_functions/gamma.hpp>
@@ -76,60 +77,73 @@ double gauss(const Point (&points)[N], double from, double to, const F& f) {
 constexpr double kPanelEnds[] = {-250, -100, -48, -24, -12, -6, -3,  -1,
                                  1,    3,    6,   12,  24,  48, 100, 250};
 
-/// One bin of a histogram law and the survival at its left edge.
-struct Bins {
-  const LengthLaw& law;
-  double width;  // of a bin in ln(x)
+/// A histogram law that can be evaluated; anything else is asked as a log-t.
+bool is_bins(const LengthLaw& law) {
+  if (law.kind != LengthLaw::Kind::kHistogram) return false;
+  double sum = 0;
+  for (const float p : law.bins) sum += p >= 0 ? p : kInfinity;
+  return sum > 0 && std::isfinite(sum) && law.low > 0 && law.high > law.low &&
+         std::isfinite(law.high);
+}
 
-  explicit Bins(const LengthLaw& law) : law(law) {
-    width = std::log(static_cast<double>(law.high) / law.low) / LengthLaw::kBins;
-  }
-  double edge(int i) const {
-    return i == LengthLaw::kBins ? law.high : law.low * std::exp(width * i);
+/// A histogram law unfolded: the edges of its bins and the survival there.
+class Bins {
+ public:
+  explicit Bins(const LengthLaw& law)
+      : width_(std::log(static_cast<double>(law.high) / law.low) / kBins) {
+    const double ratio = std::exp(width_);
+    edge_[0] = law.low;
+    for (int i = 1; i < kBins; ++i) edge_[i] = edge_[i - 1] * ratio;
+    edge_[kBins] = law.high;
+    for (int i = kBins - 1; i >= 0; --i) survival_[i] = survival_[i + 1] + law.bins[i];
+    const double sum = survival_[0];
+    for (double& s : survival_) s /= sum;
   }
   double survival(double x) const {
-    if (x <= law.low) return 1;
-    if (x >= law.high) return 0;
-    const double at = std::log(x / law.low) / width;
-    const int bin = std::clamp(static_cast<int>(at), 0, LengthLaw::kBins - 1);
-    double s = law.bins[bin] * std::clamp(bin + 1 - at, 0.0, 1.0);
-    for (int i = LengthLaw::kBins - 1; i > bin; --i) s += law.bins[i];
-    return s;
+    if (x <= edge_[0]) return 1;
+    if (x >= edge_[kBins]) return 0;
+    const int i = bin_of(x);
+    return std::max(survival_[i] - slope(i) * std::log(x / edge_[i]), survival_[i + 1]);
+  }
+  double log_density(double x) const {
+    return x < edge_[0] || x > edge_[kBins] ? -kInfinity : std::log(slope(bin_of(x)) / x);
   }
   double quantile(double s) const {
-    double above = 0;
-    for (int i = LengthLaw::kBins - 1; i >= 0; --i) {
-      const double p = law.bins[i];
-      if (p > 0 && above + p >= s)
-        return edge(i) * std::exp(width * std::clamp((above + p - s) / p, 0.0, 1.0));
-      above += p;
-    }
-    return law.low;
+    int i = kBins - 1;
+    while (i > 0 && survival_[i] < s) --i;
+    const double p = survival_[i] - survival_[i + 1];
+    const double at = p > 0 ? std::clamp((survival_[i] - s) / p, 0.0, 1.0) : 0;
+    return edge_[i] * std::exp(width_ * at);
   }
-  /// Calls f(left, right, survival at left, slope of survival in ln(x)) for each piece of [a, b].
+  /// Calls f(left, right, survival at left, fall of survival per ln(x)) for each piece of [a, b].
   template <class F>
   void pieces(double a, double b, const F& f) const {
-    if (a < law.low && a < b) f(a, std::min<double>(b, law.low), 1.0, 0.0);
-    double s = 1, left = law.low;
-    for (int i = 0; i < LengthLaw::kBins && left < b; ++i) {
-      const double right = edge(i + 1), slope = law.bins[i] / width;
-      if (right > a) {
-        const double from = std::max(left, a);
-        f(from, std::min(right, b), s - slope * std::log(from / left), slope);
-      }
-      s = std::max(0.0, s - static_cast<double>(law.bins[i]));
-      left = right;
+    if (a < edge_[0] && a < b) f(a, std::min(b, edge_[0]), 1.0, 0.0);
+    for (int i = a > edge_[0] ? bin_of(a) : 0; i < kBins && edge_[i] < b; ++i) {
+      const double from = std::max(edge_[i], a), to = std::min(edge_[i + 1], b);
+      if (from < to) f(from, to, from > edge_[i] ? survival(from) : survival_[i], slope(i));
     }
   }
   double integral(double a, double b) const {
     double sum = 0;
-    pieces(a, b, [&](double from, double to, double s, double slope) {
+    pieces(a, b, [&](double from, double to, double s, double fall) {
       const double length = to - from;
       sum += s * length;
-      if (slope > 0) sum -= slope * (to * std::log(to / from) - length);
+      if (fall > 0) sum -= fall * (to * std::log(to / from) - length);
     });
     return sum;
   }
+
+ private:
+  static constexpr int kBins = LengthLaw::kBins;
+  double slope(int i) const { return (survival_[i] - survival_[i + 1]) / width_; }
+  int bin_of(double x) const {
+    return std::clamp(static_cast<int>(std::log(x / edge_[0]) / width_), 0, kBins - 1);
+  }
+
+  double width_;  // of a bin in ln(x)
+  std::array<double, kBins + 1> edge_;
+  std::array<double, kBins + 1> survival_{};
 };
 
 }  // namespace
@@ -228,26 +242,24 @@ double LawMath::log_t_integral(const LogT& law, double a, double b) const {
     from = floor;
     sum = (std::exp(floor) - a) * 0.5 * (1 + t_survival(law, (floor - law.mu) / law.sigma));
   }
-  return sum + over_log_x(law, from, to,
-                          [&](double t, double z) { return t_survival(law, z) * std::exp(t); });
+  return sum + log_x_integral(law, from, to);
+}
+
+double LawMath::log_x_integral(const LogT& law, double from, double to) const {
+  return over_log_x(law, from, to,
+                    [&](double t, double z) { return t_survival(law, z) * std::exp(t); });
 }
 
 double LawMath::survival(const LengthLaw& law, double x) const {
   if (!(x > 0)) return 1;
-  if (law.kind == LengthLaw::Kind::kHistogram) return Bins(law).survival(x);
+  if (is_bins(law)) return Bins(law).survival(x);
   const LogT log_t = log_t_of(law);
   return t_survival(log_t, (std::log(x) - log_t.mu) / log_t.sigma);
 }
 
 double LawMath::log_density(const LengthLaw& law, double x) const {
   if (!(x > 0)) return -kInfinity;
-  if (law.kind == LengthLaw::Kind::kHistogram) {
-    if (x < law.low || x > law.high) return -kInfinity;
-    const Bins bins(law);
-    const int bin =
-        std::clamp(static_cast<int>(std::log(x / law.low) / bins.width), 0, LengthLaw::kBins - 1);
-    return std::log(law.bins[bin] / (bins.width * x));
-  }
+  if (is_bins(law)) return Bins(law).log_density(x);
   const LogT log_t = log_t_of(law);
   const double log_x = std::log(x), z = (log_x - log_t.mu) / log_t.sigma;
   return (log_t.table ? log_norm_ : log_t_norm(log_t.nu)) -
@@ -255,7 +267,7 @@ double LawMath::log_density(const LengthLaw& law, double x) const {
 }
 
 double LawMath::survival_quantile(const LengthLaw& law, double s) const {
-  const bool bins = law.kind == LengthLaw::Kind::kHistogram;
+  const bool bins = is_bins(law);
   if (s >= 1) return bins ? law.low : 0;
   if (!(s > 0)) return bins ? law.high : kInfinity;
   if (bins) return Bins(law).quantile(s);
@@ -264,15 +276,38 @@ double LawMath::survival_quantile(const LengthLaw& law, double s) const {
 }
 
 double LawMath::quantile(const LengthLaw& law, double p) const {
-  if (law.kind == LengthLaw::Kind::kHistogram || p >= 0.5) return survival_quantile(law, 1 - p);
+  if (is_bins(law) || p >= 0.5) return survival_quantile(law, 1 - p);
   if (!(p > 0)) return 0;
   const LogT log_t = log_t_of(law);  // symmetric: the lower tail is exact too
   return std::exp(log_t.mu - log_t.sigma * t_survival_quantile(log_t, p));
 }
 
+void LawMath::survival_curve(const LengthLaw& law, std::span<const double> x,
+                             std::span<double> survival, std::span<double> integral) const {
+  TAILOR_CHECK(survival.size() == x.size() && integral.size() == x.size(),
+               "a survival curve fills as many values as it is given places");
+  if (is_bins(law)) {
+    const Bins bins(law);
+    for (size_t i = 0; i < x.size(); ++i) {
+      survival[i] = bins.survival(x[i]);
+      integral[i] = bins.integral(i == 0 ? 0 : x[i - 1], x[i]);
+    }
+    return;
+  }
+  const LogT log_t = log_t_of(law);
+  double before = 0;  // ln of the place before
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double t = x[i] > 0 ? std::log(x[i]) : -kInfinity;
+    survival[i] = x[i] > 0 ? t_survival(log_t, (t - log_t.mu) / log_t.sigma) : 1;
+    integral[i] = i == 0 || !(x[i - 1] > 0) ? log_t_integral(log_t, 0, x[i])
+                                            : log_x_integral(log_t, before, t);
+    before = t;
+  }
+}
+
 double LawMath::survival_integral(const LengthLaw& law, double a, double b) const {
   if (!(a < b)) return 0;
-  if (law.kind == LengthLaw::Kind::kHistogram) return Bins(law).integral(a, b);
+  if (is_bins(law)) return Bins(law).integral(a, b);
   return log_t_integral(log_t_of(law), a, b);
 }
 
@@ -298,7 +333,7 @@ Moments LawMath::moments(const LengthLaw& law, double xmax, double generated, do
 double LawMath::expected_inverse(const LengthLaw& law, double xmax) const {
   if (!(xmax > 1)) return 1;
   // By parts: 1/xmax + the integral of F(x) / x^2 from 1 to xmax.
-  if (law.kind == LengthLaw::Kind::kHistogram) {
+  if (is_bins(law)) {
     double sum = 0;
     Bins(law).pieces(1, xmax, [&](double from, double to, double s, double slope) {
       // S = s - slope ln(x / from); F = 1 - S.

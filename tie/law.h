@@ -6,8 +6,8 @@
 // uses; a law with another nu is evaluated by Boost.Math directly, some fifty times slower. A
 // histogram law spreads each bin's probability evenly over ln(x); all its answers are closed forms.
 //
-// Any law gives finite answers: a log-t whose numbers are not finite, and a law of kind none, count
-// as default_population(); sigma is held to [1e-3, 10] and nu to [0.5, 1e4].
+// Any law gives finite answers: one whose numbers make no sense, and one of kind none, count as
+// default_population(); sigma is held to [1e-3, 10] and nu to [0.5, 1e4].
 // Pure and immutable: one LawMath may be used by many threads; no call allocates.
 // Source: TIE, arXiv 2604.00499 (the law and its score); conditional forms follow from S(x)/S(g).
 #pragma once
@@ -43,6 +43,9 @@ class LawMath {
   double survival_quantile(const LengthLaw& law, double s) const;
   /// The integral of the survival function from a to b, 0 <= a.
   double survival_integral(const LengthLaw& law, double a, double b) const;
+  /// At ascending places x: survival, and its integral from the place before (the first: from 0).
+  void survival_curve(const LengthLaw& law, std::span<const double> x, std::span<double> survival,
+                      std::span<double> integral) const;
 
   /// E, VaR and CVaR of min(X, xmax) given X > generated, minus `generated`; all 0 when `generated`
   /// reaches xmax. When the law leaves no chance of coming this far (survival under 1e-300, or
@@ -68,6 +71,7 @@ class LawMath {
   double upper_tail_quantile(double s) const;  // table, s <= 1/2
   template <class F>
   double over_log_x(const LogT& law, double from, double to, const F& f) const;
+  double log_x_integral(const LogT& law, double from, double to) const;
   double log_t_integral(const LogT& law, double a, double b) const;
 
   double nu_;
