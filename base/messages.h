@@ -113,7 +113,8 @@ struct SequencePreempted {
   uint32_t tokens_lost = 0;  ///< tokens whose KV must be computed again
 };
 /// What the probe on the served model says of a sequence: the law of the whole answer's length when
-/// nothing is generated yet (the end of prefill), else of the tokens that remain behind `generated`.
+/// nothing is generated yet (the end of prefill), else of the tokens that remain behind
+/// `generated`.
 struct LawProbed {
   RequestId request;
   Attempt attempt;
@@ -156,9 +157,9 @@ using WorkerReport = std::variant<Hello, StepReport, Drained, Heartbeat>;
 
 /// First message of a predictor, and its sign of life: said again each second.
 struct PredictorHello {
-  std::string name;     ///< "prompt head for SmolLM2-135M-Instruct": for people
-  std::string encoder;  ///< "minilm+lexical"
-  std::string head;     ///< the head's file or how it was given
+  std::string name;      ///< "prompt head for SmolLM2-135M-Instruct": for people
+  std::string encoder;   ///< "minilm+lexical"
+  std::string head;      ///< the head's file or how it was given
   LengthLaw population;  ///< of the prompts it was trained on
   std::string version;   ///< of the program
   int32_t pid = 0;

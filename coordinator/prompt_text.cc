@@ -44,10 +44,10 @@ Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_conte
   TAILOR_ASSIGN(prepared.tokens, prompt_tokens(text, submit));
   if (prepared.tokens.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   if (prepared.tokens.size() >= max_context)
-    return fail(ErrorCode::kLimitExceeded,
-                "the prompt has " + std::to_string(prepared.tokens.size()) +
-                    " tokens, but prompt and answer together may have " +
-                    std::to_string(max_context));
+    return fail(ErrorCode::kLimitExceeded, "the prompt has " +
+                                               std::to_string(prepared.tokens.size()) +
+                                               " tokens, but prompt and answer together may have " +
+                                               std::to_string(max_context));
   prepared.sampling = submit.sampling;
   const auto room =
       static_cast<int64_t>(max_context) - static_cast<int64_t>(prepared.tokens.size());

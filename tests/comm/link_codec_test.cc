@@ -95,9 +95,9 @@ TEST(LinkCodec, NumbersThatAreNoLawAreRefused) {
   histogram.low = 1, histogram.high = 100;
   histogram.bins[3] = 1;
   ASSERT_TRUE(well_formed(histogram));
-  std::vector<LengthLaw> wrong = {log_t(nan, 1, 3), log_t(5, 0, 3),  log_t(5, -1, 3),
-                                  log_t(inf, 1, 3), log_t(5, 1, 0),  log_t(5, inf, 3),
-                                  log_t(5, 1, nan), histogram,       histogram,
+  std::vector<LengthLaw> wrong = {log_t(nan, 1, 3), log_t(5, 0, 3), log_t(5, -1, 3),
+                                  log_t(inf, 1, 3), log_t(5, 1, 0), log_t(5, inf, 3),
+                                  log_t(5, 1, nan), histogram,      histogram,
                                   histogram,        histogram};
   wrong[7].bins[4] = 1;  // sum 2
   wrong[8].bins[3] = nan;
@@ -140,10 +140,12 @@ TEST(LinkCodec, DamagedBytesNeverDoMoreThanFail) {
       EXPECT_FALSE(client.error().error.message.empty());
     }
     (void)decode_report(bytes).has_value();
-    if (const auto control = decode_control(bytes))
-      if (const auto* predictor = std::get_if<PredictorReport>(&*control))
-        if (const auto* predicted = std::get_if<Predicted>(predictor))
-          EXPECT_TRUE(well_formed(predicted->law));
+    const auto control = decode_control(bytes);
+    const auto* predictor = control ? std::get_if<PredictorReport>(&*control) : nullptr;
+    const auto* predicted = predictor ? std::get_if<Predicted>(predictor) : nullptr;
+    if (predicted) {
+      EXPECT_TRUE(well_formed(predicted->law));
+    }
     (void)decode_predict(bytes).has_value();
     (void)decode_command(bytes).has_value();
     (void)decode_server_message(bytes).has_value();
