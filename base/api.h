@@ -147,6 +147,7 @@ struct StatusReport {
   double uptime_s = 0;
   std::vector<ReplicaStatus> replicas;
   CounterSnapshot counters;
+  std::string predictor;  ///< "ready", "lost" or "none", and what it is: one line for people
 };
 
 using ServerEvent = std::variant<Accepted, TokenChunk, Finished, Rejected, StatusReport>;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 
 namespace tailor {
@@ -22,5 +23,28 @@ struct LengthLaw {
 
   friend bool operator==(const LengthLaw&, const LengthLaw&) = default;
 };
+
+/// Whether the numbers can be a law at all: what comes over a wire is asked before it is believed.
+/// kNone is (it says nothing); a log-t needs finite numbers, sigma and nu above 0; a histogram
+/// 0 < low < high and bins that are probabilities.
+inline bool well_formed(const LengthLaw& law) {
+  switch (law.kind) {
+    case LengthLaw::Kind::kNone:
+      return true;
+    case LengthLaw::Kind::kLogT:
+      return std::isfinite(law.mu) && std::isfinite(law.sigma) && law.sigma > 0 &&
+             std::isfinite(law.nu) && law.nu > 0;
+    case LengthLaw::Kind::kHistogram: {
+      double sum = 0;
+      for (const float bin : law.bins) {
+        if (!(bin >= 0)) return false;  // NaN too
+        sum += static_cast<double>(bin);
+      }
+      return law.low > 0 && law.high > law.low && std::isfinite(law.high) &&
+             std::abs(sum - 1) < 1e-3;
+    }
+  }
+  return false;
+}
 
 }  // namespace tailor

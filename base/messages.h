@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/length_law.h"
 #include "base/request.h"
 #include "base/result.h"
 #include "base/time.h"
@@ -111,7 +112,17 @@ struct SequencePreempted {
   Attempt attempt;
   uint32_t tokens_lost = 0;  ///< tokens whose KV must be computed again
 };
-using WorkerEvent = std::variant<PrefillDone, SequencePreempted>;
+/// What the probe on the served model says of a sequence: the law of the whole answer's length when
+/// nothing is generated yet (the end of prefill), else of the tokens that remain behind
+/// `generated`.
+struct LawProbed {
+  RequestId request;
+  Attempt attempt;
+  uint32_t sample = 0;
+  uint32_t generated = 0;
+  LengthLaw law;
+};
+using WorkerEvent = std::variant<PrefillDone, SequencePreempted, LawProbed>;
 
 /// Once per step that did something.
 struct StepReport {
@@ -140,5 +151,33 @@ struct Heartbeat {
 };
 
 using WorkerReport = std::variant<Hello, StepReport, Drained, Heartbeat>;
+
+// -----------------------------------------------------------------------------------------
+// Between the coordinator and the predictor. Advice only: no request waits for it.
+
+/// First message of a predictor, and its sign of life: said again each second.
+struct PredictorHello {
+  std::string name;      ///< "prompt head for SmolLM2-135M-Instruct": for people
+  std::string encoder;   ///< "minilm+lexical"
+  std::string head;      ///< the head's file or how it was given
+  LengthLaw population;  ///< of the prompts it was trained on
+  std::string version;   ///< of the program
+  int32_t pid = 0;
+};
+
+/// How long will this answer be? Coordinator to predictor.
+struct Predict {
+  RequestId request;
+  std::string prompt;  ///< the client's words; the middle of a very long one is left out
+  uint32_t max_tokens = 0;
+};
+
+/// The answer to Predict; kind none = no idea.
+struct Predicted {
+  RequestId request;
+  LengthLaw law;
+};
+
+using PredictorReport = std::variant<PredictorHello, Predicted>;
 
 }  // namespace tailor

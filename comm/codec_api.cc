@@ -320,6 +320,7 @@ void put(const api::StatusReport& in, v1::ServerEvent* event) {
   out->set_queue_limit(in.queue_limit);
   out->set_expected_replicas(in.expected_replicas);
   out->set_uptime_s(in.uptime_s);
+  out->set_predictor(to_utf8(in.predictor));
   for (const auto& r : in.replicas) {
     auto* entry = out->add_replicas();
     entry->set_replica(r.replica.value);
@@ -358,6 +359,7 @@ api::StatusReport take(v1::StatusReport& in) {
   out.queue_limit = in.queue_limit();
   out.expected_replicas = in.expected_replicas();
   out.uptime_s = in.uptime_s();
+  out.predictor = std::move(*in.mutable_predictor());
   for (auto& r : *in.mutable_replicas()) {
     auto& entry = out.replicas.emplace_back();
     entry.replica.value = r.replica();

@@ -2,6 +2,9 @@
 
 #include <google/protobuf/arena.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "comm/codec_shared.h"
 #include "proto/api.pb.h"
 #include "proto/control.pb.h"
@@ -68,6 +71,47 @@ Dispatch take(v1::Dispatch& in) {
   return out;
 }
 
+// ---- laws
+// -----------------------------------------------------------------------------------------
+
+void put(const LengthLaw& in, v1::LengthLaw* out) {
+  out->set_kind(static_cast<uint32_t>(in.kind));
+  if (in.kind == LengthLaw::Kind::kLogT) {
+    out->set_mu(in.mu);
+    out->set_sigma(in.sigma);
+    out->set_nu(in.nu);
+  } else if (in.kind == LengthLaw::Kind::kHistogram) {
+    out->set_low(in.low);
+    out->set_high(in.high);
+    out->mutable_bins()->Add(in.bins.begin(), in.bins.end());
+  }
+}
+
+/// Nothing when the numbers can be no law.
+std::optional<LengthLaw> take(const v1::LengthLaw& in) {
+  LengthLaw out;
+  switch (in.kind()) {
+    case static_cast<uint32_t>(LengthLaw::Kind::kNone):
+      return out;
+    case static_cast<uint32_t>(LengthLaw::Kind::kLogT):
+      out.kind = LengthLaw::Kind::kLogT;
+      out.mu = in.mu();
+      out.sigma = in.sigma();
+      out.nu = in.nu();
+      break;
+    case static_cast<uint32_t>(LengthLaw::Kind::kHistogram):
+      if (in.bins_size() != LengthLaw::kBins) return std::nullopt;
+      out.kind = LengthLaw::Kind::kHistogram;
+      out.low = in.low();
+      out.high = in.high();
+      std::copy(in.bins().begin(), in.bins().end(), out.bins.begin());
+      break;
+    default:
+      return std::nullopt;
+  }
+  return well_formed(out) ? std::optional(out) : std::nullopt;
+}
+
 // ---- reports
 // -----------------------------------------------------------------------------------------
 
@@ -115,6 +159,13 @@ void put(const StepReport& in, v1::ReportEnvelope* envelope) {
       entry->mutable_preempted()->set_sample(lost->sequence.sample);
       entry->mutable_preempted()->set_attempt(lost->attempt.value);
       entry->mutable_preempted()->set_tokens_lost(lost->tokens_lost);
+    } else if (const auto* probed = std::get_if<LawProbed>(&event)) {
+      auto* law = entry->mutable_probed();
+      law->set_request(probed->request.value);
+      law->set_attempt(probed->attempt.value);
+      law->set_sample(probed->sample);
+      law->set_generated(probed->generated);
+      put(probed->law, law->mutable_law());
     }
   }
 }
@@ -127,6 +178,21 @@ void put(const Heartbeat& in, v1::ReportEnvelope* envelope) {
   out->set_rank(in.rank);
   out->set_progress(in.progress);
   out->set_busy(in.busy);
+}
+
+void put(const PredictorHello& in, v1::ReportEnvelope* envelope) {
+  auto* out = envelope->mutable_predictor_hello();
+  out->set_name(to_utf8(in.name));
+  out->set_encoder(to_utf8(in.encoder));
+  out->set_head(to_utf8(in.head));
+  put(in.population, out->mutable_population());
+  out->set_version(to_utf8(in.version));
+  out->set_pid(in.pid);
+}
+
+void put(const Predicted& in, v1::ReportEnvelope* envelope) {
+  envelope->mutable_predicted()->set_request(in.request.value);
+  put(in.law, envelope->mutable_predicted()->mutable_law());
 }
 
 SequenceProgress take(v1::SequenceProgress& in) {
@@ -169,6 +235,12 @@ StepReport take(v1::StepReport& in) {
       const auto& lost = event.preempted();
       out.events.emplace_back(SequencePreempted{
           {RequestId{lost.request()}, lost.sample()}, Attempt{lost.attempt()}, lost.tokens_lost()});
+    } else if (event.has_probed()) {
+      const auto& probed = event.probed();
+      // A law that is none costs itself only, never the tokens of the report it rides on.
+      if (const auto law = take(probed.law()))
+        out.events.emplace_back(LawProbed{RequestId{probed.request()}, Attempt{probed.attempt()},
+                                          probed.sample(), probed.generated(), *law});
     }
   }
   return out;
@@ -211,13 +283,17 @@ Result<CommandEnvelope> decode_command(std::string_view bytes) {
     case v1::CommandEnvelope::kShutdown:
       out.command = Shutdown{};
       return out;
+    case v1::CommandEnvelope::kPredict:  // for a predictor, not for a worker
     case v1::CommandEnvelope::COMMAND_NOT_SET:
       break;
   }
   return not_understood("command");
 }
 
-std::string encode(const WorkerReport& report) {
+namespace {
+
+template <class Report>
+std::string encode_report(const Report& report) {
   Arena arena;
   auto* envelope = Arena::CreateMessage<v1::ReportEnvelope>(&arena);
   envelope->set_protocol_version(kProtocolVersion);
@@ -225,7 +301,26 @@ std::string encode(const WorkerReport& report) {
   return envelope->SerializeAsString();
 }
 
-Result<WorkerReport> decode_report(std::string_view bytes) {
+Result<PredictorReport> take(v1::PredictorHello& in) {
+  const auto population = take(in.population());
+  if (!population) return not_understood("report");
+  return PredictorReport(PredictorHello{
+      std::move(*in.mutable_name()), std::move(*in.mutable_encoder()),
+      std::move(*in.mutable_head()), *population, std::move(*in.mutable_version()), in.pid()});
+}
+
+Result<PredictorReport> take(const v1::Predicted& in) {
+  const auto law = take(in.law());
+  if (!law) return not_understood("report");
+  return PredictorReport(Predicted{RequestId{in.request()}, *law});
+}
+
+}  // namespace
+
+std::string encode(const WorkerReport& report) { return encode_report(report); }
+std::string encode(const PredictorReport& report) { return encode_report(report); }
+
+Result<ControlReport> decode_control(std::string_view bytes) {
   Arena arena;
   auto* in = Arena::CreateMessage<v1::ReportEnvelope>(&arena);
   if (!in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
@@ -234,22 +329,56 @@ Result<WorkerReport> decode_report(std::string_view bytes) {
   switch (in->report_case()) {
     case v1::ReportEnvelope::kHello: {
       auto& hello = *in->mutable_hello();
-      return WorkerReport(
-          Hello{ReplicaId{hello.configured_replica()}, from_wire(hello.mutable_info())});
+      return ControlReport(WorkerReport(
+          Hello{ReplicaId{hello.configured_replica()}, from_wire(hello.mutable_info())}));
     }
     case v1::ReportEnvelope::kStep:
-      return WorkerReport(take(*in->mutable_step()));
+      return ControlReport(WorkerReport(take(*in->mutable_step())));
     case v1::ReportEnvelope::kDrained:
-      return WorkerReport(Drained{});
+      return ControlReport(WorkerReport(Drained{}));
     case v1::ReportEnvelope::kHeartbeat: {
       const auto& beat = in->heartbeat();
-      return WorkerReport(Heartbeat{ReplicaId{beat.configured_replica()}, beat.rank(),
-                                    beat.progress(), beat.busy()});
+      return ControlReport(WorkerReport(Heartbeat{ReplicaId{beat.configured_replica()}, beat.rank(),
+                                                  beat.progress(), beat.busy()}));
+    }
+    case v1::ReportEnvelope::kPredictorHello: {
+      TAILOR_ASSIGN(PredictorReport report, take(*in->mutable_predictor_hello()));
+      return ControlReport(std::move(report));
+    }
+    case v1::ReportEnvelope::kPredicted: {
+      TAILOR_ASSIGN(PredictorReport report, take(in->predicted()));
+      return ControlReport(std::move(report));
     }
     case v1::ReportEnvelope::REPORT_NOT_SET:
       break;
   }
   return not_understood("report");
+}
+
+Result<WorkerReport> decode_report(std::string_view bytes) {
+  TAILOR_ASSIGN(ControlReport report, decode_control(bytes));
+  if (auto* worker = std::get_if<WorkerReport>(&report)) return std::move(*worker);
+  return not_understood("worker's report");
+}
+
+std::string encode(const Predict& question) {
+  v1::CommandEnvelope envelope;
+  envelope.set_protocol_version(kProtocolVersion);
+  envelope.mutable_predict()->set_request(question.request.value);
+  envelope.mutable_predict()->set_prompt(question.prompt);
+  envelope.mutable_predict()->set_max_tokens(question.max_tokens);
+  return envelope.SerializeAsString();
+}
+
+Result<Predict> decode_predict(std::string_view bytes) {
+  v1::CommandEnvelope in;
+  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return not_understood("question");
+  if (in.protocol_version() != kProtocolVersion) return other_version(in.protocol_version());
+  if (!in.has_predict()) return not_understood("question");
+  auto& question = *in.mutable_predict();
+  return Predict{RequestId{question.request()}, std::move(*question.mutable_prompt()),
+                 question.max_tokens()};
 }
 
 std::string encode(const DoorbellWord& word) {

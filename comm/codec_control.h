@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <variant>
 
 #include "base/messages.h"
 #include "base/result.h"
@@ -25,6 +26,16 @@ Result<CommandEnvelope> decode_command(std::string_view bytes);
 std::string encode(const WorkerReport& report);
 /// Errors: Protocol.
 Result<WorkerReport> decode_report(std::string_view bytes);
+
+std::string encode(const PredictorReport& report);
+std::string encode(const Predict& question);
+/// Errors: Protocol (another command too: a predictor is asked nothing else).
+Result<Predict> decode_predict(std::string_view bytes);
+
+/// What arrives at the coordinator's control socket.
+using ControlReport = std::variant<WorkerReport, PredictorReport>;
+/// Errors: Protocol; a predicted law that can be none (well_formed()) too.
+Result<ControlReport> decode_control(std::string_view bytes);
 
 /// Follower: its rank and how often it heard the bell. Leader: how often it has rung.
 struct DoorbellWord {

@@ -286,19 +286,37 @@ class CoordinatorIoThread final : public CoordinatorIo {
         link = &links_.add(frames_[0], at);
       }
       link->last_heard = at;
-      auto report = decode_report(frames_[1]);
+      auto report = decode_control(frames_[1]);
       if (!report) {
         counters_.worker_bad_messages.add();
         if (!std::exchange(link->complained, true))
           LOG_WARN("control link {} is ignored: {}", link->id.value, report.error().message);
         continue;
       }
+      if (auto* predictor = std::get_if<PredictorReport>(&*report)) {
+        counters_.predictor_messages.add();
+        // Advice: with a main thread far behind it may go.
+        if (inbox_.size() <= 2 * options_.inbox_capacity)
+          inbox_.push_always(FromPredictor{link->id, std::move(*predictor)});
+        continue;
+      }
+      auto& worker = std::get<WorkerReport>(*report);
       // Heartbeats repeat themselves: with a main thread far behind, the newest of them may go.
-      if (std::holds_alternative<Heartbeat>(*report) && inbox_.size() > 2 * options_.inbox_capacity)
+      if (std::holds_alternative<Heartbeat>(worker) && inbox_.size() > 2 * options_.inbox_capacity)
         continue;
       inbox_.push_always(
-          FromWorker{link->id, std::move(*report)});  // bounded by the leaders' backlog
+          FromWorker{link->id, std::move(worker)});  // bounded by the leaders' backlog
     }
+  }
+
+  void handle(ToPredictor& output) {
+    Links::Peer* link = links_.find(output.link);
+    // Bounded by the questions that main lets be open.
+    if (link != nullptr &&
+        control_.send({link->identity, encode(output.question)}) != SendStatus::kUnreachable)
+      return;
+    if (link != nullptr) links_.erase(output.link);
+    inbox_.push_always(PredictorGone{output.link});  // bounded likewise
   }
 
   void handle(ToWorker& output) {

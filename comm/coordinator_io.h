@@ -41,7 +41,16 @@ struct FromWorker {
   LinkId link;
   WorkerReport report;
 };
-using CoordinatorInput = std::variant<FromClient, ClientGone, FromWorker>;
+struct FromPredictor {
+  LinkId link;
+  PredictorReport report;
+};
+/// A question could not be sent: the predictor behind this link is gone.
+struct PredictorGone {
+  LinkId link;
+};
+using CoordinatorInput =
+    std::variant<FromClient, ClientGone, FromWorker, FromPredictor, PredictorGone>;
 
 /// One message to one client: all its events of a step.
 struct ToClient {
@@ -54,11 +63,15 @@ struct ToWorker {
   Epoch epoch;
   WorkerCommand command;
 };
+struct ToPredictor {
+  LinkId link;
+  Predict question;
+};
 /// Forget a client (its lease ran out).
 struct ForgetClient {
   ClientId client;
 };
-using CoordinatorOutput = std::variant<ToClient, ToWorker, ForgetClient>;
+using CoordinatorOutput = std::variant<ToClient, ToWorker, ToPredictor, ForgetClient>;
 
 struct CoordinatorIoOptions {
   std::string api_endpoint = "tcp://127.0.0.1:5555";
@@ -72,6 +85,7 @@ struct CoordinatorIoOptions {
 struct CoordinatorIoCounters {
   Counter client_messages, client_bad_messages, client_bytes_in, client_bytes_out;
   Counter worker_messages, worker_bad_messages, dropped_to_clients;
+  Counter predictor_messages;
 };
 
 class CoordinatorIo {

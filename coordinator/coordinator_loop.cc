@@ -65,6 +65,7 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
       streams_(options.streams),
       sessions_(options.sessions, streams_),
       links_(options.heartbeat_timeout),
+      predictor_(options.predictor),
       now_(started_),
       last_id_{options.first_request_id} {}
 
@@ -95,7 +96,10 @@ void CoordinatorLoop::wait(int stop_fd, bool& stop) {
   // A machine that slept or starved this process has not heard its replicas: that is no silence of
   // theirs.
   const Duration paused = now_ - before - timeout;
-  if (paused > options_.heartbeat_timeout / 4) links_.forgive(paused);
+  if (paused > options_.heartbeat_timeout / 4) {
+    links_.forgive(paused);
+    predictor_.forgive(paused);
+  }
 }
 
 Duration CoordinatorLoop::time_to_wait() const {
@@ -108,6 +112,7 @@ void CoordinatorLoop::keep_house() {
   for (const auto& silent : links_.silent(now_))
     lose(silent.replica, "rank " + std::to_string(silent.rank) + " has been silent for " +
                              std::to_string(to_us(silent.silence) / 1000) + " ms");
+  if (predictor_.fell_silent(now_)) predictor_lost("it says nothing");
   for (auto& gone : sessions_.expire(now_)) {
     LOG_INFO("client {} is gone; {} of its requests are cancelled", gone.client.value,
              gone.cancel.size());
@@ -318,6 +323,8 @@ void CoordinatorLoop::on_report(comm::LinkId link, StepReport& report) {
   tell(Reported{*replica, links_.find(*replica)->epoch, report.running_sequences,
                 report.free_blocks, progress_});
   report_ = nullptr;
+  for (const auto& event : report.events)
+    if (const auto* probed = std::get_if<LawProbed>(&event)) on_probed(*replica, *probed);
 }
 
 /// Its books are closed and, should it live after all, it is told to leave: its launcher starts it
@@ -332,6 +339,62 @@ void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
   links_.left(replica);
   tell(ReplicaLost{replica, epoch});
   pool_.set_max_context(links_.max_context(options_.max_context));
+}
+
+// ---- the predictor
+// -----------------------------------------------------------------------------------------
+
+void CoordinatorLoop::on(comm::FromPredictor& input) {
+  if (const auto* hello = std::get_if<PredictorHello>(&input.report)) {
+    if (!predictor_.hello(input.link, *hello, now_)) return;
+    absence_told_ = false;
+    LOG_INFO("predictor: {}; population law {}", predictor_.describe(),
+             describe(hello->population));
+    tell(PopulationLaw{hello->population});
+    return;
+  }
+  const auto& predicted = std::get<Predicted>(input.report);
+  if (!predictor_.answered(input.link, predicted.request)) return;
+  tell(PredictedLaw{predicted.request, predicted.law});
+  log_standing(predicted.request, "predicted");
+}
+
+void CoordinatorLoop::on(comm::PredictorGone& input) {
+  if (predictor_.gone(input.link)) predictor_lost("its connection is gone");
+}
+
+void CoordinatorLoop::predictor_lost(const char* why) {
+  absence_told_ = true;
+  LOG_WARN("the predictor is lost ({}); requests run by the population law until it is back", why);
+}
+
+void CoordinatorLoop::ask_predictor(RequestId id, std::string words, uint32_t max_tokens) {
+  if (words.empty()) return;  // token ids: nothing to read
+  if (const auto link = predictor_.ask(id))
+    return io_.send(comm::ToPredictor{*link, Predict{id, std::move(words), max_tokens}});
+  if (!predictor_.present() && options_.core.policy.needs_law() &&
+      !std::exchange(absence_told_, true))
+    LOG_WARN("no predictor is here: under policy {} requests run by the population law",
+             options_.core.policy.name());
+}
+
+void CoordinatorLoop::on_probed(ReplicaId replica, const LawProbed& probed) {
+  tell(ProbedLaw{replica, links_.find(replica)->epoch, probed.request, probed.attempt,
+                 probed.sample, probed.generated, probed.law});
+  if (probed.generated == 0) log_standing(probed.request, "probed");
+}
+
+void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
+  const auto level = options_.core.policy.needs_law() ? spdlog::level::info : spdlog::level::debug;
+  if (!spdlog::should_log(level)) return;
+  const auto s = core_.standing(id);
+  if (!s.live) return;
+  const std::string place =
+      s.waiting ? "place " + std::to_string(s.place) + " of " + std::to_string(s.waiting_requests)
+                : "already on replica " + std::to_string(live_.at(id).timings.replica);
+  spdlog::log(level, "request {}: {} law {}, E {:.1f}, CVaR {:.1f}, beta {:.3f}, key {:.4f}, {}",
+              id.value, whose, describe(s.law), s.moments.expected, s.moments.cvar, core_.beta(),
+              s.key, place);
 }
 
 // ---- the core
@@ -376,7 +439,9 @@ void CoordinatorLoop::execute(const AcceptCommand& command) {
   streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted));
   if (sessions_.known(a.client))
     sessions_.attach(a.client, command.id, live.detached, streams_.cursor(command.id, {}));
+  const auto max_tokens = static_cast<uint32_t>(live.request.sampling.max_tokens);
   live_.emplace(command.id, std::move(live));
+  ask_predictor(command.id, std::move(a.prompt.words), max_tokens);
 }
 
 void CoordinatorLoop::execute(const RejectCommand& command) {
@@ -484,6 +549,7 @@ api::StatusReport CoordinatorLoop::status() const {
   s.policy = std::string(options_.core.policy.name());
   s.waiting_requests = core_.waiting();
   s.active_requests = core_.live() - core_.waiting();
+  s.predictor = predictor_.describe();
   s.queue_limit = options_.core.queue_limit;
   s.expected_replicas = options_.core.expected_replicas;
   s.uptime_s = to_seconds(now_ - started_);
@@ -534,6 +600,18 @@ api::StatusReport CoordinatorLoop::status() const {
   add("clients", sessions_.size());
   add("streams", streams_.size());
   add("stream_bytes", streams_.bytes());
+  const PredictorCounters& p = predictor_.counters();
+  add("predictor_asked", p.asked);
+  add("predictor_answered", p.answered);
+  add("predictor_late", c.predicted_late);
+  add("predictor_dropped", p.dropped);
+  add("predictor_unasked", p.unasked);
+  add("predictor_unanswered", p.unanswered);
+  add("predictor_strays", p.strays);
+  add("predictor_losses", p.losses);
+  add("predictor_open", predictor_.open());
+  add("laws_probed", c.probed);
+  add("queue_rekeys", c.rekeyed_all);
   const auto& io = io_.counters();
   add("client_messages", io.client_messages.value());
   add("client_bad_messages", io.client_bad_messages.value());

@@ -23,6 +23,7 @@
 #include "comm/coordinator_io.h"
 #include "coordinator/client_sessions.h"
 #include "coordinator/event_log.h"
+#include "coordinator/predictor_link.h"
 #include "coordinator/replica_links.h"
 #include "coordinator/scheduler_core.h"
 #include "coordinator/stream_store.h"
@@ -34,6 +35,7 @@ struct CoordinatorOptions {
   CoreOptions core;
   StreamStoreOptions streams;
   ClientSessionsOptions sessions;
+  PredictorLinkOptions predictor;
   Duration heartbeat_timeout = seconds(2);  ///< a replica with a rank silent for so long is lost
   uint32_t tokenizer_threads = 1;
   size_t max_tokenizing = 4096;  ///< submitted requests whose prompt is not tokenized yet,
@@ -93,6 +95,8 @@ class CoordinatorLoop {
   void on(comm::FromClient& input);
   void on(comm::ClientGone& input);
   void on(comm::FromWorker& input);
+  void on(comm::FromPredictor& input);
+  void on(comm::PredictorGone& input);
 
   void on_submit(ClientId client, api::Submit&& submit);
   void on_cancel(ClientId client, const api::Cancel& cancel);
@@ -100,6 +104,11 @@ class CoordinatorLoop {
   void on_tokenized(TokenizeResult&& result);
   void reject(ClientId client, std::string request_id, ErrorCode code, std::string message,
               Duration retry_after = {});
+
+  void on_probed(ReplicaId replica, const LawProbed& probed);
+  void ask_predictor(RequestId id, std::string words, uint32_t max_tokens);
+  void predictor_lost(const char* why);
+  void log_standing(RequestId id, const char* whose) const;
 
   void on_hello(comm::LinkId link, const Hello& hello);
   void on_report(comm::LinkId link, StepReport& report);
@@ -130,6 +139,7 @@ class CoordinatorLoop {
   StreamStore streams_;
   ClientSessions sessions_;
   ReplicaLinks links_;
+  PredictorLink predictor_;
   std::optional<EventLogWriter> log_;
 
   Time now_{};  // of this turn
@@ -137,6 +147,7 @@ class CoordinatorLoop {
   bool stopping_ = false;
   RequestId last_id_;
   uint64_t seeds_drawn_ = 0;
+  bool absence_told_ = false;  // that there is no predictor though the policy would use one
   std::unordered_map<RequestId, Live> live_;
   std::unordered_map<std::string, Tokenizing> tokenizing_;  // by the client's name for it
   size_t tokenizing_bytes_ = 0;

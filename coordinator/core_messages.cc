@@ -1,5 +1,7 @@
 #include "coordinator/core_messages.h"
 
+#include <cstdio>
+
 namespace tailor::coordinator {
 namespace {
 
@@ -70,6 +72,17 @@ struct EventLine {
     }
     return line;
   }
+  std::string operator()(const PredictedLaw& e) const {
+    return "predicted" + req(e.id) + " law=" + describe(e.law);
+  }
+  std::string operator()(const ProbedLaw& e) const {
+    return "probed" + at(e.replica, e.epoch) + req(e.id) + " attempt=" + str(e.attempt.value) +
+           " sample=" + str(e.sample) + " generated=" + str(e.generated) +
+           " law=" + describe(e.law);
+  }
+  std::string operator()(const PopulationLaw& e) const {
+    return "population law=" + describe(e.law);
+  }
   std::string operator()(const Tick&) const { return "tick"; }
   std::string operator()(const Stop&) const { return "stop"; }
 };
@@ -77,6 +90,23 @@ struct EventLine {
 }  // namespace
 
 std::string describe(const CoreCommand& command) { return std::visit(CommandLine{}, command); }
+std::string describe(const LengthLaw& law) {
+  char text[96];
+  switch (law.kind) {
+    case LengthLaw::Kind::kLogT:
+      std::snprintf(text, sizeof text, "log-t mu %.3f sigma %.3f nu %.1f",
+                    static_cast<double>(law.mu), static_cast<double>(law.sigma),
+                    static_cast<double>(law.nu));
+      return text;
+    case LengthLaw::Kind::kHistogram:
+      std::snprintf(text, sizeof text, "histogram %.4g..%.4g", static_cast<double>(law.low),
+                    static_cast<double>(law.high));
+      return text;
+    case LengthLaw::Kind::kNone:
+      break;
+  }
+  return "none";
+}
 std::string describe(const CoreEvent& event) { return std::visit(EventLine{}, event); }
 
 }  // namespace tailor::coordinator

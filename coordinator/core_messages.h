@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "base/ids.h"
+#include "base/length_law.h"
 #include "base/request.h"
 #include "base/result.h"
 #include "base/time.h"
@@ -77,13 +78,35 @@ struct Reported {
   std::span<const ProgressEntry> progress;
 };
 
+/// The predictor's word on a live request; kind none says nothing. Late or for a request that has
+/// ended: counted, without effect.
+struct PredictedLaw {
+  RequestId id;
+  LengthLaw law;
+};
+/// The word of the probe on the served model (LawProbed): takes the predictor's place.
+struct ProbedLaw {
+  ReplicaId replica;
+  Epoch epoch;
+  RequestId id;
+  Attempt attempt;
+  uint32_t sample = 0;
+  uint32_t generated = 0;  ///< above 0: `law` is of the tokens that remain behind so many
+  LengthLaw law;
+};
+/// From now on this law stands in for requests that nobody has predicted; kind none: the default.
+struct PopulationLaw {
+  LengthLaw law;
+};
+
 /// Time has passed: the driver sends one when next_deadline() is reached.
 struct Tick {};
 /// The coordinator is stopping: everything live fails with Shutdown, nothing new is accepted.
 struct Stop {};
 
-using CoreEvent = std::variant<Arrived, Abandoned, ReplicaJoined, ReplicaLost, DrainReplica,
-                               ReplicaDrained, Reported, Tick, Stop>;
+using CoreEvent =
+    std::variant<Arrived, Abandoned, ReplicaJoined, ReplicaLost, DrainReplica, ReplicaDrained,
+                 Reported, PredictedLaw, ProbedLaw, PopulationLaw, Tick, Stop>;
 
 // -----------------------------------------------------------------------------------------
 // Commands.
@@ -145,5 +168,7 @@ using CoreCommand =
 /// lines.
 std::string describe(const CoreCommand& command);
 std::string describe(const CoreEvent& event);
+/// "log-t mu 5.02 sigma 0.61", "histogram 1..2048", "none"
+std::string describe(const LengthLaw& law);
 
 }  // namespace tailor::coordinator

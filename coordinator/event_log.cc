@@ -1,5 +1,6 @@
 #include "coordinator/event_log.h"
 
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -38,6 +39,10 @@ class Put {
       number(static_cast<uint64_t>(value.time_since_epoch().count()), 8);
     } else if constexpr (std::is_integral_v<T>) {
       number(static_cast<uint64_t>(value), sizeof value);
+    } else if constexpr (std::is_same_v<T, float>) {
+      number(std::bit_cast<uint32_t>(value), 4);
+    } else if constexpr (std::is_same_v<T, double>) {
+      number(std::bit_cast<uint64_t>(value), 8);
     } else {
       number(value.value, sizeof value.value);  // an Id
     }
@@ -65,6 +70,10 @@ class Take {
       value = Time(Duration(static_cast<int64_t>(number(8))));
     } else if constexpr (std::is_integral_v<T>) {
       value = static_cast<T>(number(sizeof value));
+    } else if constexpr (std::is_same_v<T, float>) {
+      value = std::bit_cast<float>(static_cast<uint32_t>(number(4)));
+    } else if constexpr (std::is_same_v<T, double>) {
+      value = std::bit_cast<double>(number(8));
     } else {
       value.value = static_cast<typename T::rep>(number(sizeof value.value));
     }
@@ -89,12 +98,22 @@ class Take {
   bool good_ = true;
 };
 
+template <class S, class Law>
+void law_fields(S& s, Law& law) {
+  s.field(law.kind);
+  if (law.kind == LengthLaw::Kind::kLogT) s.field(law.mu), s.field(law.sigma), s.field(law.nu);
+  if (law.kind != LengthLaw::Kind::kHistogram) return;
+  s.field(law.low), s.field(law.high);
+  for (auto& bin : law.bins) s.field(bin);
+}
+
 template <class S, class E>
 void fields(S& s, E& e) {
   using T = std::remove_const_t<E>;
   if constexpr (std::is_same_v<T, CoreOptions>) {
-    s.field(e.policy.kind), s.field(e.queue_limit), s.field(e.ahead_requests),
-        s.field(e.max_losses);
+    s.field(e.policy.kind), s.field(e.policy.tau_seconds), s.field(e.policy.gamma);
+    law_fields(s, e.population);
+    s.field(e.queue_limit), s.field(e.ahead_requests), s.field(e.max_losses);
     s.field(e.expected_replicas), s.field(e.epoch_base), s.field(e.retry_after_min),
         s.field(e.retry_after_max);
   } else if constexpr (std::is_same_v<T, Arrived>) {
@@ -116,6 +135,13 @@ void fields(S& s, E& e) {
     s.field(e.sequence.request), s.field(e.sequence.sample), s.field(e.attempt),
         s.field(e.first_index);
     s.field(e.num_tokens), s.field(e.finish);
+  } else if constexpr (std::is_same_v<T, PredictedLaw>) {
+    s.field(e.id), law_fields(s, e.law);
+  } else if constexpr (std::is_same_v<T, ProbedLaw>) {
+    s.field(e.replica), s.field(e.epoch), s.field(e.id), s.field(e.attempt), s.field(e.sample),
+        s.field(e.generated), law_fields(s, e.law);
+  } else if constexpr (std::is_same_v<T, PopulationLaw>) {
+    law_fields(s, e.law);
   } else {
     static_assert(std::is_same_v<T, Tick> || std::is_same_v<T, Stop>);
   }

@@ -19,7 +19,7 @@
 
 namespace tailor::coordinator {
 
-inline constexpr uint32_t kEventLogVersion = 1;
+inline constexpr uint32_t kEventLogVersion = 2;
 
 struct FileCloser {
   void operator()(std::FILE* file) const { std::fclose(file); }

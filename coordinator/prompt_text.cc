@@ -35,7 +35,29 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
   return text.tokenizer->encode(rendered, false);  // the template writes its own special tokens
 }
 
+/// The largest `at` not above this one where a character of UTF-8 begins.
+size_t character_start(const std::string& text, size_t at) {
+  while (at > 0 && at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  return at;
+}
+
 }  // namespace
+
+std::string predictor_words(const api::Submit& submit) {
+  std::string words;
+  if (const auto* text = std::get_if<std::string>(&submit.prompt)) {
+    words = *text;
+  } else if (const auto* messages = std::get_if<std::vector<api::ChatMessage>>(&submit.prompt)) {
+    for (const auto& message : *messages) {
+      if (&message != &messages->front()) words += '\n';
+      words += message.content;
+    }
+  }
+  if (words.size() <= kPredictorHeadBytes + kPredictorTailBytes) return words;
+  const size_t head = character_start(words, kPredictorHeadBytes);
+  const size_t tail = character_start(words, words.size() - kPredictorTailBytes);
+  return words.substr(0, head) + words.substr(tail);
+}
 
 Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context,
                                       const api::Submit& submit) {
@@ -44,10 +66,11 @@ Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_conte
   TAILOR_ASSIGN(prepared.tokens, prompt_tokens(text, submit));
   if (prepared.tokens.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   if (prepared.tokens.size() >= max_context)
-    return fail(ErrorCode::kLimitExceeded,
-                "the prompt has " + std::to_string(prepared.tokens.size()) +
-                    " tokens, but prompt and answer together may have " +
-                    std::to_string(max_context));
+    return fail(ErrorCode::kLimitExceeded, "the prompt has " +
+                                               std::to_string(prepared.tokens.size()) +
+                                               " tokens, but prompt and answer together may have " +
+                                               std::to_string(max_context));
+  prepared.words = predictor_words(submit);
   prepared.sampling = submit.sampling;
   const auto room =
       static_cast<int64_t>(max_context) - static_cast<int64_t>(prepared.tokens.size());

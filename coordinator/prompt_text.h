@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/api.h"
@@ -23,8 +24,16 @@ struct PromptText {
 
 struct PreparedPrompt {
   std::vector<TokenId> tokens;
+  std::string words;        ///< what the predictor is shown: predictor_words()
   SamplingParams sampling;  ///< max_tokens (and min_tokens) cut to what the context leaves
 };
+
+inline constexpr size_t kPredictorHeadBytes = 12u << 10, kPredictorTailBytes = 4u << 10;
+
+/// The client's own words, before any template: the text, or all messages' contents joined by
+/// newlines; nothing for token ids. Of more than head + tail bytes (16 KiB) the middle is left out,
+/// cut between characters.
+std::string predictor_words(const api::Submit& submit);
 
 /// Renders, tokenizes and checks. `max_context` = prompt and answer together.
 /// Errors: InvalidArgument (a sampling field, an empty or too long prompt, no chat template, a

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "tie/law_of_largest.h"
+
 namespace tailor::coordinator {
 namespace {
 
@@ -15,7 +17,9 @@ int64_t ns(Time time) { return time.time_since_epoch().count(); }
 
 }  // namespace
 
-SchedulerCore::SchedulerCore(const CoreOptions& options) : options_(options) {}
+SchedulerCore::SchedulerCore(const CoreOptions& options) : options_(options) {
+  on(PopulationLaw{options.population});
+}
 
 void SchedulerCore::handle(Time now, const CoreEvent& event, std::vector<CoreCommand>& out) {
   TAILOR_CHECK(now >= now_, "time given to the scheduler core runs forward");
@@ -23,6 +27,7 @@ void SchedulerCore::handle(Time now, const CoreEvent& event, std::vector<CoreCom
   out_ = &out;
   std::visit([this](const auto& e) { on(e); }, event);
   expire_deadlines();
+  follow_beta();
   dispatch_waiting();
   out_ = nullptr;
 }
@@ -72,7 +77,11 @@ void SchedulerCore::on(const Arrived& event) {
   entry.ended_before = 0;
   entry.open_samples = event.samples;
   entry.samples.assign(event.samples, Sample{});
-  entry.input = {event.prompt_tokens, event.max_tokens, event.samples};
+  entry.num_samples = event.samples;
+  entry.max_tokens = event.max_tokens;
+  entry.law = {};
+  entry.law_generated = 0;
+  entry.law_probed = false;
   entry.arrival = event.arrival;
   entry.deadline_handle = kNoHandle;
   if (event.deadline < Time::max() - event.arrival)
@@ -211,6 +220,107 @@ void SchedulerCore::on_progress(const Reported& report, uint32_t index) {
   promote_ahead(replica);
 }
 
+// ---- laws
+// -----------------------------------------------------------------------------------------
+
+void SchedulerCore::on(const PredictedLaw& event) {
+  if (event.law.kind == LengthLaw::Kind::kNone) return;
+  const uint32_t slot = by_id_.find(event.id);
+  const bool in_time = slot != IdTable::kNone && entries_[slot].state != State::kBound;
+  ++(in_time ? counters_.predicted : counters_.predicted_late);
+  if (slot == IdTable::kNone || entries_[slot].law_probed) return;
+  learn(slot, event.law, 0);
+}
+
+void SchedulerCore::on(const ProbedLaw& event) {
+  if (event.law.kind == LengthLaw::Kind::kNone || !current(event.replica, event.epoch)) return;
+  const uint32_t slot = by_id_.find(event.id);
+  if (slot == IdTable::kNone) return;
+  Entry& entry = entries_[slot];
+  if (entry.state != State::kBound || entry.replica != event.replica ||
+      entry.attempt != event.attempt || event.sample >= entry.num_samples)
+    return;
+  // Of several samples one's remaining length says little about the longest.
+  if (event.generated > 0 && entry.num_samples > 1) return;
+  ++counters_.probed;
+  entry.law_probed = true;
+  learn(slot, event.law, event.generated);
+}
+
+void SchedulerCore::on(const PopulationLaw& event) {
+  if (!options_.policy.needs_law()) return;
+  const LengthLaw law =
+      event.law.kind == LengthLaw::Kind::kNone ? tie::default_population() : event.law;
+  if (!math_) {
+    math_.emplace(law.kind == LengthLaw::Kind::kLogT ? static_cast<double>(law.nu) : 3.5);
+  } else if (law == population_) {
+    return;  // a predictor that came back
+  } else if (law.kind == LengthLaw::Kind::kLogT && static_cast<double>(law.nu) != math_->nu()) {
+    math_.emplace(static_cast<double>(law.nu));
+  }
+  population_ = law;
+  for (Entry& entry : entries_)
+    if (entry.state == State::kWaiting) entry.moments = work_left(entry);
+  rekey_all();
+}
+
+void SchedulerCore::learn(uint32_t slot, const LengthLaw& law, uint32_t generated) {
+  Entry& entry = entries_[slot];
+  entry.law = law;
+  entry.law_generated = generated;
+  if (entry.state != State::kWaiting || !options_.policy.needs_law()) return;
+  entry.moments = work_left(entry);
+  waiting_[entry.priority].rekey(entry.queue_handle, key_of(entry));
+}
+
+/// In tokens, at most up to the request's own limit; of one sample, given what it has generated.
+tie::Moments SchedulerCore::work_left(const Entry& entry) const {
+  if (!math_) return {};
+  const LengthLaw& law = entry.law.kind == LengthLaw::Kind::kNone ? population_ : entry.law;
+  if (entry.num_samples > 1)
+    return tie::moments_of_largest(*math_, law, entry.num_samples, entry.max_tokens);
+  const uint32_t known = std::min(entry.law_generated, entry.max_tokens);
+  const uint32_t since = std::max(entry.samples[0].tokens, known) - known;
+  return math_->moments(law, entry.max_tokens - known, since);
+}
+
+void SchedulerCore::follow_beta() {
+  if (!options_.policy.needs_beta()) return;
+  const double before = beta_.value();
+  if (beta_.update(now_, waiting(), usable_slots()) != before) rekey_all();
+}
+
+void SchedulerCore::rekey_all() {
+  if (waiting() == 0) return;
+  ++counters_.rekeyed_all;
+  for (auto& queue : waiting_)
+    queue.rekey_all([this](tie::PriorityQueue::Handle, const tie::PriorityQueue::Entry& node) {
+      return key_of(entries_[by_id_.find(RequestId{node.id})]);
+    });
+}
+
+SchedulerCore::Standing SchedulerCore::standing(RequestId id) const {
+  Standing out;
+  out.waiting_requests = waiting();
+  const uint32_t slot = by_id_.find(id);
+  if (slot == IdTable::kNone) return out;
+  const Entry& entry = entries_[slot];
+  out.live = true;
+  out.law = entry.law;
+  out.waiting = entry.state == State::kWaiting;
+  out.moments = out.waiting ? entry.moments : work_left(entry);
+  out.key = options_.policy.key(out.moments, beta_.value(), entry.arrival);
+  if (!out.waiting) return out;
+  const auto& own = waiting_[entry.priority].at(entry.queue_handle);
+  out.place = 1;
+  for (const Entry& other : entries_)
+    if (other.state == State::kWaiting && (other.priority < entry.priority ||
+                                           (other.priority == entry.priority &&
+                                            waiting_[other.priority].at(other.queue_handle) < own)))
+      ++out.place;
+  return out;
+}
+
 void SchedulerCore::expire_deadlines() {
   while (!deadlines_.empty() && deadlines_.top().arrival <= ns(now_)) {
     const auto slot = static_cast<uint32_t>(deadlines_.top().id);
@@ -228,8 +338,9 @@ void SchedulerCore::expire_deadlines() {
 void SchedulerCore::enqueue(uint32_t slot) {
   Entry& entry = entries_[slot];
   entry.state = State::kWaiting;
-  entry.queue_handle = waiting_[entry.priority].push(
-      {options_.policy.key(entry.input), ns(entry.arrival), entry.id.value});
+  entry.moments = work_left(entry);
+  entry.queue_handle =
+      waiting_[entry.priority].push({key_of(entry), ns(entry.arrival), entry.id.value});
 }
 
 void SchedulerCore::dispatch_waiting() {
@@ -237,7 +348,7 @@ void SchedulerCore::dispatch_waiting() {
   for (auto& queue : waiting_) {
     while (!queue.empty()) {
       const uint32_t slot = by_id_.find(RequestId{queue.top().id});
-      const uint32_t samples = entries_[slot].input.samples;
+      const uint32_t samples = entries_[slot].num_samples;
       const uint32_t replica = choose_replica(samples);
       if (replica != kNoReplica) {
         queue.pop();
@@ -287,7 +398,7 @@ void SchedulerCore::dispatch(uint32_t slot, uint32_t r) {
   ++entry.attempt.value;
   entry.state = State::kBound;
   entry.replica = ReplicaId{r};
-  entry.ended_before = entry.input.samples - entry.open_samples;
+  entry.ended_before = entry.num_samples - entry.open_samples;
   ++replica.requests;
   if (replica.ahead.empty() && replica.in_use + entry.open_samples <= replica.slots) {
     place(replica, slot);
@@ -394,10 +505,10 @@ void SchedulerCore::refuse_oversized() {
   const uint32_t most = largest_known_slots();
   for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
     const Entry& entry = entries_[slot];
-    if (entry.state == State::kFree || entry.state == State::kBound || entry.input.samples <= most)
+    if (entry.state == State::kFree || entry.state == State::kBound || entry.num_samples <= most)
       continue;
     finish(slot, FinishReason::kFailed,
-           Error{ErrorCode::kLimitExceeded, "n is " + std::to_string(entry.input.samples) +
+           Error{ErrorCode::kLimitExceeded, "n is " + std::to_string(entry.num_samples) +
                                                 ", but the largest replica runs " +
                                                 std::to_string(most) + " sequences at once"});
   }
@@ -430,6 +541,12 @@ uint32_t SchedulerCore::waiting() const {
   size_t count = parked_.size();
   for (const auto& queue : waiting_) count += queue.size();
   return static_cast<uint32_t>(count);
+}
+
+uint32_t SchedulerCore::usable_slots() const {
+  uint32_t slots = 0;
+  for (const Replica& replica : replicas_) slots += replica.usable() ? replica.slots : 0;
+  return slots;
 }
 
 uint32_t SchedulerCore::joined_replicas() const {
@@ -493,8 +610,10 @@ void SchedulerCore::check_integrity() const {
                    "a deadline belongs to its request");
     if (entry.state == State::kWaiting) {
       ++waiting_entries;
-      TAILOR_CHECK(waiting_[entry.priority].at(entry.queue_handle).id == entry.id.value,
-                   "a waiting request is in its queue");
+      const auto& node = waiting_[entry.priority].at(entry.queue_handle);
+      TAILOR_CHECK(node.id == entry.id.value, "a waiting request is in its queue");
+      TAILOR_CHECK(node.key == key_of(entry),
+                   "a waiting request's key is that of its law and beta");
     } else if (entry.state == State::kParked) {
       ++parked_entries;
       TAILOR_CHECK(std::count(parked_.begin(), parked_.end(), slot) == 1,
@@ -532,7 +651,7 @@ void SchedulerCore::check_integrity() const {
       for (const auto& queue : waiting_) {
         if (queue.empty()) continue;
         const Entry& head = entries_[by_id_.find(RequestId{queue.top().id})];
-        TAILOR_CHECK(choose_replica(head.input.samples) == kNoReplica,
+        TAILOR_CHECK(choose_replica(head.num_samples) == kNoReplica,
                      "no request waits while a replica has room");
         break;
       }

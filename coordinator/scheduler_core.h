@@ -10,8 +10,8 @@
 //      │
 //      └─► Accept ─► waiting ──Dispatch──► bound to a replica ──Reported──► Emit ... Emit ─► Finish
 //                       ▲                        │
-//                       └── ReplicaLost, drain ◄─┘   (in front again: its key and arrival never
-//                       changed)
+//                       └── ReplicaLost, drain ◄─┘   (its arrival never changed; its key is that of
+//                                                     the work it has left)
 //
 // Late binding. Accepted requests wait unbound, one heap per priority class; classes are strict,
 // inside a class the policy's key orders, then arrival, then id. A request is bound only when a
@@ -20,6 +20,13 @@
 // free slots wins, then the one with the smaller share of KV blocks in use, then the next in turn.
 // The head of the queue is never overtaken inside its class or by a lower class; only a request
 // that no replica present could ever hold (n above its slots) steps aside until another one joins.
+//
+// Laws. Under sept and tie the key comes from the law of the request's length: the predictor's
+// (PredictedLaw) or, better, the worker's probe's (ProbedLaw); until somebody has said anything,
+// and for good if nobody does, the population law. A new law re-keys a waiting request at once and
+// is kept for a bound one should it wait again. Nothing ever waits for a law. With n > 1 the work
+// is the longest of the samples (tie/law_of_largest.h), and what single samples have generated is
+// not looked at. When beta's level moves (tie) all waiting keys are made anew in one O(n) pass.
 //
 // Exactly once. Every accepted request ends in exactly one Finish; what is reported later for it is
 // ignored. An entry of a report counts only when replica, epoch and attempt are the current ones
@@ -37,17 +44,22 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "coordinator/core_messages.h"
 #include "coordinator/id_table.h"
 #include "coordinator/policy.h"
+#include "tie/law.h"
 #include "tie/priority_queue.h"
+#include "tie/score.h"
 
 namespace tailor::coordinator {
 
 struct CoreOptions {
   Policy policy;
+  LengthLaw
+      population;  ///< for requests nobody has predicted; kind none: tie::default_population()
   uint32_t queue_limit = 1024;  ///< requests waiting unbound; more are rejected with QueueFull
   uint32_t ahead_requests = 2;  ///< per replica, dispatched beyond its slots
   uint32_t max_losses = 4;      ///< lost attempts before a request fails
@@ -63,7 +75,11 @@ struct CoreCounters {
   uint64_t dispatches = 0, requeues = 0, tokens = 0;
   uint64_t stale_entries =
       0;  ///< report entries of an earlier attempt, epoch or a request that has ended
-  uint64_t gap_failures = 0;  ///< requests failed because a report skipped tokens
+  uint64_t gap_failures = 0;    ///< requests failed because a report skipped tokens
+  uint64_t predicted = 0;       ///< laws that reached a live request: while it waited,
+  uint64_t predicted_late = 0;  ///< or when it was bound or had ended
+  uint64_t probed = 0;          ///< laws of the probe that counted
+  uint64_t rekeyed_all = 0;  ///< passes over the whole queue: beta's level or the population moved
 };
 
 class SchedulerCore {
@@ -92,6 +108,17 @@ class SchedulerCore {
   uint32_t live() const {
     return static_cast<uint32_t>(by_id_.size());
   }  ///< requests, waiting or bound
+  double beta() const { return beta_.value(); }
+  /// How a live request stands, for people. Cost: O(live requests).
+  struct Standing {
+    bool live = false, waiting = false;
+    LengthLaw law;         ///< kind none: the population's
+    tie::Moments moments;  ///< of the work left; all 0 under fcfs
+    double key = 0;
+    uint32_t place = 0;  ///< 1 = next; 0 = not waiting
+    uint32_t waiting_requests = 0;
+  };
+  Standing standing(RequestId id) const;
   const CoreCounters& counters() const { return counters_; }
   const CoreOptions& options() const { return options_; }
 
@@ -116,7 +143,12 @@ class SchedulerCore {
     uint32_t open_samples = 0;  // not ended
     uint32_t ended_before =
         0;  // samples that had ended when this attempt began: the worker may run them again
-    PolicyInput input;
+    uint32_t num_samples = 1;
+    uint32_t max_tokens = 0;
+    LengthLaw law;               // kind none: the population's
+    uint32_t law_generated = 0;  // `law` is of the tokens behind so many
+    bool law_probed = false;
+    tie::Moments moments;  // of the work left, when it last began to wait
     Time arrival;
     ReplicaId replica;                                   // when bound
     Handle queue_handle = tie::PriorityQueue::kNone;     // when waiting
@@ -147,6 +179,9 @@ class SchedulerCore {
   void on(const DrainReplica& event);
   void on(const ReplicaDrained& event);
   void on(const Reported& event);
+  void on(const PredictedLaw& event);
+  void on(const ProbedLaw& event);
+  void on(const PopulationLaw& event);
   void on(const Tick&) {}
   void on(const Stop&);
 
@@ -157,6 +192,14 @@ class SchedulerCore {
   bool someone_could_hold(uint32_t samples) const;
   void dispatch(uint32_t slot, uint32_t replica);
   void enqueue(uint32_t slot);
+  void learn(uint32_t slot, const LengthLaw& law, uint32_t generated);
+  tie::Moments work_left(const Entry& entry) const;
+  double key_of(const Entry& entry) const {
+    return options_.policy.key(entry.moments, beta_.value(), entry.arrival);
+  }
+  void follow_beta();
+  void rekey_all();
+  uint32_t usable_slots() const;
   void unbind(uint32_t slot);
   void leave(uint32_t replica, bool lost);
   void requeue(uint32_t slot, bool lost);
@@ -177,6 +220,9 @@ class SchedulerCore {
 
   const CoreOptions options_;
   CoreCounters counters_;
+  std::optional<tie::LawMath> math_;  // when the policy needs laws
+  LengthLaw population_;              // never of kind none then
+  tie::BetaLevel beta_;
 
   // During handle() only.
   Time now_{};

@@ -46,7 +46,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--control-endpoint", o.control_endpoint, "Where workers connect");
   app.add_option("--replicas", o.replicas, "How many replicas are expected")
       ->check(CLI::Range(1u, 4096u));
-  app.add_option("--policy", o.policy, "Who runs next");
+  app.add_option("--policy", o.policy, "Who runs next: fcfs, sept or tie");
   app.add_option("--queue-limit", o.queue_limit, "Waiting requests; more are answered QueueFull")
       ->check(CLI::Range(1u, 1u << 24));
   app.add_option("--tokenizer-threads", o.tokenizer_threads, "Threads that tokenize prompts")

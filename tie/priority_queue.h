@@ -5,14 +5,15 @@
 //
 // Scheduling keys are time-invariant (a waiting decay that is the same factor for everybody cancels
 // out of the order), so nothing here ever ages: one rekey when a request's own law changes is all
-// it takes. Frugal: handles and places are reused; after the largest size has been reached once,
-// nothing allocates. Pure; owned by whoever holds it. Cost: push, rekey, erase, pop O(log n); top
-// O(1).
+// it takes; `rekey_all` is for the rare moment when the formula itself changes. Frugal: handles and
+// places are reused; after the largest size has been reached once, nothing allocates. Pure; owned
+// by whoever holds it. Cost: push, rekey, erase, pop O(log n); top O(1).
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -65,6 +66,17 @@ class PriorityQueue {
     const size_t at = place_of(handle);
     heap_[at].entry.key = key;
     if (!sift_up(at)) sift_down(at);
+  }
+
+  /// Gives every entry the key `key_of(handle, entry)` and restores the order. Cost: O(n).
+  template <class KeyOf>
+  void rekey_all(const KeyOf& key_of) {
+    for (Node& node : heap_) {
+      node.entry.key = key_of(node.handle, std::as_const(node.entry));
+      TAILOR_CHECK(!std::isnan(node.entry.key), "a scheduling key must be a number");
+    }
+    if (heap_.size() < 2) return;
+    for (size_t at = (heap_.size() - 2) / kArity + 1; at-- > 0;) sift_down(at);
   }
 
   void erase(Handle handle) {

@@ -8,6 +8,8 @@
 //
 // kernels: what each CPU kernel does of what this machine can do.
 //
+// tie: what one length law, one rank table and one move in a long queue cost.
+//
 // vs-llama: the CPU engine and a replica beside llama.cpp (bench_llama.h); engine-run is our half.
 #include <algorithm>
 #include <cstdio>
@@ -22,6 +24,7 @@
 #include "launch/commands/bench_kernels.h"
 #include "launch/commands/bench_llama.h"
 #include "launch/commands/bench_serve.h"
+#include "launch/commands/bench_tie.h"
 #include "launch/commands/command.h"
 #include "launch/commands/engine_run.h"
 #include "launch/commands/prompt_json.h"
@@ -138,6 +141,12 @@ Result<void> run_kernels(const KernelBench& bench, const std::string& json) {
   return write_json(json, report.json);
 }
 
+Result<void> run_tie(const TieBench& bench, const std::string& json) {
+  const TieReport report = bench_tie(bench);
+  std::printf("%s", report.table.c_str());
+  return write_json(json, report.json);
+}
+
 /// Where the checkout this program was built in keeps its prompts, and where set-up keeps the
 /// reference; empty when it is not there.
 std::string quickstart_prompts() {
@@ -201,6 +210,14 @@ Command add_bench(CLI::App& parent) {
   kernels_command->add_option("--rounds", kernels->rounds, "alternations; medians are printed")
       ->check(CLI::PositiveNumber);
   kernels_command->add_option("--json", options->json, "also write every row to this file");
+  auto tie = std::make_shared<TieBench>();
+  CLI::App* tie_command =
+      bench->add_subcommand("tie", "length laws, rank tables and the queue of waiting requests");
+  tie_command->add_option("--waiting", tie->waiting, "requests in the queue")
+      ->check(CLI::Range(1, 10'000'000));
+  tie_command->add_option("--rounds", tie->rounds, "alternations; medians are printed")
+      ->check(CLI::PositiveNumber);
+  tie_command->add_option("--json", options->json, "also write every row to this file");
   const std::function<int()> run_vs_llama = add_vs_llama(*bench);
   const std::function<int()> run_engine = add_engine_run(*bench);
   return {bench, [=] {
@@ -208,6 +225,7 @@ Command add_bench(CLI::App& parent) {
             if (bench->got_subcommand("engine-run")) return run_engine();
             auto done = burst_command->parsed()     ? burst(*options)
                         : kernels_command->parsed() ? run_kernels(*kernels, options->json)
+                        : tie_command->parsed()     ? run_tie(*tie, options->json)
                                                     : serve(*options);
             return done ? 0 : print_error(done.error());
           }};

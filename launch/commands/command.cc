@@ -26,7 +26,7 @@ int run_tailor(int argc, char** argv) {
 
   std::vector<Command> commands = {add_serve(app),  add_generate(app), add_chat(app),
                                    add_status(app), add_doctor(app),   add_replay(app),
-                                   add_bench(app),  add_collect(app)};
+                                   add_bench(app),  add_collect(app),  add_score(app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

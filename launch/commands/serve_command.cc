@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
+#include "launch/predictor_choice.h"
 #include "launch/supervisor/cluster_lines.h"
 #include "launch/supervisor/supervisor.h"
 #include "launch/supervisor/usable_cores.h"
@@ -123,6 +124,9 @@ Result<void> settle(Options& options) {
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
+  TAILOR_ASSIGN(cluster.predictor,
+                choose_predictor(cluster.predictor, cluster.model, own_folder()));
+  if (cluster.policy == "auto") cluster.policy = cluster.predictor == "none" ? "fcfs" : "tie";
   if (cluster.model != "default") {  // a path that also holds in the children's folder
     cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
   }
@@ -145,9 +149,14 @@ int print_lines(const Options& options, const RunDir& run) {
     for (std::string& folder : scratch_folders(run, domain)) line.argv.push_back(std::move(folder));
     std::printf("%s\n", to_shell(line).c_str());
   };
+  const auto print_predictor = [&] {
+    if (cluster.predictor == "none") return;
+    std::printf("# predictor\n%s\n", to_shell(predictor_line(cluster, *control)).c_str());
+  };
   if (options.single) {
     make_folders("cluster");
     std::printf("%s\n", to_shell(single_line(cluster, run, *control)).c_str());
+    print_predictor();
     return 0;
   }
   std::printf("# coordinator\n");
@@ -158,6 +167,7 @@ int print_lines(const Options& options, const RunDir& run) {
     make_folders("replica-" + std::to_string(i));
     std::printf("%s\n", to_shell(replica_line(cluster, run, i, *control)).c_str());
   }
+  print_predictor();
   return 0;
 }
 
@@ -192,6 +202,18 @@ class Addresses {
   bool bound_ = false;
 };
 
+/// Asked again at each start, like the replicas, for the coordinator may have moved.
+ChildSpec predictor_child(const ClusterOptions& cluster, const RunDir& run, Addresses& addresses) {
+  return {"predictor",
+          run.logs + "/predictor.log",
+          [&]() -> std::optional<CommandLine> {
+            if (!addresses.refresh()) return std::nullopt;
+            return predictor_line(cluster, addresses.control());
+          },
+          {},
+          true};
+}
+
 /// A coordinator that starts again would write over the event log of its predecessor: moves it to
 /// FILE.1, FILE.2, ...
 void keep_record(const std::string& file, int number) {
@@ -215,6 +237,7 @@ std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
                           return single_line(bound, run, *control);
                         },
                         scratch_folders(run, "cluster")});
+    if (cluster.predictor != "none") children.push_back(predictor_child(cluster, run, addresses));
     return children;
   }
   children.push_back({"coordinator", run.logs + "/coordinator.log",
@@ -235,6 +258,7 @@ std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
                         },
                         scratch_folders(run, "replica-" + number)});
   }
+  if (cluster.predictor != "none") children.push_back(predictor_child(cluster, run, addresses));
   return children;
 }
 
@@ -317,7 +341,14 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--threads", cluster.threads, "Math threads per rank; 0 = share the usable cores")
       ->check(CLI::Range(0, 4096));
   app.add_flag("--pin", cluster.pin, "Each math thread stays on a core of its own (cpu engine)");
-  app.add_option("--policy", cluster.policy, "Who runs next")->check(CLI::IsMember({"fcfs"}));
+  cluster.policy = "auto";
+  app.add_option("--policy", cluster.policy,
+                 "Who runs next; auto = tie with a predictor, fcfs without")
+      ->check(CLI::IsMember({"auto", "fcfs", "sept", "tie"}));
+  cluster.predictor = "auto";
+  app.add_option("--predictor", cluster.predictor,
+                 "Who says how long answers will be: auto (one trained for this model, if there is "
+                 "one), none, or a predictor's folder");
   app.add_option("--endpoint", cluster.endpoint, "Where clients connect");
   app.add_option("--control-endpoint", cluster.control_endpoint,
                  "Where the replicas connect; port * = any free one");

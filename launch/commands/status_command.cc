@@ -65,6 +65,7 @@ json to_json(const api::StatusReport& report) {
           {"protocol_version", report.protocol_version},
           {"model", report.model},
           {"policy", report.policy},
+          {"predictor", report.predictor},
           {"waiting_requests", report.waiting_requests},
           {"active_requests", report.active_requests},
           {"queue_limit", report.queue_limit},
@@ -89,6 +90,15 @@ std::string table(const std::string& endpoint, const api::StatusReport& report) 
       report.version.c_str(), report.protocol_version);
   add("requests: %u waiting (limit %u), %u active\n", report.waiting_requests, report.queue_limit,
       report.active_requests);
+  const auto counter = [&](const char* name) {
+    for (const auto& [key, value] : report.counters)
+      if (key == name) return value;
+    return 0.0;
+  };
+  if (!report.predictor.empty() && report.predictor != "none")
+    add("predictor %s: %.0f predicted, %.0f late, %.0f dropped, %.0f times lost\n",
+        report.predictor.c_str(), counter("predictor_answered"), counter("predictor_late"),
+        counter("predictor_dropped"), counter("predictor_losses"));
   if (report.replicas.empty()) return out;
   add("\n%-8s %-9s %3s %-6s %9s %14s %9s %9s %10s %9s\n", "replica", "state", "tp", "engine",
       "running", "KV blocks used", "steps", "step ms", "tokens", "tokens/s");

@@ -146,6 +146,12 @@ std::string tcp_endpoint(const std::string& host, const std::string& port) {
 
 }  // namespace
 
+CommandLine predictor_line(const ClusterOptions& options, const std::string& control) {
+  return {{options.program_folder + "/tailor-predictor", "serve", "--control-endpoint", control,
+           "--predictor", options.predictor, "--log-level", options.log_level},
+          {{"OMP_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}}};
+}
+
 std::string worker_program(const std::string& engine) {
   return engine == "torch" ? "tailor-worker-torch" : "tailor-worker";
 }

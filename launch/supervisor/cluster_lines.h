@@ -16,8 +16,9 @@ struct ClusterOptions {
   std::string model = "default";
   int replicas = 1;
   int tp = 1;
-  int threads = 0;  ///< per rank; 0 = the usable cores shared evenly
-  std::string policy = "fcfs";
+  int threads = 0;                 ///< per rank; 0 = the usable cores shared evenly
+  std::string policy = "fcfs";     ///< fcfs, sept or tie: "auto" is settled before
+  std::string predictor = "none";  ///< "none" or what tailor-predictor serve takes: "auto" likewise
   std::string endpoint = "tcp://127.0.0.1:5555";
   std::string control_endpoint = "tcp://127.0.0.1:*";
   std::string engine = "cpu";  ///< cpu or torch: "auto" is settled before
@@ -44,6 +45,8 @@ CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run,
 /// `control`: the coordinator's address as bound.
 CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int replica,
                          const std::string& control);
+/// The predictor of answers' lengths: joins no MPI, so no mpirun starts it.
+CommandLine predictor_line(const ClusterOptions& options, const std::string& control);
 /// Everything in one MPMD launch (roles by MPI_APPNUM): one failure domain. `control` needs a
 /// concrete port.
 CommandLine single_line(const ClusterOptions& options, const RunDir& run,

@@ -240,7 +240,9 @@ class Supervisor {
     command->env.emplace_back(kMarkVariable, child.mark);
     Result<Spawned> spawned = spawn(*command);
     if (!spawned) {
-      give_up(child.spec.name + ": " + spawned.error().message);
+      const std::string why = child.spec.name + ": " + spawned.error().message;
+      if (child.spec.optional) return start_later(child, why);
+      give_up(why);
       return;
     }
     child.pid = spawned->pid;
@@ -258,7 +260,7 @@ class Supervisor {
       stop_if_all_ended();
       return;
     }
-    if (!ever_ready_ &&
+    if (!ever_ready_ && !child.spec.optional &&
         (is_permanent(status) || ++child.start_failures >= options_.max_start_failures)) {
       give_up(failure_text(child, status));
       return;
@@ -266,14 +268,18 @@ class Supervisor {
     if (std::chrono::steady_clock::now() - child.started >= options_.healthy_after) {
       child.backoff = options_.backoff_first;
     }
-    say(child.spec.name + " " + describe_exit(status) + "; starting it again in " +
-        in_seconds(child.backoff) + " (log: " + child.output.path() + ")");
-    after(child.timer, child.backoff, [this, &child] { start(child); });
-    child.backoff = std::min(child.backoff * 2, options_.backoff_max);
-    if (ready_) {
+    start_later(child, child.spec.name + " " + describe_exit(status));
+    if (ready_ && !child.spec.optional) {
       ready_ = false;
       probe_soon();
     }
+  }
+
+  void start_later(Child& child, const std::string& why) {
+    say(why + "; starting it again in " + in_seconds(child.backoff) +
+        " (log: " + child.output.path() + ")");
+    after(child.timer, child.backoff, [this, &child] { start(child); });
+    child.backoff = std::min(child.backoff * 2, options_.backoff_max);
   }
 
   /// mpirun reports a rank killed by signal S as code 128 + S.
@@ -311,8 +317,9 @@ class Supervisor {
 
   void probe() {
     if (stopping_ || ready_ || probe_pid_ != 0) return;
-    const bool all_run = std::all_of(children_.begin(), children_.end(),
-                                     [](const auto& child) { return child->pid != 0; });
+    const bool all_run = std::all_of(children_.begin(), children_.end(), [](const auto& child) {
+      return child->pid != 0 || child->spec.optional;
+    });
     if (!all_run) return probe_soon();
     if (!options_.probe) return now_ready();
     std::optional<CommandLine> command = options_.probe();

@@ -29,6 +29,9 @@ struct ChildSpec {
   /// The line to start now, asked again at each start; nothing = cannot start yet, ask again soon.
   std::function<std::optional<CommandLine>()> command;
   std::vector<std::string> scratch;  ///< folders of this child alone, made empty before each start
+  /// The others do without it: readiness does not wait for it, its failures never end the run; it
+  /// is started again with back-off for ever.
+  bool optional = false;
 };
 
 struct SupervisorOptions {

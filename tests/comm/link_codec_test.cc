@@ -57,12 +57,78 @@ TEST(LinkCodec, ReportsComeBackAsTheyWere) {
   }
 }
 
+TEST(LinkCodec, WhatThePredictorIsAskedAndSaysComesBackAsItWas) {
+  RandomValues random(14);
+  for (int i = 0; i < kRounds; ++i) {
+    const PredictorReport value = random.predictor_report();
+    const auto back = decode_control(encode(value));
+    ASSERT_TRUE(back) << back.error().message;
+    ASSERT_TRUE(std::holds_alternative<PredictorReport>(*back));
+    ASSERT_EQ(Dump::of(value), Dump::of(std::get<PredictorReport>(*back)));
+    const Predict question{RequestId{random.u64()}, random.text() + '\xFF', random.u32()};
+    const auto asked = decode_predict(encode(question));
+    ASSERT_TRUE(asked) << asked.error().message;
+    ASSERT_EQ(Dump::of(question), Dump::of(*asked));
+  }
+}
+
+TEST(LinkCodec, AWorkerIsAskedNothingAndAPredictorCommandedNothing) {
+  EXPECT_FALSE(decode_command(encode(Predict{RequestId{1}, "why?", 5})).has_value());
+  EXPECT_FALSE(decode_predict(encode(CommandEnvelope{1, Epoch{1}, Drain{}})).has_value());
+  EXPECT_FALSE(decode_report(encode(PredictorReport(Predicted{}))).has_value());
+  const auto worker = decode_control(encode(WorkerReport(Drained{})));
+  ASSERT_TRUE(worker.has_value());
+  EXPECT_TRUE(std::holds_alternative<WorkerReport>(*worker));
+}
+
+LengthLaw log_t(float mu, float sigma, float nu) {
+  LengthLaw law;
+  law.kind = LengthLaw::Kind::kLogT;
+  law.mu = mu, law.sigma = sigma, law.nu = nu;
+  return law;
+}
+
+TEST(LinkCodec, NumbersThatAreNoLawAreRefused) {
+  const float nan = std::nanf(""), inf = HUGE_VALF;
+  LengthLaw histogram;
+  histogram.kind = LengthLaw::Kind::kHistogram;
+  histogram.low = 1, histogram.high = 100;
+  histogram.bins[3] = 1;
+  ASSERT_TRUE(well_formed(histogram));
+  std::vector<LengthLaw> wrong = {log_t(nan, 1, 3), log_t(5, 0, 3), log_t(5, -1, 3),
+                                  log_t(inf, 1, 3), log_t(5, 1, 0), log_t(5, inf, 3),
+                                  log_t(5, 1, nan), histogram,      histogram,
+                                  histogram,        histogram};
+  wrong[7].bins[4] = 1;  // sum 2
+  wrong[8].bins[3] = nan;
+  wrong[9].high = 1;
+  wrong[10].bins[3] = -1;
+  for (const LengthLaw& law : wrong) {
+    EXPECT_FALSE(well_formed(law));
+    EXPECT_FALSE(decode_control(encode(PredictorReport(Predicted{RequestId{1}, law}))).has_value());
+    PredictorHello hello;
+    hello.population = law;
+    EXPECT_FALSE(decode_control(encode(PredictorReport(hello))).has_value());
+    // On a report it costs only itself.
+    StepReport report;
+    report.step = 7;
+    report.events = {LawProbed{RequestId{1}, Attempt{1}, 0, 0, law},
+                     PrefillDone{RequestId{1}, Attempt{1}, 3}};
+    const auto back = decode_report(encode(WorkerReport(report)));
+    ASSERT_TRUE(back.has_value());
+    ASSERT_EQ(std::get<StepReport>(*back).events.size(), 1u);
+    EXPECT_TRUE(std::holds_alternative<PrefillDone>(std::get<StepReport>(*back).events[0]));
+  }
+}
+
 TEST(LinkCodec, DamagedBytesNeverDoMoreThanFail) {
   quiet_protobuf_log();
   RandomValues random(5);
   int refused = 0;
   for (int i = 0; i < kRounds; ++i) {
-    std::string bytes = i % 2 == 0 ? encode(random.client_message()) : encode(random.report());
+    std::string bytes = i % 3 == 0   ? encode(random.client_message())
+                        : i % 3 == 1 ? encode(random.report())
+                                     : encode(random.predictor_report());
     for (int flips = 1 + static_cast<int>(random.number(4)); flips > 0 && !bytes.empty(); --flips)
       bytes[random.number(bytes.size())] = static_cast<char>(random.number(256));
     if (random.coin()) bytes.resize(random.number(bytes.size() + 1));
@@ -74,6 +140,13 @@ TEST(LinkCodec, DamagedBytesNeverDoMoreThanFail) {
       EXPECT_FALSE(client.error().error.message.empty());
     }
     (void)decode_report(bytes).has_value();
+    const auto control = decode_control(bytes);
+    const auto* predictor = control ? std::get_if<PredictorReport>(&*control) : nullptr;
+    const auto* predicted = predictor ? std::get_if<Predicted>(predictor) : nullptr;
+    if (predicted) {
+      EXPECT_TRUE(well_formed(predicted->law));
+    }
+    (void)decode_predict(bytes).has_value();
     (void)decode_command(bytes).has_value();
     (void)decode_server_message(bytes).has_value();
     (void)decode_doorbell(bytes).has_value();

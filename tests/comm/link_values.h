@@ -177,6 +177,7 @@ class RandomValues {
                                     wide()};
         });
         s.counters = list([&] { return std::pair<std::string, double>(text(), wide()); });
+        s.predictor = text();
         return s;
       }
     }
@@ -205,6 +206,34 @@ class RandomValues {
       default:
         return Shutdown{};
     }
+  }
+
+  /// A well-formed one.
+  LengthLaw law() {
+    LengthLaw l;
+    switch (number(3)) {
+      case 0:
+        break;
+      case 1:
+        l.kind = LengthLaw::Kind::kLogT;
+        l.mu = static_cast<float>(number(900)) / 100 - 1;
+        l.sigma = static_cast<float>(1 + number(200)) / 100;
+        l.nu = static_cast<float>(3 + number(60)) / 2;
+        break;
+      default: {
+        l.kind = LengthLaw::Kind::kHistogram;
+        l.low = static_cast<float>(1 + number(10)) / 2;
+        l.high = l.low + static_cast<float>(1 + number(4000));
+        const auto at = number(LengthLaw::kBins);
+        l.bins[at] = 0.25f;
+        l.bins[(at + 1 + number(LengthLaw::kBins - 1)) % LengthLaw::kBins] = 0.75f;
+      }
+    }
+    return l;
+  }
+  PredictorReport predictor_report() {
+    if (coin()) return Predicted{RequestId{u64()}, law()};
+    return PredictorHello{text(), text(), text(), law(), text(), i32()};
   }
 
   SequenceProgress progress() {
@@ -241,6 +270,7 @@ class RandomValues {
         r.progress = list([&] { return progress(); });
         r.events = list([&]() -> WorkerEvent {
           if (coin()) return PrefillDone{RequestId{u64()}, Attempt{u32()}, u32()};
+          if (coin()) return LawProbed{RequestId{u64()}, Attempt{u32()}, u32(), u32(), law()};
           return SequencePreempted{{RequestId{u64()}, u32()}, Attempt{u32()}, u32()};
         });
         return r;
@@ -365,8 +395,8 @@ class Dump {
     all(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
   }
   void put(const api::StatusReport& v) {
-    const auto& [a, b, c, d, e, f, g, h, i, j, k, l] = v;
-    all(a, b, c, d, e, f, g, h, i, j, k, l);
+    const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = v;
+    all(a, b, c, d, e, f, g, h, i, j, k, l, m);
   }
   void put(const Welcome& v) { all(v.replica, v.epoch); }
   void put(const Dispatch& v) {
@@ -384,6 +414,24 @@ class Dump {
   }
   void put(const PrefillDone& v) { all(v.request, v.attempt, v.cached_tokens); }
   void put(const SequencePreempted& v) { all(v.sequence, v.attempt, v.tokens_lost); }
+  void put(const LengthLaw& v) {
+    const auto& [kind, mu, sigma, nu, low, high, bins] = v;
+    all(static_cast<int32_t>(kind), mu, sigma, nu, low, high,
+        std::vector<float>(bins.begin(), bins.end()));
+  }
+  void put(const LawProbed& v) {
+    const auto& [a, b, c, d, e] = v;
+    all(a, b, c, d, e);
+  }
+  void put(const PredictorHello& v) {
+    const auto& [a, b, c, d, e, f] = v;
+    all(a, b, c, d, e, f);
+  }
+  void put(const Predict& v) {
+    const auto& [a, b, c] = v;
+    all(a, b, c);
+  }
+  void put(const Predicted& v) { all(v.request, v.law); }
   void put(const StepReport& v) {
     const auto& [a, b, c, d, e, f, g, h, i, j, k, l] = v;
     all(a, b, c, d, e, f, g, h, i, j, k, l);

@@ -300,5 +300,94 @@ TEST(CoordinatorLoop, ItsRecordReplays) {
   EXPECT_EQ(summary->live_at_end, 0u);
 }
 
+// ---- the predictor
+
+CoordinatorOptions under_tie() {
+  CoordinatorOptions options;
+  options.core.policy = *Policy::parse("tie");
+  options.core.ahead_requests = 0;
+  options.predictor.silent_after = milliseconds(500);
+  return options;
+}
+/// "len 40": exp(mu) = 40.
+std::optional<LengthLaw> by_its_own_word(const Predict& question) {
+  return tie::log_t(std::log(std::stod(question.prompt.substr(4))), 0.2);
+}
+
+TEST(CoordinatorLoop, PredictedLawsOrderTheQueue) {
+  LiveCluster cluster(under_tie());
+  ScriptedPredictor predictor(cluster.control(), by_its_own_word);
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_predictor("ready: scripted"));
+  const std::vector<std::string> ids = {"len 300", "len 20", "len 1000", "len 80"};
+  for (const auto& id : ids) caller.submit(Caller::ask(id, id, 1024));
+  ASSERT_TRUE(caller.wait_counter("predictor_answered", 4));
+  ScriptedLeader::Options one_slot;
+  one_slot.slots = 1;
+  auto leader = cluster.leader(one_slot);
+  ASSERT_TRUE(caller.listen_until_over(ids));
+  std::vector<std::pair<Duration, std::string>> order;
+  for (const auto& id : ids) {
+    expect_answer(caller.answers[id], 1024);
+    // They came together and ran one after the other, a thousand tokens each.
+    order.emplace_back(caller.answers[id].finished[0].timings.dispatched, id);
+  }
+  std::sort(order.begin(), order.end());
+  EXPECT_EQ(order[0].second, "len 20");
+  EXPECT_EQ(order[1].second, "len 80");
+  EXPECT_EQ(order[2].second, "len 300");
+  EXPECT_EQ(order[3].second, "len 1000");
+}
+
+TEST(CoordinatorLoop, AMissingMuteOrLostPredictorDelaysNobody) {
+  LiveCluster cluster(under_tie());
+  auto leader = cluster.leader();
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready());
+  const auto ask = [&](const std::string& id) {
+    caller.submit(Caller::ask(id, "len 10", 20));
+    ASSERT_TRUE(caller.listen_until_over({id}));
+    expect_answer(caller.answers[id], 20);
+  };
+  EXPECT_EQ(caller.status().predictor, "none");
+  ask("nobody");
+  EXPECT_EQ(caller.counter("predictor_unasked"), 1);
+  {
+    ScriptedPredictor mute(cluster.control(), [](const Predict&) { return std::nullopt; });
+    ASSERT_TRUE(caller.wait_predictor("ready"));
+    ask("mute");
+    EXPECT_EQ(caller.counter("predictor_open"), 1);
+  }
+  ASSERT_TRUE(caller.wait_predictor("lost"));
+  EXPECT_EQ(caller.counter("predictor_unanswered"), 1);
+  ask("lost");
+  EXPECT_EQ(caller.counter("predictor_unasked"), 2);
+  ScriptedPredictor next(cluster.control(), by_its_own_word);
+  ASSERT_TRUE(caller.wait_predictor("ready"));
+  ask("back");
+  ASSERT_TRUE(caller.wait_counter("predictor_answered", 1));
+}
+
+TEST(CoordinatorLoop, NoMoreQuestionsAreOpenThanTheLimitAndTokenIdsAreNotAskedAbout) {
+  auto options = under_tie();
+  options.predictor.max_open = 2;
+  LiveCluster cluster(options);
+  ScriptedPredictor mute(cluster.control(), [](const Predict&) { return std::nullopt; });
+  auto leader = cluster.leader();
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready() && caller.wait_predictor("ready"));
+  auto tokens = Caller::ask("ids", "", 5);
+  tokens.prompt = std::vector<TokenId>{1, 2, 3};
+  caller.submit(tokens);
+  std::vector<std::string> ids = {"ids"};
+  for (int i = 0; i < 5; ++i) {
+    ids.push_back("r" + std::to_string(i));
+    caller.submit(Caller::ask(ids.back(), "len 10", 5));
+  }
+  ASSERT_TRUE(caller.listen_until_over(ids));
+  EXPECT_EQ(caller.counter("predictor_asked"), 2);
+  EXPECT_EQ(caller.counter("predictor_dropped"), 3);
+}
+
 }  // namespace
 }  // namespace tailor::coordinator

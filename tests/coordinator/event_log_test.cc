@@ -24,6 +24,9 @@ class EventLog : public testing::Test {
     options.seed = seed;
     options.events = 600;
     options.check = false;
+    options.core.policy.kind = static_cast<Policy::Kind>(seed % 3);
+    options.core.policy.tau_seconds = 0.1;
+    if (seed % 2) options.core.population = tie::log_t(2, 0.7);
     options.core.queue_limit = 20;
     options.core.ahead_requests = seed % 3;
     options.core.expected_replicas = 3;
@@ -72,6 +75,10 @@ TEST_F(EventLog, ReplayGivesIdenticalCommands) {
     ASSERT_EQ(summary.commands, live.size());
     ASSERT_EQ(summary.counters.tokens, counters_.tokens);
     ASSERT_EQ(summary.live_at_end, 0u);
+    ASSERT_EQ(summary.options.policy.kind, static_cast<Policy::Kind>(seed % 3));
+    ASSERT_EQ(summary.counters.predicted, counters_.predicted);
+    ASSERT_EQ(summary.counters.probed, counters_.probed);
+    ASSERT_EQ(counters_.predicted > 0, seed % 3 > 0);
     ASSERT_GT(live.size(), 300u);
   }
 }

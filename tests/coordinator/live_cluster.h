@@ -9,12 +9,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/clock.h"
 #include "comm/client.h"
+#include "comm/predictor_io.h"
 #include "comm/worker_io.h"
 #include "coordinator/coordinator_loop.h"
 
@@ -195,6 +197,38 @@ class ScriptedLeader {
   std::thread thread_;
 };
 
+/// A predictor that is asked over the wire and answers what `law_of` says of the prompt; nothing
+/// where that gives nothing.
+class ScriptedPredictor {
+ public:
+  using LawOf = std::function<std::optional<LengthLaw>(const Predict&)>;
+  ScriptedPredictor(const std::string& control_endpoint, LawOf law_of)
+      : law_of_(std::move(law_of)) {
+    comm::PredictorIoOptions options;
+    options.control_endpoint = control_endpoint;
+    options.hello.name = "scripted";
+    options.hello_every = milliseconds(20);
+    auto started = comm::PredictorIo::start(options);
+    EXPECT_TRUE(started.has_value());
+    io_ = std::move(*started);
+    thread_ = std::thread([this] {
+      while (!leave_)
+        for (const Predict& question : io_->inbox().drain_wait(milliseconds(10)))
+          if (const auto law = law_of_(question)) io_->answer({question.request, *law});
+    });
+  }
+  ~ScriptedPredictor() {
+    leave_ = true;
+    thread_.join();
+  }
+
+ private:
+  const LawOf law_of_;
+  std::unique_ptr<comm::PredictorIo> io_;
+  std::atomic<bool> leave_{false};
+  std::thread thread_;
+};
+
 class LiveCluster {
  public:
   explicit LiveCluster(CoordinatorOptions options = {}, PromptText text = byte_text()) {
@@ -224,6 +258,7 @@ class LiveCluster {
     return std::make_unique<ScriptedLeader>(options);
   }
   const std::string& endpoint() const { return io_->api_endpoint(); }
+  const std::string& control() const { return io_->control_endpoint(); }
 
  private:
   std::unique_ptr<comm::CoordinatorIo> io_;
@@ -284,6 +319,30 @@ class Caller {
     auto report = client_->status(seconds(10));
     EXPECT_TRUE(report.has_value());
     return report ? *report : api::StatusReport{};
+  }
+  double counter(const std::string& name) {
+    for (const auto& [key, value] : status().counters)
+      if (key == name) return value;
+    ADD_FAILURE() << "no counter " << name;
+    return -1;
+  }
+  /// Asks until the status is as `enough` wants it; false after 20 s.
+  bool wait_status(const std::function<bool(const api::StatusReport&)>& enough) {
+    const Time until = now() + seconds(20);
+    while (now() < until)
+      if (enough(status())) return true;
+    return false;
+  }
+  bool wait_counter(const std::string& name, double at_least) {
+    return wait_status([&](const api::StatusReport& report) {
+      for (const auto& [key, value] : report.counters)
+        if (key == name) return value >= at_least;
+      return false;
+    });
+  }
+  bool wait_predictor(const std::string& state) {
+    return wait_status(
+        [&](const api::StatusReport& report) { return report.predictor.rfind(state, 0) == 0; });
   }
   bool wait_ready(uint32_t replicas = 1) {
     const Time until = now() + seconds(20);

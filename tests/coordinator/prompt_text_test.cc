@@ -35,6 +35,30 @@ TEST(PromptText, TakesTextMessagesOrTokens) {
   EXPECT_EQ(prepare_prompt(text, 100, submit)->tokens, (std::vector<TokenId>{7, 0, 255}));
 }
 
+TEST(PromptText, ThePredictorIsShownTheClientsWords) {
+  auto submit = Caller::ask("r", "Hi é", 8);
+  EXPECT_EQ(predictor_words(submit), "Hi é");
+  EXPECT_EQ(prepare_prompt(byte_text(), 100, submit)->words, "Hi é");
+  submit.prompt = std::vector<api::ChatMessage>{{"system", "be brief"}, {"user", "why?"}};
+  EXPECT_EQ(predictor_words(submit), "be brief\nwhy?");
+  submit.prompt = std::vector<TokenId>{7, 0, 255};
+  EXPECT_EQ(predictor_words(submit), "");
+  // A long one keeps its head and its tail, and no half character.
+  constexpr size_t kLimit = kPredictorHeadBytes + kPredictorTailBytes;
+  std::string written = "x";
+  while (written.size() < 3 * kLimit) written += "é";
+  written += "end";
+  submit.prompt = written;
+  const std::string shown = predictor_words(submit);
+  EXPECT_LE(shown.size(), kLimit + 2);
+  EXPECT_GT(shown.size(), kLimit - 4);
+  EXPECT_EQ(shown.substr(0, 7), "xééé");
+  EXPECT_EQ(shown.substr(shown.size() - 5), "éend");
+  for (size_t i = 1; i + 3 < shown.size(); i += 2) ASSERT_EQ(shown.substr(i, 2), "é") << i;
+  submit.prompt = std::string(kLimit, 'a');
+  EXPECT_EQ(predictor_words(submit).size(), kLimit);
+}
+
 TEST(PromptText, CutsWhatTheContextDoesNotLeave) {
   const PromptText text = byte_text();
   auto submit = Caller::ask("r", "0123456789", 1000);

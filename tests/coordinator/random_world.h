@@ -1,20 +1,24 @@
 // A random world around a SchedulerCore, and a naive model that checks every command: clients that
 // come, cancel and set deadlines; replicas that join, report (sometimes late, twice, or of an old
 // attempt), drain and are lost. Every sample has a target length, so "no token lost or doubled" is
-// a sum at the end.
+// a sum at the end. Under sept and tie laws come too, some late, some of a probe, and every
+// dispatch must be the best by the formula itself.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <map>
+#include <optional>
 #include <random>
 #include <set>
 #include <tuple>
 #include <vector>
 
 #include "coordinator/scheduler_core.h"
+#include "tie/law_of_largest.h"
 
 namespace tailor::coordinator {
 
@@ -29,10 +33,11 @@ class RandomWorld {
   };
 
   explicit RandomWorld(const Options& options)
-      : options_(options),
-        random_(options.seed),
-        core_(options.core),
-        replicas_(options.replicas) {}
+      : options_(options), random_(options.seed), core_(options.core), replicas_(options.replicas) {
+    if (options.core.policy.needs_law()) math_.emplace();
+    if (options.core.population.kind != LengthLaw::Kind::kNone)
+      population_ = options.core.population;
+  }
 
   /// Called with every event before the core handles it and with the commands after.
   std::function<void(Time, const CoreEvent&, const std::vector<CoreCommand>&)> on_handled;
@@ -53,6 +58,9 @@ class RandomWorld {
     bool ended = false;
     std::vector<uint32_t> target, emitted;
     std::vector<bool> sample_ended;
+    LengthLaw law;  // kind none: the population's
+    uint32_t law_generated = 0;
+    bool law_probed = false;
   };
   struct Run {  // on a replica
     Attempt attempt;
@@ -80,6 +88,11 @@ class RandomWorld {
       return handle(DrainReplica{ReplicaId{static_cast<uint32_t>(below(replicas_.size()))}});
     if (choice < 40) return drained(static_cast<uint32_t>(below(replicas_.size())));
     if (choice < 43) return handle(Tick{});
+    if (options_.core.policy.needs_law()) {
+      if (choice < 60) return predict();
+      if (choice < 66) return probe();
+      if (choice < 67) return population();
+    }
     report(static_cast<uint32_t>(below(replicas_.size())));
   }
 
@@ -100,6 +113,79 @@ class RandomWorld {
     r.sample_ended.assign(a.samples, false);
     arriving_ = r;
     handle(a);
+  }
+
+  LengthLaw random_law() {
+    if (chance(5)) return {};
+    if (chance(20)) {
+      std::vector<double> bins(LengthLaw::kBins);
+      for (double& bin : bins) bin = static_cast<double>(below(4));
+      bins[below(LengthLaw::kBins)] += 1;
+      return tie::histogram(bins, 1, 200);
+    }
+    return tie::log_t(static_cast<double>(below(500)) / 100,
+                      0.1 + static_cast<double>(below(20)) / 10, 3.5);
+  }
+  ModelRequest* some_request() {
+    if (requests_.empty()) return nullptr;
+    auto it = requests_.end();
+    std::advance(it, -1 - static_cast<int64_t>(below(std::min<size_t>(requests_.size(), 30))));
+    return &it->second;
+  }
+  void predict() {  // often too late: must be harmless
+    ModelRequest* request = some_request();
+    if (!request) return;
+    const LengthLaw law = random_law();
+    if (!request->ended && !request->law_probed && law.kind != LengthLaw::Kind::kNone) {
+      request->law = law;
+      request->law_generated = 0;
+    }
+    handle(PredictedLaw{request->arrived.id, law});
+  }
+  void probe() {
+    ModelRequest* request = some_request();
+    if (!request) return;
+    ProbedLaw event{ReplicaId{request->replica},
+                    {},
+                    request->arrived.id,
+                    request->attempt,
+                    static_cast<uint32_t>(below(request->target.size())),
+                    0,
+                    random_law()};
+    event.epoch = replicas_[request->replica].epoch;
+    if (chance(50)) event.generated = static_cast<uint32_t>(below(request->emitted[0] + 1));
+    if (chance(10)) ++event.attempt.value;
+    if (chance(10)) --event.epoch.value;
+    if (!request->ended && request->bound && event.attempt == request->attempt &&
+        event.epoch == replicas_[request->replica].epoch &&
+        event.law.kind != LengthLaw::Kind::kNone &&
+        (event.generated == 0 || request->target.size() == 1)) {
+      request->law = event.law;
+      request->law_generated = event.generated;
+      request->law_probed = true;
+    }
+    handle(event);
+  }
+  void population() {
+    const LengthLaw law = random_law();
+    population_ = law.kind == LengthLaw::Kind::kNone ? tie::default_population() : law;
+    handle(PopulationLaw{law});
+  }
+
+  /// ln(Score * gamma^(wait / tau)), from the formula: smaller runs first; 0 under fcfs.
+  double rank(const ModelRequest& r) const {
+    const Policy& policy = options_.core.policy;
+    if (!policy.needs_law()) return 0;
+    const LengthLaw& law = r.law.kind == LengthLaw::Kind::kNone ? population_ : r.law;
+    const auto n = static_cast<uint32_t>(r.target.size());
+    const tie::Moments m =
+        n > 1 ? tie::moments_of_largest(*math_, law, n, r.arrived.max_tokens)
+              : math_->moments(law, r.arrived.max_tokens - r.law_generated,
+                               std::max(r.emitted[0], r.law_generated) - r.law_generated);
+    const double beta = policy.needs_beta() ? core_.beta() : 0;
+    const double waited = to_seconds(now_ - r.arrived.arrival);
+    return std::log(m.expected + beta * m.cvar) +
+           waited / policy.tau_seconds * std::log(policy.gamma);
   }
 
   void abandon() {
@@ -250,10 +336,17 @@ class RandomWorld {
     ASSERT_EQ(c.epoch, replica.epoch);
     ASSERT_EQ(c.attempt.value, request.attempt.value + 1);
     ASSERT_LE(request.arrived.samples, replica.slots);
-    // Strict classes, first come first served inside: nobody that some present replica could hold
-    // comes before it.
-    const auto order = [](const ModelRequest& r) {
-      return std::tuple(r.arrived.priority, r.arrived.arrival, r.arrived.id);
+    // Strict classes, the policy's order inside, then first come first served: nobody that some
+    // present replica could hold comes before it. (Ranks are equal up to rounding.)
+    const double own = rank(request);
+    const auto before = [&](const ModelRequest& other) {
+      if (other.arrived.priority != request.arrived.priority)
+        return other.arrived.priority < request.arrived.priority;
+      const double theirs = rank(other);
+      if (std::abs(theirs - own) > 1e-9) return theirs < own;
+      return !options_.core.policy.needs_law() &&
+             std::tuple(other.arrived.arrival, other.arrived.id) <
+                 std::tuple(request.arrived.arrival, request.arrived.id);
     };
     for (const auto& [id, other] : requests_) {
       if (other.ended || other.bound || id == c.id.value) continue;
@@ -262,7 +355,7 @@ class RandomWorld {
             return r.joined && !r.draining && other.arrived.samples <= r.slots;
           });
       if (holdable) {
-        ASSERT_LT(order(request), order(other)) << "overtaken";
+        ASSERT_FALSE(before(other)) << "overtaken";
       }
     }
     request.attempt = c.attempt;
@@ -307,6 +400,8 @@ class RandomWorld {
   const Options options_;
   std::mt19937_64 random_;
   SchedulerCore core_;
+  std::optional<tie::LawMath> math_;
+  LengthLaw population_ = tie::default_population();
   Time now_{seconds(1000)};
   uint64_t last_id_ = 0;
   ModelRequest arriving_;

@@ -10,6 +10,7 @@ namespace {
 
 using tailor::testing::allocations;
 
+/// Each request is predicted, every law moves the queue, and the probe speaks each step.
 /// Keeps 64 requests in a cluster of 2 replicas with 16 slots: every step reports one token of each
 /// running sequence; every eighth token ends a request and another one arrives.
 class SteadyLoad {
@@ -39,6 +40,9 @@ class SteadyLoad {
       }
       std::erase_if(running_[r], [](const Run& run) { return run.tokens == 8; });
       tell(Reported{ReplicaId{r}, Epoch{1}, 16, 500, progress_});
+      if (!running_[r].empty())
+        tell(ProbedLaw{ReplicaId{r}, Epoch{1}, running_[r][0].id, running_[r][0].attempt, 0, 0,
+                       tie::log_t(2, 0.4)});
       for (; ends > 0; --ends) arrive();
     }
     now_ += milliseconds(20);
@@ -55,12 +59,14 @@ class SteadyLoad {
   };
   static CoreOptions options() {
     CoreOptions o;
+    o.policy.kind = Policy::Kind::kTie;
     o.expected_replicas = 2;
     return o;
   }
   void arrive() {
     tell(Arrived{RequestId{++last_}, static_cast<PriorityClass>(last_ % 3), 1, 10, 64, now_,
                  seconds(100)});
+    tell(PredictedLaw{RequestId{last_}, tie::log_t(2 + static_cast<double>(last_ % 7) / 4, 0.4)});
   }
   void tell(const CoreEvent& event) {
     commands_.clear();
@@ -87,6 +93,8 @@ TEST(SchedulerCore, FrugalNoAllocationPerSequenceAndStepInSteadyState) {
   EXPECT_EQ(allocations - before, 0);
   EXPECT_GT(load.core().counters().tokens - tokens, 30'000u);
   EXPECT_GT(load.core().counters().finished, 3'000u);
+  EXPECT_GT(load.core().counters().predicted, 1'000u);
+  EXPECT_GT(load.core().counters().probed, 1'000u);
   auto counted_at_all = std::make_unique<int>(1);
   EXPECT_GT(allocations, before);  // the counter counts
 }

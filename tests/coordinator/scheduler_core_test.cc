@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 
 #include "tests/coordinator/random_world.h"
@@ -286,6 +287,153 @@ TEST(SchedulerCore, StopEndsEverythingAndRefusesWhatComes) {
   EXPECT_EQ(c.core.live(), 0u);
   c.arrive(3);
   EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).error.code, ErrorCode::kUnavailable);
+}
+
+CoreOptions with_policy(Policy::Kind kind) {
+  CoreOptions options;
+  options.policy.kind = kind;
+  options.ahead_requests = 0;
+  return options;
+}
+
+TEST(SchedulerCore, TieRunsTheShortestPredictedFirstAndTheUnpredictedByThePopulation) {
+  for (const auto kind : {Policy::Kind::kSept, Policy::Kind::kTie}) {
+    Core c(with_policy(kind));
+    c.join(0, 1);
+    for (uint64_t id = 1; id <= 5; ++id)
+      c.tell(Arrived{RequestId{id}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
+    c.tell(PredictedLaw{RequestId{2}, tie::log_t(7, 0.3)});
+    c.tell(PredictedLaw{RequestId{3}, tie::log_t(3, 0.3)});
+    c.tell(PredictedLaw{RequestId{5}, tie::log_t(2, 0.3)});
+    EXPECT_EQ(c.core.standing(RequestId{5}).place, 1u);
+    EXPECT_EQ(c.core.standing(RequestId{4}).place, 3u);
+    EXPECT_EQ(c.core.standing(RequestId{2}).place, 4u);
+    std::string order;
+    for (uint32_t runs = 1; order.size() < 4;) {
+      const auto lines = c.report(0, 1, {entry(runs, 1, 0, 1, true)});
+      const auto& dispatched = std::get<DispatchCommand>(c.commands.back());
+      runs = static_cast<uint32_t>(dispatched.id.value);
+      order += std::to_string(runs);
+    }
+    EXPECT_EQ(order, "5342");
+  }
+}
+
+TEST(SchedulerCore, FcfsKeepsArrivalWhateverIsPredicted) {
+  Core c(with_policy(Policy::Kind::kFcfs));
+  c.join(0, 1);
+  for (uint64_t id = 1; id <= 3; ++id) c.arrive(id);
+  c.tell(PredictedLaw{RequestId{3}, tie::log_t(1, 0.3)});
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(),
+            "dispatch replica=0 epoch=1 request=2 attempt=1");
+  EXPECT_EQ(c.core.counters().predicted, 1u);
+}
+
+TEST(SchedulerCore, WaitingMakesUpForLengthByTheDecayExactly) {
+  // ln score + a / tau ln(1 / gamma): a request of twice the score is overtaken no more once it has
+  // waited tau ln 2 / ln(1 / gamma) longer.
+  const tie::LawMath math;
+  const double tie_wait = 30 * std::log(2) / std::log(1 / 0.9);
+  for (const double off : {-0.5, 0.5}) {
+    Core c(with_policy(Policy::Kind::kSept));
+    c.join(0, 1);
+    const auto arrive = [&](uint64_t id) {
+      c.tell(
+          Arrived{RequestId{id}, PriorityClass::kStandard, 1, 8, 1u << 20, c.now, Duration::max()});
+    };
+    arrive(1);
+    arrive(2);
+    c.tell(PredictedLaw{RequestId{2}, tie::log_t(std::log(200), 1e-3, 30)});
+    c.now += from_seconds(tie_wait + off);
+    arrive(3);
+    c.tell(PredictedLaw{RequestId{3}, tie::log_t(std::log(100), 1e-3, 30)});
+    EXPECT_EQ(c.core.standing(RequestId{3}).place, off < 0 ? 1u : 2u);
+  }
+}
+
+TEST(SchedulerCore, BetaFollowsTheQueueAndTurnsTheOrderOfWideAndNarrowLaws) {
+  // The narrow law's score lies above the wide one's with beta 0.3, and below it with beta 0.5.
+  const tie::LawMath math;
+  const LengthLaw wide = tie::log_t(std::log(92), 0.45);
+  const auto w = math.moments(wide, 2048);
+  const double level = (tie::score(w, 0.3) / 1.3 + tie::score(w, 0.5) / 1.5) / 2;
+  const LengthLaw narrow = tie::log_t(std::log(level), 1e-3, 30);
+  const auto n = math.moments(narrow, 2048);
+  ASSERT_GT(tie::score(n, 0.3), tie::score(w, 0.3));
+  ASSERT_LT(tie::score(n, 0.5), tie::score(w, 0.5));
+  Core c(with_policy(Policy::Kind::kTie));
+  c.join(0, 1);
+  const auto arrive = [&](uint64_t id) {
+    c.tell(Arrived{RequestId{id}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
+  };
+  for (uint64_t id = 1; id <= 3; ++id) arrive(id);
+  c.tell(PredictedLaw{RequestId{2}, narrow});
+  c.tell(PredictedLaw{RequestId{3}, wide});
+  c.now += seconds(2);
+  for (uint64_t id = 4; id <= 8; ++id) arrive(id);
+  EXPECT_NEAR(c.core.beta(), 0.3, 1e-12) << "a level is held for a second";
+  EXPECT_EQ(c.core.standing(RequestId{3}).place, 1u);
+  c.now += seconds(1);
+  c.tell(Tick{});
+  EXPECT_NEAR(c.core.beta(), 0.5, 1e-12);
+  EXPECT_EQ(c.core.standing(RequestId{2}).place, 1u);
+  EXPECT_EQ(c.core.standing(RequestId{3}).place, 2u);
+}
+
+TEST(SchedulerCore, AProbedLawOutranksThePredictorsAndIsKeptForTheNextAttempt) {
+  Core c(with_policy(Policy::Kind::kTie));
+  c.join(0, 1);
+  c.tell(Arrived{RequestId{1}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
+  c.tell(Arrived{RequestId{2}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
+  c.tell(PredictedLaw{RequestId{2}, tie::log_t(5, 0.3)});
+  c.tell(ProbedLaw{ReplicaId{0}, Epoch{1}, RequestId{1}, Attempt{2}, 0, 0, tie::log_t(1, 0.3)});
+  EXPECT_EQ(c.core.counters().probed, 0u) << "of an attempt that is not";
+  c.report(0, 1, {entry(1, 1, 0, 40)});
+  c.tell(ProbedLaw{ReplicaId{0}, Epoch{1}, RequestId{1}, Attempt{1}, 0, 32, tie::log_t(3, 0.3)});
+  c.tell(PredictedLaw{RequestId{1}, tie::log_t(9, 0.3)});
+  EXPECT_EQ(c.core.counters().probed, 1u);
+  EXPECT_EQ(c.core.counters().predicted_late, 1u);
+  c.tell(ReplicaLost{ReplicaId{0}, Epoch{1}});
+  // 40 are out, the law speaks of what remains behind 32.
+  const tie::LawMath math;
+  EXPECT_DOUBLE_EQ(c.core.standing(RequestId{1}).moments.expected,
+                   math.moments(tie::log_t(3, 0.3), 2048 - 32, 8).expected);
+  EXPECT_EQ(c.core.standing(RequestId{1}).place, 1u);
+  EXPECT_EQ(c.join(0, 1).back(), "dispatch replica=0 epoch=2 request=1 attempt=2");
+}
+
+TEST(SchedulerCore, ANewPopulationRekeysTheUnpredicted) {
+  Core c(with_policy(Policy::Kind::kSept));
+  c.arrive(1);
+  c.arrive(2);
+  c.tell(PredictedLaw{RequestId{2}, tie::log_t(2, 0.3)});
+  EXPECT_EQ(c.core.standing(RequestId{1}).place, 2u);
+  c.tell(PopulationLaw{tie::log_t(1, 0.3, 5)});
+  EXPECT_EQ(c.core.standing(RequestId{1}).place, 1u);
+}
+
+TEST(SchedulerCore, EveryDispatchIsTheBestByTheFormulaUnderRandomEventsAndLaws) {
+  uint64_t predicted = 0, late = 0, probed = 0, rekeyed = 0;
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    RandomWorld::Options options;
+    options.seed = seed;
+    options.replicas = 1 + seed % 4;
+    options.core.policy.kind = seed % 4 == 0 ? Policy::Kind::kSept : Policy::Kind::kTie;
+    options.core.policy.tau_seconds = seed % 2 ? 30 : 0.05;  // so short that waits count
+    options.core.expected_replicas = options.replicas;
+    options.core.ahead_requests = static_cast<uint32_t>(seed % 3);
+    RandomWorld world(options);
+    world.run();
+    ASSERT_FALSE(HasFatalFailure()) << "seed " << seed;
+    const auto& counters = world.core().counters();
+    ASSERT_GT(counters.finished, 20u) << "the world did something, seed " << seed;
+    predicted += counters.predicted, late += counters.predicted_late;
+    probed += counters.probed, rekeyed += counters.rekeyed_all;
+  }
+  EXPECT_GT(predicted, 500u);
+  EXPECT_GT(late, 500u);
+  EXPECT_GT(probed, 100u);
+  EXPECT_GT(rekeyed, 100u);
 }
 
 TEST(SchedulerCore, ExactlyOnceUnderRandomEvents) {

@@ -96,6 +96,24 @@ TEST_F(Cli, PrintShowsOneLinePerFailureDomainAndSingleOne) {
       << "a concrete port is needed: " << single.out;
 }
 
+TEST_F(Cli, ThePolicyFollowsThePredictor) {
+  const std::string common = "serve --print --replicas 1 --tp 1 --model " + model();
+  std::string out = tailor(common + " --predictor none").out;
+  EXPECT_NE(out.find("--policy fcfs"), std::string::npos) << out;
+  EXPECT_EQ(out.find("tailor-predictor"), std::string::npos) << out;
+  out = tailor(common + " --predictor constant:5,0.5").out;
+  EXPECT_NE(out.find("--policy tie"), std::string::npos) << out;
+  EXPECT_NE(out.find("tailor-predictor serve --control-endpoint tcp://127.0.0.1:"),
+            std::string::npos)
+      << out;
+  out = tailor(common + " --predictor prompt-length --policy sept --single").out;
+  EXPECT_NE(out.find("--policy sept"), std::string::npos) << out;
+  EXPECT_NE(out.find("--predictor prompt-length"), std::string::npos) << out;
+  const Ran ran = tailor(common + " --predictor " + folder_);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.out.find("no predictor at " + folder_), std::string::npos) << ran.out;
+}
+
 TEST_F(Cli, PrintedLinesAreQuotedForTheShell) {
   const Ran ran = tailor("serve --print --replicas 1 --tp 1 --run-dir '" + folder_ +
                          "/a b' --model " + model());

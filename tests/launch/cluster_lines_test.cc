@@ -71,6 +71,14 @@ TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
   EXPECT_NE(line.find("--oversubscribe --mca mpi_yield_when_idle 1"), std::string::npos) << line;
 }
 
+TEST(ClusterLines, ThePredictorIsStartedWithoutMpirun) {
+  ClusterOptions options = test_cluster();
+  options.predictor = "/p q";
+  EXPECT_EQ(to_shell(predictor_line(options, "tcp://127.0.0.1:9")),
+            "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 /bin/t/tailor-predictor serve --control-endpoint "
+            "tcp://127.0.0.1:9 --predictor '/p q' --log-level info");
+}
+
 TEST(ClusterLines, SingleIsOneMpmdLine) {
   const CommandLine line = single_line(test_cluster(), test_run(), "tcp://127.0.0.1:9");
   EXPECT_EQ(std::count(line.argv.begin(), line.argv.end(), "mpirun"), 1);

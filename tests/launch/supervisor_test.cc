@@ -226,6 +226,35 @@ TEST_F(SupervisorTest, AMissingProgramEndsTheRunWithItsName) {
       << text_of("said");
 }
 
+TEST_F(SupervisorTest, AnOptionalChildNeitherHoldsUpNorEndsTheRun) {
+  options_.max_start_failures = 2;
+  options_.backoff_max = milliseconds(100);
+  options_.probe = [path = folder_ + "/go"]() -> std::optional<CommandLine> {
+    return CommandLine{{"/usr/bin/test", "-e", path}, {}};
+  };
+  options_.probe_every = milliseconds(10);
+  add_child("echo $$ > $DIR/main; exec sleep 1000");
+  add_child("echo x >> $DIR/starts; exit 1");  // an error that starting again cannot mend
+  options_.children.push_back(
+      {"nobody", folder_ + "/nobody.log", []() -> std::optional<CommandLine> {
+         return CommandLine{{"/nonexistent/program"}, {}};
+       }});
+  options_.children[1].optional = options_.children[2].optional = true;
+  start();
+  ASSERT_TRUE(eventually([&] { return lines_of("starts") >= 4; })) << text_of("said");
+  std::ofstream(folder_ + "/go") << "x";
+  ASSERT_TRUE(eventually([&] { return ready(); })) << text_of("said");
+  const size_t starts = lines_of("starts");
+  ASSERT_TRUE(eventually([&] { return lines_of("starts") >= starts + 3; })) << text_of("said");
+  EXPECT_TRUE(runs(std::stoi(text_of("main"))));
+  const std::string said = text_of("said");
+  EXPECT_NE(said.find("nobody: "), std::string::npos) << said;
+  EXPECT_EQ(said.find("every child is up again"), std::string::npos) << said;
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+  EXPECT_EQ(alive(), 0);
+}
+
 TEST_F(SupervisorTest, AKilledWardenIsReplaced) {
   add_child("echo $$ >> $DIR/pids; exec sleep 1000");
   start();

@@ -90,6 +90,26 @@ TEST(PriorityQueue, EqualsASortedSetUnderRandomOperations) {
   }
 }
 
+TEST(PriorityQueue, RekeyAllOrdersByTheNewKeys) {
+  std::mt19937_64 random(3);
+  for (size_t size = 0; size < 200; ++size) {
+    PriorityQueue queue;
+    std::map<PriorityQueue::Handle, uint64_t> ids;
+    for (uint64_t id = 0; id < size; ++id)
+      ids[queue.push({static_cast<double>(random() % 50), 0, id})] = id;
+    std::set<Order> model;
+    queue.rekey_all([&](PriorityQueue::Handle handle, const PriorityQueue::Entry& entry) {
+      EXPECT_EQ(ids.at(handle), entry.id);
+      const double key = static_cast<double>(entry.id * 7919 % 31) - entry.key;
+      model.insert({key, 0, entry.id});
+      return key;
+    });
+    queue.check_integrity();
+    for (const Order& order : model) ASSERT_EQ(queue.pop().id, std::get<2>(order));
+    ASSERT_TRUE(queue.empty());
+  }
+}
+
 TEST(PriorityQueueDeathTest, RefusesNanAndStaleHandles) {
   PriorityQueue queue;
   EXPECT_DEATH(queue.push({std::nan(""), 0, 0}), "must be a number");

@@ -1,0 +1,80 @@
+// `tailor score`: the published example, its options and its refusals.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace tailor::launch {
+namespace {
+
+struct Ran {
+  int code = -1;
+  std::string out;  // stdout and stderr
+  nlohmann::json json() const { return nlohmann::json::parse(out); }
+};
+
+Ran score(const std::string& arguments) {
+  Ran ran;
+  FILE* pipe = popen((TAILOR_BINARY_DIR "/bin/tailor score " + arguments + " 2>&1").c_str(), "r");
+  char buffer[4096];
+  while (const size_t got = fread(buffer, 1, sizeof buffer, pipe)) ran.out.append(buffer, got);
+  const int status = pclose(pipe);
+  ran.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return ran;
+}
+
+const std::string kExample = "--mu 5 --sigma 0.5 --max-tokens 2048 ";
+
+TEST(ScoreCommand, PrintsTheExample) {
+  const Ran ran = score(kExample);
+  ASSERT_EQ(ran.code, 0) << ran.out;
+  const auto json = ran.json();
+  EXPECT_NEAR(json.at("E").get<double>(), 193.908, 1e-3);
+  EXPECT_NEAR(json.at("VaR").get<double>(), 326.454, 1e-3);
+  EXPECT_NEAR(json.at("CVaR").get<double>(), 617.438, 1e-3);
+  EXPECT_EQ(json.at("beta"), 0.1);
+  EXPECT_NEAR(json.at("score").get<double>(), 193.908 + 61.7438, 1e-3);
+  EXPECT_GT(json.at("rank").get<double>(), 100);
+  EXPECT_EQ(json.size(), 6u);
+}
+
+TEST(ScoreCommand, WithGeneratedTellsWhatRemains) {
+  const auto json = score(kExample + "--generated 150 --queue 80 --batch 32").json();
+  EXPECT_NEAR(json.at("E").get<double>(), 142.750, 1e-3);
+  EXPECT_NEAR(json.at("VaR").get<double>(), 304.407, 1e-3);
+  EXPECT_NEAR(json.at("CVaR").get<double>(), 713.957, 1e-3);
+  EXPECT_EQ(json.at("beta"), 0.25);
+  EXPECT_NEAR(json.at("score").get<double>(), 142.750 + 0.25 * 713.957, 1e-2);
+}
+
+TEST(ScoreCommand, NuAndKappaMatter) {
+  const auto usual = score(kExample).json();
+  EXPECT_LT(score(kExample + "--nu 30").json().at("CVaR"), usual.at("CVaR"));
+  EXPECT_EQ(score(kExample + "--nu 3.5 --kappa 20 --queue 0 --batch 1").json(), usual);
+  EXPECT_GT(score(kExample + "--kappa 0").json().at("rank"), usual.at("rank"));
+}
+
+TEST(ScoreCommand, ABadOptionIsOneSentence) {
+  Ran ran = score("--mu 5 --sigma 0 --max-tokens 9");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.out, "tailor: --sigma must be a number from 0.001 to 10, not 0\n");
+  ran = score("--mu nan --sigma 1 --max-tokens 9");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.out, "tailor: --mu must be a number from -20 to 20, not nan\n");
+  ran = score(kExample + "--batch 0");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.out.find("--batch must be"), std::string::npos) << ran.out;
+  ran = score(kExample + "--generated 2048");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.out,
+            "tailor: --generated must be below --max-tokens (2048): an answer of 2048 tokens has "
+            "ended\n");
+  ran = score("--mu 5");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.out.find("is required"), std::string::npos) << ran.out;
+}
+
+}  // namespace
+}  // namespace tailor::launch
