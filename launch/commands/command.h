@@ -25,6 +25,7 @@ Command add_status(CLI::App& parent);
 Command add_doctor(CLI::App& parent);
 Command add_replay(CLI::App& parent);
 Command add_bench(CLI::App& parent);
+Command add_fit_report(CLI::App& parent);
 
 /// Prints "tailor: MESSAGE" on stderr; returns 1.
 int print_error(const Error& error);
