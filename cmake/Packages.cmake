@@ -17,8 +17,8 @@ find_path(TL_EXPECTED_INCLUDE tl/expected.hpp REQUIRED)
 target_include_directories(ext_expected SYSTEM INTERFACE ${TL_EXPECTED_INCLUDE})
 
 add_library(ext_boost INTERFACE)  # Boost.Math is header-only (libboost-dev)
-find_path(BOOST_MATH_INCLUDE boost/math/distributions/students_t.hpp REQUIRED)
-target_include_directories(ext_boost SYSTEM INTERFACE ${BOOST_MATH_INCLUDE})
+find_path(BOOST_INCLUDE boost/math/distributions/students_t.hpp REQUIRED)
+target_include_directories(ext_boost SYSTEM INTERFACE ${BOOST_INCLUDE})
 
 # libtorch from the wheel that launch/setup keeps: .deps is a link to that Python environment.
 # find_package(Torch) would ask for a CUDA toolkit, so the CPU build imports the two libraries itself.

@@ -24,9 +24,9 @@ int run_tailor(int argc, char** argv) {
   app.fallthrough();
   app.option_defaults()->always_capture_default();
 
-  std::vector<Command> commands = {add_serve(app),  add_generate(app), add_chat(app),
-                                   add_status(app), add_doctor(app),   add_replay(app),
-                                   add_bench(app),  add_collect(app),  add_score(app)};
+  std::vector<Command> commands = {
+      add_serve(app),  add_generate(app), add_chat(app),    add_status(app), add_doctor(app),
+      add_replay(app), add_bench(app),    add_collect(app), add_score(app),  add_fit_report(app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

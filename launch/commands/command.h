@@ -27,6 +27,7 @@ Command add_replay(CLI::App& parent);
 Command add_bench(CLI::App& parent);
 Command add_collect(CLI::App& parent);
 Command add_score(CLI::App& parent);
+Command add_fit_report(CLI::App& parent);
 
 /// Prints "tailor: MESSAGE" on stderr; returns 1.
 int print_error(const Error& error);
