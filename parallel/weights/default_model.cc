@@ -42,4 +42,16 @@ Result<std::string> resolve_model(const std::string& model) {
               "no model at " + model + ": expected default, a Hugging Face folder or a .gguf file");
 }
 
+Result<std::string> resolve_encoder(const std::string& encoder) {
+  const std::string folder = encoder == "minilm" ? cache_folder() + "/models/minilm" : encoder;
+  std::error_code ignored;
+  if (std::filesystem::exists(folder + "/config.json", ignored)) return folder;
+  if (encoder == "minilm") {
+    return fail(ErrorCode::kNotFound, "the default encoder is not in " + folder +
+                                          ": run launch/setup, which puts it there");
+  }
+  return fail(ErrorCode::kNotFound,
+              "no encoder at " + encoder + ": expected minilm or a Hugging Face folder");
+}
+
 }  // namespace tailor::weights

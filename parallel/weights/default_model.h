@@ -17,4 +17,9 @@ std::string default_model_path();
 /// only that it exists. Errors: NotFound, with what to do.
 Result<std::string> resolve_model(const std::string& model);
 
+/// What `--encoder` means: "minilm" is the folder of all-MiniLM-L6-v2 that launch/setup fills,
+/// anything else is a Hugging Face folder. Checks only that it exists. Errors: NotFound, with what
+/// to do.
+Result<std::string> resolve_encoder(const std::string& encoder);
+
 }  // namespace tailor::weights
