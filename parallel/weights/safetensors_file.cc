@@ -96,7 +96,11 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   }
   SafetensorsFile out;
   for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") continue;
+    if (name == "__metadata__") {
+      for (const auto& [key, value] : entry.items())
+        if (value.is_string()) out.metadata_[key] = value.get<std::string>();
+      continue;
+    }
     const auto dtype = entry.is_object() ? entry.find("dtype") : entry.end();
     if (!entry.is_object() || dtype == entry.end() || !dtype->is_string()) {
       return fail(ErrorCode::kDataLoss,

@@ -4,6 +4,7 @@
 // JSON header, data).
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,11 +31,14 @@ class SafetensorsFile {
     std::string name, dtype;
   };
   const std::vector<Unreadable>& unreadable() const { return unreadable_; }
+  /// What the header says beside tensors ("__metadata__": texts by name).
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
  private:
   std::shared_ptr<const MappedFile> file_;
   std::vector<StoredTensor> tensors_;
   std::vector<Unreadable> unreadable_;
+  std::map<std::string, std::string> metadata_;
 };
 
 /// The safetensors files of a Hugging Face folder: the shards named by model.safetensors.index.json
