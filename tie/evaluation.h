@@ -1,0 +1,62 @@
+// How good predicted length laws are, judged by answers that the predictor never saw. Pure.
+//
+// Everything is about min(X, limit): an answer cut at the limit is at least that long. A length is
+// a whole number: under a law its place is spread evenly between F(L - 1/2) and F(L + 1/2), and
+// that of a cut answer between F(limit) and 1, so that coverage and PIT are exact expectations
+// instead of draws.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/length_law.h"
+#include "tie/law.h"
+#include "tie/rank_statistics.h"
+
+namespace tailor::tie {
+
+/// A prompt, what was predicted, and what the model answered.
+struct JudgedPrompt {
+  LengthLaw law;
+  double limit = 0;  ///< tokens at which answers are cut
+  std::vector<uint32_t> lengths;
+  std::vector<bool> censored;
+};
+
+/// Mean over prompts of ((integral of (F(x) - 1{x >= L})^2 dx up to the limit), per answer.
+double crps(const LawMath& math, const LengthLaw& law, double length, double limit);
+/// E ln min(X, limit), from the law's quantiles.
+double expected_log(const LawMath& math, const LengthLaw& law, double limit);
+
+constexpr int kPitBins = 20;
+constexpr std::array<double, 3> kCoverageLevels = {0.5, 0.9, 0.99};
+
+struct Evaluation {
+  size_t prompts = 0, answers = 0, cut = 0;
+  /// Of the mean of ln L over a prompt's answers, against E ln min(X, limit).
+  Bootstrap r2_mean_log;
+  /// Of each prompt's own fitted mu and sigma (log-t, prompts with 4 uncut answers and more). A
+  /// sigma that contains the model's own error is larger than the prompts' own: its R2 is low or
+  /// negative by design, `corr_sigma` (correlation of the logarithms) says whether it orders well.
+  Bootstrap r2_mu, r2_sigma, corr_sigma;
+  Bootstrap tau;  ///< of E min(X, limit) against single answers: mean of tau-b over the samples
+  std::array<Bootstrap, 3> coverage;   ///< share of answers at or below the 50, 90, 99 % quantile
+  Bootstrap crps;                      ///< tokens, mean over answers
+  Bootstrap log_likelihood;            ///< mean ln f(L), or ln P(X > limit) of a cut answer
+  Bootstrap spread_slope;              ///< of |ln L - mu| on what the law says of it: 1 if honest
+  Bootstrap inverse_ratio;             ///< predicted over observed mean of 1 / length
+  std::array<double, kPitBins> pit{};  ///< shares; flat if honest
+};
+
+struct EvaluationOptions {
+  size_t resamples = 1000;
+  uint64_t seed = 1;
+};
+/// `scores` orders the prompts instead of E min(X, limit) where it is not empty.
+Evaluation evaluate(std::span<const JudgedPrompt> prompts, const LawMath& math,
+                    const EvaluationOptions& options = {}, std::span<const double> scores = {});
+
+}  // namespace tailor::tie
