@@ -47,4 +47,15 @@ Result<std::string> choose_predictor(const std::string& asked, const std::string
   return fs::absolute(asked).lexically_normal().string();
 }
 
+std::string choose_probe(const std::string& predictor, const std::string& model) {
+  if (predictor == "none") return "";
+  const std::string folder = predictor == "auto" ? trained_for(model)
+                             : exists(predictor)
+                                 ? fs::absolute(predictor).lexically_normal().string()
+                                 : std::string();
+  if (folder.empty()) return "";
+  return exists(folder + "/probe.safetensors") || exists(folder + "/remaining.safetensors") ? folder
+                                                                                            : "";
+}
+
 }  // namespace tailor::launch

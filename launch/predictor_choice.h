@@ -18,4 +18,8 @@ inline constexpr const char* kPromptHeadFile = "prompt.safetensors";
 Result<std::string> choose_predictor(const std::string& asked, const std::string& model,
                                      const std::string& program_folder);
 
+/// The folder with a probe for `model` (a head on its hidden states), or "" where there is none.
+/// `predictor`: what --predictor said; "none" switches the probe off too, a folder is looked into.
+std::string choose_probe(const std::string& predictor, const std::string& model);
+
 }  // namespace tailor::launch

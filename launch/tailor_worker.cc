@@ -43,7 +43,7 @@ using namespace worker;  // exit codes and loops
 struct Options {
   std::string model = "default", control_endpoint, engine = worker_engine_name(), device = "cpu",
               dtype = "auto", kv_dtype = "auto", instruction_set = "auto", transport = "auto",
-              run_dir, log_level = "info";
+              run_dir, probe, log_level = "info";
   int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0,
       ranks_on_host = 0;
   uint64_t kv_memory = 0, dummy_seed = 1;
@@ -98,6 +98,8 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--stuck-after-ms", o.stuck_after_ms,
                  "No progress inside a step for that long: leave")
       ->check(CLI::Range(int64_t{100}, int64_t{3600000}));
+  app.add_option("--probe", o.probe,
+                 "Folder with heads that read answer lengths from hidden states");
   app.add_option("--run-dir", o.run_dir, "Where load progress is shown (a file a replica)");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
 }
@@ -328,6 +330,18 @@ LeaderOptions leader_options(const Options& o, const Loaded& loaded) {
   return options;
 }
 
+/// A head that does not fit the model is no reason not to serve it.
+LengthProbe load_probe(const Options& o, const Loaded& loaded) {
+  if (o.probe.empty()) return {};
+  auto probe = LengthProbe::load(o.probe, loaded.fingerprint, loaded.engine->info());
+  if (!probe) {
+    LOG_WARN("no probe of answer lengths: {}", probe.error().message);
+    return {};
+  }
+  LOG_INFO("probe of answer lengths: {}", probe->describe());
+  return std::move(*probe);
+}
+
 Step<LoopExit> serve(const Options& o, comm::Collective& control) {
   const bool leader = control.rank() == 0;
   LoadProgress shown(o, leader);
@@ -345,8 +359,9 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control) {
            to_seconds(now() - start), loaded->num_blocks, kv::kBlockTokens, loaded->max_context,
            o.slots, loaded->token_budget);
   comm::Collective* followers = control.size() > 1 ? &transport : nullptr;
-  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer},
-                  leader_options(o, *loaded));
+  LeaderOptions options = leader_options(o, *loaded);
+  options.probe = load_probe(o, *loaded);
+  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer}, options);
   return loop.run();
 }
 

@@ -17,6 +17,8 @@ LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
       sampler_(parts.engine.info().vocab_size, options.limits.eos_tokens),
       channel_(parts.control),
       logits_(static_cast<size_t>(options.planner.slots) * parts.engine.info().vocab_size),
+      probe_(options.probe),
+      hidden_(probe_.layers(), options.planner.slots, parts.engine.info().hidden_size),
       text_(parts.tokenizer,
             [io = &parts.io](WorkerReport report) { io->report(std::move(report)); }) {}
 
@@ -244,8 +246,9 @@ Result<void> LeaderLoop::compute(const BatchPlan& plan) {
   const int64_t vocab = parts_.engine.info().vocab_size;
   std::span<float> logits(logits_.data(), static_cast<size_t>(input_.num_logits()) * vocab);
   const Time before = now();
-  TAILOR_TRY(parts_.engine.forward(input_, logits, parts_.progress.counter));
+  TAILOR_TRY(parts_.engine.forward(input_, logits, hidden_.taps(), parts_.progress.counter));
   const Time computed = now();
+  report_laws();
   draw_tokens(plan);
   output_.report.forward_time = computed - before;
   output_.report.sample_time = now() - computed;
@@ -254,10 +257,13 @@ Result<void> LeaderLoop::compute(const BatchPlan& plan) {
 
 void LeaderLoop::build_input(const BatchPlan& plan) {
   input_.clear();
+  hidden_.clear();
   input_.step = step_;
   for (const PlannedChunk& c : plan.chunks) {
     const SequenceState& state = states_[c.index];
     const int32_t end = c.first_position + c.num_tokens;
+    if (c.wants_logits && probe_.on() && probe_.wants(state))
+      hidden_.add(input_.num_rows() + c.num_tokens - 1, c.index);
     auto table = planner_.block_table(c.index).first(planner_.blocks().blocks_for(end));
     input_.chunks.push_back({.first_row = input_.num_rows(),
                              .num_rows = c.num_tokens,
@@ -268,6 +274,16 @@ void LeaderLoop::build_input(const BatchPlan& plan) {
     input_.block_ids.insert(input_.block_ids.end(), table.begin(), table.end());
     for (int32_t position = c.first_position; position < end; ++position)
       input_.token_ids.push_back(state.token_at(position));
+  }
+}
+
+/// What the hidden states of this step say, before its tokens are drawn.
+void LeaderLoop::report_laws() {
+  for (size_t i = 0; i < hidden_.size(); ++i) {
+    const SequenceState& state = states_[hidden_.index(i)];
+    const auto generated = static_cast<uint32_t>(state.emitted.size());
+    output_.report.events.push_back(LawProbed{state.request->id, state.attempt, state.sample,
+                                              generated, probe_.law(generated, hidden_.values(i))});
   }
 }
 

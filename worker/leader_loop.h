@@ -20,6 +20,8 @@
 #include "text/tokenizer.h"
 #include "worker/batch_planner.h"
 #include "worker/exit_codes.h"
+#include "worker/hidden_rows.h"
+#include "worker/length_probe.h"
 #include "worker/plan_channel.h"
 #include "worker/sampler.h"
 #include "worker/sequence_state.h"
@@ -33,6 +35,7 @@ struct LeaderOptions {
   SequenceLimits limits;
   size_t max_backlog = 64;  ///< reports, in the text thread and in the io thread together
   Duration idle_wait = seconds(1);
+  LengthProbe probe;  ///< off without heads for this model
 };
 
 struct LeaderParts {
@@ -64,6 +67,7 @@ class LeaderLoop {
   Result<void> step(Time started);
   Result<void> compute(const BatchPlan& plan);
   void build_input(const BatchPlan& plan);
+  void report_laws();
   void draw_tokens(const BatchPlan& plan);
   void draw_token(SequenceIndex index, std::span<const float> logits);
   void report_prefill(SequenceIndex index);
@@ -81,7 +85,9 @@ class LeaderLoop {
 
   parallel::StepInput input_;
   std::vector<float> logits_;  // [slots, vocab_size]
-  StepOutput output_;          // of the step under way
+  LengthProbe probe_;
+  HiddenRows hidden_;
+  StepOutput output_;  // of the step under way
   uint64_t step_ = 0;
   uint64_t applied_seq_ = 0;
   bool unreported_ = false;  // a command changed something, or an answer ended without a step

@@ -13,8 +13,7 @@ OfflineRun::OfflineRun(parallel::Engine& engine, const OfflineOptions& options)
       sampler_(engine.info().vocab_size, options.limits.eos_tokens),
       logits_(static_cast<size_t>(options.planner.slots) *
               static_cast<size_t>(engine.info().vocab_size)),
-      hidden_(static_cast<size_t>(options.planner.slots) * options.layers.size() *
-              static_cast<size_t>(engine.info().hidden_size)) {}
+      hidden_(options.layers, options.planner.slots, engine.info().hidden_size) {}
 
 void OfflineRun::add(Request request) {
   const auto shared = std::make_shared<const Request>(std::move(request));
@@ -39,16 +38,12 @@ bool OfflineRun::wants_hidden(const PlannedChunk& chunk) const {
 void OfflineRun::build_input(const BatchPlan& plan) {
   input_.clear();
   ++input_.step;
-  tapped_rows_.clear();
-  tapped_.clear();
+  hidden_.clear();
   for (const PlannedChunk& c : plan.chunks) {
     const SequenceState& state = states_[static_cast<size_t>(c.index)];
     const int32_t end = c.first_position + c.num_tokens;
     const auto table = planner_.block_table(c.index).first(planner_.blocks().blocks_for(end));
-    if (wants_hidden(c)) {
-      tapped_rows_.push_back(input_.num_rows() + c.num_tokens - 1);
-      tapped_.push_back(c.index);
-    }
+    if (wants_hidden(c)) hidden_.add(input_.num_rows() + c.num_tokens - 1, c.index);
     input_.chunks.push_back({.first_row = input_.num_rows(),
                              .num_rows = c.num_tokens,
                              .first_position = c.first_position,
@@ -70,17 +65,12 @@ Result<void> OfflineRun::step(std::vector<OfflineAnswer>& ended) {
   if (plan.chunks.empty()) return {};
   build_input(plan);
   const auto vocab = static_cast<size_t>(engine_.info().vocab_size);
-  const size_t values = options_.layers.size() * static_cast<size_t>(engine_.info().hidden_size);
-  parallel::HiddenTaps taps;
-  if (!tapped_.empty())
-    taps = {tapped_rows_, options_.layers, std::span(hidden_).first(tapped_.size() * values)};
   TAILOR_TRY(engine_.forward(
-      input_, std::span(logits_).first(static_cast<size_t>(input_.num_logits()) * vocab), taps,
-      progress_));
-  for (size_t i = 0; i < tapped_.size() && on_hidden; ++i) {
-    const SequenceState& state = states_[static_cast<size_t>(tapped_[i])];
-    on_hidden(state.id(), static_cast<uint32_t>(state.emitted.size()),
-              std::span<const float>(hidden_).subspan(i * values, values));
+      input_, std::span(logits_).first(static_cast<size_t>(input_.num_logits()) * vocab),
+      hidden_.taps(), progress_));
+  for (size_t i = 0; i < hidden_.size() && on_hidden; ++i) {
+    const SequenceState& state = states_[static_cast<size_t>(hidden_.index(i))];
+    on_hidden(state.id(), static_cast<uint32_t>(state.emitted.size()), hidden_.values(i));
   }
   return draw_tokens(plan, ended);
 }

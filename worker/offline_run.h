@@ -11,6 +11,7 @@
 
 #include "parallel/engine.h"
 #include "worker/batch_planner.h"
+#include "worker/hidden_rows.h"
 #include "worker/sampler.h"
 #include "worker/sequence_state.h"
 
@@ -59,9 +60,8 @@ class OfflineRun {
   std::vector<SequenceState> states_;  // by SequenceIndex
   std::vector<SequenceIndex> added_;
   parallel::StepInput input_;
-  std::vector<float> logits_, hidden_;
-  std::vector<int32_t> tapped_rows_;
-  std::vector<SequenceIndex> tapped_;
+  std::vector<float> logits_;
+  HiddenRows hidden_;
   std::atomic<uint64_t> progress_{0};
 };
 

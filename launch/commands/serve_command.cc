@@ -124,9 +124,11 @@ Result<void> settle(Options& options) {
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
+  cluster.probe = choose_probe(cluster.predictor, cluster.model);
   TAILOR_ASSIGN(cluster.predictor,
                 choose_predictor(cluster.predictor, cluster.model, own_folder()));
-  if (cluster.policy == "auto") cluster.policy = cluster.predictor == "none" ? "fcfs" : "tie";
+  if (cluster.policy == "auto")
+    cluster.policy = cluster.predictor == "none" && cluster.probe.empty() ? "fcfs" : "tie";
   if (cluster.model != "default") {  // a path that also holds in the children's folder
     cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
   }

@@ -88,6 +88,7 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
   add_if(words, "--max-context", options.max_context);
   add_if(words, "--prefill-budget", options.prefill_budget);
   add_if(words, "--stuck-after-ms", options.stuck_after_ms);
+  add_if(words, "--probe", options.probe);
   if (options.pin) add(words, {"--pin"});
   if (options.dummy_weights) add(words, {"--dummy-weights"});
 }

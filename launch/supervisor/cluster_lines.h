@@ -18,6 +18,7 @@ struct ClusterOptions {
   int tp = 1;
   int threads = 0;                 ///< per rank; 0 = the usable cores shared evenly
   std::string policy = "fcfs";     ///< fcfs, sept or tie: "auto" is settled before
+  std::string probe;               ///< folder with heads for hidden states; empty = none
   std::string predictor = "none";  ///< "none" or what tailor-predictor serve takes: "auto" likewise
   std::string endpoint = "tcp://127.0.0.1:5555";
   std::string control_endpoint = "tcp://127.0.0.1:*";
