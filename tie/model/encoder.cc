@@ -16,9 +16,22 @@
 namespace tailor::tie {
 namespace {
 
-/// Tokens of a batch with its padding. Larger ones gain nothing on a CPU and spill its caches.
+/// Tokens of a batch with its padding: larger ones gain nothing on a CPU and spill its caches.
+/// Above the smaller number a batch takes no prompt that would be more than a fifth padding.
 constexpr size_t kTokensPerBatch = 2048;
+constexpr size_t kSmallBatchTokens = 128;
 constexpr size_t kTextBytesPerToken = 64;
+
+/// How many of `rows`, sorted from the longest, make the next batch.
+size_t batch_size(std::span<const std::vector<TokenId>> rows, std::span<const size_t> order) {
+  const size_t longest = rows[order[0]].size();
+  size_t count = 1;
+  while (count < order.size() && (count + 1) * longest <= kTokensPerBatch &&
+         (count * longest < kSmallBatchTokens || rows[order[count]].size() * 5 >= longest * 4)) {
+    ++count;
+  }
+  return count;
+}
 
 std::string folder_name(const std::string& folder) {
   std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
@@ -122,9 +135,7 @@ Result<void> Encoder::encode_sorted(std::span<const std::vector<TokenId>> rows,
   const c10::InferenceMode no_gradients;
   const auto width = static_cast<size_t>(feature_size());
   for (size_t begin = 0; begin < order.size();) {
-    const size_t longest = rows[order[begin]].size();
-    const size_t count =
-        std::min(order.size() - begin, std::max<size_t>(1, kTokensPerBatch / longest));
+    const size_t count = batch_size(rows, order.subspan(begin));
     std::vector<std::vector<TokenId>> batch_rows;
     for (size_t i = begin; i < begin + count; ++i) batch_rows.push_back(rows[order[i]]);
     const TokenBatch batch = pad_tokens(batch_rows);
