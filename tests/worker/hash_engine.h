@@ -4,6 +4,7 @@
 // a block reused too early gives other tokens at once.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -44,6 +45,16 @@ inline std::vector<float> logits_of(const std::vector<TokenId>& tokens) {
   return logits;
 }
 
+inline constexpr int64_t kLayers = 3, kHidden = 4;
+
+/// The "hidden state" of the last of `tokens` after `layer` layers: [kHidden] numbers in [0, 1).
+inline std::vector<float> hidden_of(const std::vector<TokenId>& tokens, int32_t layer) {
+  std::vector<float> out;
+  for (int64_t i = 0; i < kHidden; ++i)
+    out.push_back(static_cast<float>(mix(mix(hash_of(tokens), layer), i) >> 44) / (1 << 20));
+  return out;
+}
+
 class HashEngine : public parallel::Engine {
  public:
   HashEngine(int32_t num_blocks, int32_t max_context, comm::Collective* collective)
@@ -51,13 +62,16 @@ class HashEngine : public parallel::Engine {
     info_ = {.name = "hash",
              .arithmetic_version = "hash-1",
              .vocab_size = kVocab,
+             .num_layers = kLayers,
+             .hidden_size = kHidden,
              .max_context = max_context,
              .num_blocks = num_blocks};
   }
   const parallel::EngineInfo& info() const override { return info_; }
 
   Result<void> forward(const parallel::StepInput& input, std::span<float> logits,
-                       const parallel::HiddenTaps&, std::atomic<uint64_t>& progress) override {
+                       const parallel::HiddenTaps& taps, std::atomic<uint64_t>& progress) override {
+    TAILOR_TRY(parallel::check(taps, input, kLayers, kHidden));
     for (const auto& c : input.chunks)
       for (int32_t i = 0; i < c.num_rows; ++i)
         slot(input, c, c.first_position + i) = input.token_ids[c.first_row + i];
@@ -70,6 +84,17 @@ class HashEngine : public parallel::Engine {
         tokens.push_back(slot(input, c, p));
       if (tokens[0] == kBroken)
         return fail(ErrorCode::kDeviceFailure, "the test's device is broken");
+      for (size_t i = 0; i < taps.rows.size(); ++i) {
+        const int32_t behind = taps.rows[i] - c.first_row;
+        if (behind < 0 || behind >= c.num_rows) continue;
+        const std::vector<TokenId> seen(tokens.begin(),
+                                        tokens.begin() + c.first_position + behind + 1);
+        float* out = taps.out.data() + i * taps.layers.size() * kHidden;
+        for (const int32_t layer : taps.layers) {
+          const auto hidden = hidden_of(seen, layer);
+          out = std::copy(hidden.begin(), hidden.end(), out);
+        }
+      }
       if (!c.wants_logits) continue;
       hashes.push_back(hash_of(tokens));
       if (logits.empty()) continue;

@@ -2,17 +2,25 @@
 // planner, sampler, text thread, plan channel and collective; only the wire to the coordinator is a
 // pair of mailboxes.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <random>
 #include <thread>
+#include <tuple>
 
 #include "base/clock.h"
 #include "comm/collective_inprocess.h"
 #include "tests/worker/hash_engine.h"
+#include "tie/law.h"
+#include "tie/length_head.h"
 #include "worker/follower_loop.h"
 #include "worker/leader_loop.h"
+#include "worker/offline_run.h"
 
 namespace tailor::worker {
 namespace {
@@ -53,13 +61,14 @@ constexpr int32_t kContext = 400;
 /// A whole replica of `tp` threads, and the coordinator's end of its link.
 class Replica {
  public:
-  Replica(int tp, PlannerOptions planner, size_t max_backlog = 64) : group_(tp, seconds(20)) {
+  Replica(int tp, PlannerOptions planner, size_t max_backlog = 64, LengthProbe probe = {})
+      : group_(tp, seconds(20)) {
     for (int rank = 0; rank < tp; ++rank) ios_.push_back(std::make_unique<LocalIo>());
     for (int rank = 1; rank < tp; ++rank) ios_[0]->followers.push_back(ios_[rank].get());
     progress_ = std::vector<comm::Progress>(tp);
     exits_.resize(tp);
     for (int rank = 0; rank < tp; ++rank) {
-      threads_.emplace_back([this, rank, tp, planner, max_backlog] {
+      threads_.emplace_back([this, rank, tp, planner, max_backlog, probe] {
         auto collective = group_.join(rank);
         HashEngine engine(planner.num_blocks, kContext, collective.get());
         if (rank > 0) {
@@ -70,7 +79,8 @@ class Replica {
         LeaderOptions options{.planner = planner,
                               .limits = {.eos_tokens = {kEos}, .max_context = kContext},
                               .max_backlog = max_backlog,
-                              .idle_wait = milliseconds(50)};
+                              .idle_wait = milliseconds(50),
+                              .probe = probe};
         options.hello.info.num_blocks = planner.num_blocks;
         LeaderLoop loop(
             {engine, tp > 1 ? collective.get() : nullptr, *ios_[0], progress_[0], nullptr},
@@ -123,6 +133,7 @@ class Replica {
   }
 
   std::map<SequenceId, Answer> answers;
+  std::vector<LawProbed> laws;
   int preemptions = 0, prefills = 0, hellos = 0, drained = 0;
   StepReport last;
 
@@ -149,6 +160,7 @@ class Replica {
     for (auto& e : step->events) {
       preemptions += std::holds_alternative<SequencePreempted>(e);
       prefills += std::holds_alternative<PrefillDone>(e);
+      if (const auto* law = std::get_if<LawProbed>(&e)) laws.push_back(*law);
     }
     step->progress.clear();
     last = *step;
@@ -432,6 +444,148 @@ TEST(Loop, StopsPlanningWhileReportsAreNotTaken) {
   // Nobody reads: the loop must halt by itself, and go on when somebody does.
   ASSERT_TRUE(replica.read_all());
   expect_truth(replica, r);
+}
+
+/// Heads linear in the hash engine's hidden states, saved to and loaded from a folder.
+class ProbeFolder {
+ public:
+  ProbeFolder() : path_(::testing::TempDir() + "tailor_probe_" + std::to_string(getpid())) {
+    std::filesystem::create_directories(path_);
+  }
+  ~ProbeFolder() { std::filesystem::remove_all(path_); }
+
+  const std::string& path() const { return path_; }
+  void save(const std::string& kind, int layer, int inputs, const std::string& model = "model") {
+    tie::HeadWeights w;
+    w.info.kind = kind;
+    w.info.encoder = "hidden";
+    w.info.model_fingerprint = model;
+    w.info.layer = layer;
+    w.info.takes_generated = inputs > test::kHidden;
+    w.info.input_size = inputs;
+    w.info.population = tie::log_t(5, 1);
+    w.mean.assign(inputs, 0);
+    w.deviation.assign(inputs, 1);
+    tie::HeadMember member;
+    std::vector<float> weight(inputs);
+    for (int i = 0; i < inputs; ++i) weight[i] = 0.5f + 0.25f * static_cast<float>(i);
+    member.mu = {{inputs, 1, weight, {0.5f}}};
+    member.sigma = {{inputs, 1, weight, {0.1f}}};
+    w.members = {member};
+    auto saved = tie::save_head(w, path_ + "/" + kind + ".safetensors");
+    ASSERT_TRUE(saved.has_value()) << to_string(saved.error());
+  }
+  Result<LengthProbe> load() const {
+    return LengthProbe::load(path_, "model",
+                             {.num_layers = test::kLayers, .hidden_size = test::kHidden});
+  }
+
+ private:
+  const std::string path_;
+};
+
+/// Prompt and the first `generated` tokens of the answer.
+std::vector<TokenId> tokens_until(const Request& r, const Answer& answer, size_t generated) {
+  std::vector<TokenId> out = r.prompt;
+  out.insert(out.end(), answer.tokens.begin(),
+             answer.tokens.begin() + static_cast<int64_t>(generated));
+  return out;
+}
+
+TEST(Loop, TheProbeReadsTheHiddenStateBehindItsTokens) {
+  ProbeFolder folder;
+  folder.save("probe", 2, test::kHidden);
+  folder.save("remaining", 3, test::kHidden + 1);
+  const auto probe = folder.load();
+  ASSERT_TRUE(probe.has_value()) << to_string(probe.error());
+  const auto whole = *tie::LengthHead::load(folder.path() + "/probe.safetensors");
+  const auto rest = *tie::LengthHead::load(folder.path() + "/remaining.safetensors");
+
+  // Few blocks: sequences are pushed out and come back, prompts are cut in chunks.
+  for (int tp : {1, 2}) {
+    Replica replica(tp, {.num_blocks = 26, .slots = 6, .token_budget = 24}, 64, *probe);
+    std::vector<Request> requests = workload(20, 7);
+    for (Request& r : requests) {
+      r.sampling.ignore_eos = true;
+      r.sampling.min_tokens = 0;
+      r.sampling.max_tokens = 40 + static_cast<int>(r.id.value % 60);
+      r.sampling.n = 1 + static_cast<int>(r.id.value % 2);
+      replica.dispatch(r);
+    }
+    ASSERT_TRUE(replica.read_all());
+    EXPECT_GT(replica.preemptions, 0);
+    std::map<std::tuple<uint64_t, uint32_t, uint32_t>, LengthLaw> told;
+    for (const LawProbed& law : replica.laws)
+      told[{law.request.value, law.sample, law.generated}] = law.law;
+    for (const Request& r : requests) {
+      for (int s = 0; s < r.sampling.n; ++s) {
+        const Answer& answer = replica.answers.at({r.id, static_cast<uint32_t>(s)});
+        const auto end = static_cast<uint32_t>(answer.tokens.size());
+        for (uint32_t g = s == 0 ? 0 : LengthProbe::kEvery; g < end; g += LengthProbe::kEvery) {
+          auto features = test::hidden_of(tokens_until(r, answer, g), g == 0 ? 2 : 3);
+          if (g > 0) features.push_back(std::log1p(static_cast<float>(g)));
+          const LengthLaw wanted = (g == 0 ? whole : rest).predict(features);
+          const auto at = told.find({r.id.value, static_cast<uint32_t>(s), g});
+          ASSERT_NE(at, told.end()) << "request " << r.id.value << " after " << g;
+          EXPECT_EQ(at->second, wanted) << "request " << r.id.value << " after " << g;
+          told.erase(at);
+        }
+      }
+    }
+    EXPECT_TRUE(told.empty()) << told.size() << " laws that nobody should have looked for";
+  }
+}
+
+TEST(Loop, AProbeOfAnotherModelIsRefused) {
+  ProbeFolder folder;
+  const auto none = folder.load();
+  ASSERT_FALSE(none.has_value());
+  EXPECT_EQ(none.error().code, ErrorCode::kNotFound);
+  folder.save("probe", 2, test::kHidden, "another");
+  const auto other = folder.load();
+  ASSERT_FALSE(other.has_value());
+  EXPECT_NE(other.error().message.find("another"), std::string::npos);
+  folder.save("probe", static_cast<int>(test::kLayers) + 1, test::kHidden);
+  EXPECT_FALSE(folder.load().has_value());
+  folder.save("probe", 2, test::kHidden);
+  EXPECT_TRUE(folder.load().has_value());
+}
+
+TEST(OfflineRun, GivesTheAnswersAndStatesOfAReplica) {
+  HashEngine engine(26, kContext, nullptr);
+  OfflineOptions options{.planner = {.num_blocks = 26, .slots = 6, .token_budget = 24},
+                         .limits = {.eos_tokens = {kEos}, .max_context = kContext},
+                         .layers = {1, 3},
+                         .tap_every = 8};
+  OfflineRun run(engine, options);
+  std::map<std::tuple<uint64_t, uint32_t, uint32_t>, std::vector<float>> states;
+  run.on_hidden = [&](SequenceId id, uint32_t generated, std::span<const float> values) {
+    states[{id.request.value, id.sample, generated}].assign(values.begin(), values.end());
+  };
+  const std::vector<Request> requests = workload(25, 3);
+  size_t wanted = 0;
+  for (const Request& r : requests) {
+    run.add(r);
+    wanted += static_cast<size_t>(r.sampling.n);
+  }
+  std::vector<OfflineAnswer> ended;
+  while (run.has_work()) ASSERT_TRUE(run.step(ended).has_value());
+  ASSERT_EQ(ended.size(), wanted);
+  for (const OfflineAnswer& a : ended) {
+    const Request& r = *std::find_if(requests.begin(), requests.end(), [&](const Request& each) {
+      return each.id == a.sequence.request;
+    });
+    const Answer exact = truth(r, a.sequence.sample);
+    EXPECT_EQ(a.tokens, exact.tokens);
+    EXPECT_EQ(a.finish, exact.finish);
+    EXPECT_EQ(a.prompt_tokens, r.prompt.size());
+    for (uint32_t g = a.sequence.sample == 0 ? 0 : 8; g < exact.tokens.size(); g += 8) {
+      auto expected = test::hidden_of(tokens_until(r, exact, g), 1);
+      const auto third = test::hidden_of(tokens_until(r, exact, g), 3);
+      expected.insert(expected.end(), third.begin(), third.end());
+      EXPECT_EQ((states[{r.id.value, a.sequence.sample, g}]), expected);
+    }
+  }
 }
 
 }  // namespace
