@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "comm/collective_inprocess.h"
+#include "parallel/engine_cpu.h"
 #include "parallel/engine_torch.h"
 #include "tests/parallel/greedy.h"
 
@@ -130,6 +131,34 @@ TEST(TorchEngine, Bf16RunsNearF32) {
   }
   EXPECT_LT(std::sqrt(difference / norm), 0.05);
   EXPECT_GT(difference, 0);
+}
+
+TEST(TorchEngine, HiddenStatesAreThoseOfTheCpuEngine) {
+  const auto files = small_model();
+  EngineOptions options = small_options();
+  options.kv_dtype = "f32";
+  options.dtype = "f32";
+  auto torch = make_torch_engine(*files, {}, small_options());
+  auto cpu = make_cpu_engine(*files, {}, options);
+  ASSERT_TRUE(torch.has_value()) << to_string(torch.error());
+  ASSERT_TRUE(cpu.has_value()) << to_string(cpu.error());
+  StepInput step;
+  for (TokenId t = 0; t < 20; ++t) step.token_ids.push_back(t * 11);
+  step.block_ids = {2, 0};
+  step.chunks = {{0, 20, 0, 0, 2, 0}};
+  const auto depth = static_cast<int32_t>((*cpu)->info().num_layers);
+  ASSERT_GT(depth, 1);
+  const std::vector<int32_t> rows = {19, 3}, layers = {1, depth};
+  std::vector<float> a(4 * static_cast<size_t>((*cpu)->info().hidden_size)), b(a.size());
+  std::atomic<uint64_t> progress{0};
+  ASSERT_TRUE((*torch)->forward(step, {}, {rows, layers, a}, progress).has_value());
+  ASSERT_TRUE((*cpu)->forward(step, {}, {rows, layers, b}, progress).has_value());
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(a[i], b[i], 1e-3) << i;
+    largest = std::max(largest, std::abs(double{a[i]}));
+  }
+  EXPECT_GT(largest, 0.01);
 }
 
 TEST(TorchEngine, RefusesAPlanThatDoesNotFit) {

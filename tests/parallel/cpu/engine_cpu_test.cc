@@ -148,6 +148,56 @@ TEST_P(SameBits, WithKeysAndValuesInF32Too) {
 INSTANTIATE_TEST_SUITE_P(Formats, SameBits, ::testing::ValuesIn(weights::random_formats()),
                          [](const auto& info) { return std::string(info.param.name); });
 
+/// Hidden states of the last row of one prompt of 20 tokens, prefilled in chunks of `rows`.
+std::vector<float> tapped(Engine& engine, std::span<const int32_t> layers, int32_t rows) {
+  std::vector<float> out(layers.size() * static_cast<size_t>(engine.info().hidden_size));
+  std::atomic<uint64_t> progress{0};
+  for (int32_t begin = 0; begin < 20; begin += rows) {
+    const int32_t end = std::min(20, begin + rows);
+    StepInput step;
+    for (TokenId t = begin; t < end; ++t) step.token_ids.push_back((t * 11 + 1) % 50);
+    step.block_ids = {2, 0};
+    step.chunks = {{0, end - begin, begin, 0, (end + 15) / 16, 0}};
+    const std::vector<int32_t> last = {end - begin - 1};
+    auto done = engine.forward(step, {}, {last, layers, out}, progress);
+    EXPECT_TRUE(done.has_value()) << to_string(done.error());
+  }
+  return out;
+}
+
+TEST(CpuEngine, HiddenStatesAreTheSameBitsInAnyChunks) {
+  weights::ScratchFolder folder;
+  const auto files = weights::open_random(folder, weights::random_formats().front());
+  ASSERT_NE(files, nullptr);
+  EngineOptions options;
+  options.kv_bytes = 4 << 20;
+  auto engine = make_cpu_engine(*files, {}, options);
+  ASSERT_TRUE(engine.has_value()) << to_string(engine.error());
+  const auto depth = static_cast<int32_t>((*engine)->info().num_layers);
+  const std::vector<int32_t> all = {1, depth}, last = {depth};
+  const std::vector<float> whole = tapped(**engine, all, 20);
+  expect_same_bits(whole, tapped(**engine, all, 7), "in chunks");
+  const std::vector<float> only = tapped(**engine, last, 20);
+  expect_same_bits(only, {whole.begin() + static_cast<int64_t>(only.size()), whole.end()},
+                   "one layer of two");
+  EXPECT_NE(0, std::memcmp(whole.data(), only.data(), only.size() * sizeof(float)));
+
+  // What a plan asks for is checked before anything is written.
+  StepInput step;
+  step.token_ids = {1, 2};
+  step.block_ids = {0};
+  step.chunks = {{0, 2, 0, 0, 1, 0}};
+  std::atomic<uint64_t> progress{0};
+  std::vector<float> out(only.size());
+  const std::vector<int32_t> row = {1}, outside = {2}, backwards = {depth, 1}, beyond = {depth + 1};
+  EXPECT_TRUE((*engine)->forward(step, {}, {row, last, out}, progress).has_value());
+  EXPECT_FALSE((*engine)->forward(step, {}, {outside, last, out}, progress).has_value());
+  EXPECT_FALSE((*engine)->forward(step, {}, {row, beyond, out}, progress).has_value());
+  std::vector<float> two(2 * only.size());
+  EXPECT_FALSE((*engine)->forward(step, {}, {row, backwards, two}, progress).has_value());
+  EXPECT_FALSE((*engine)->forward(step, {}, {row, last, two}, progress).has_value());
+}
+
 TEST(CpuEngine, HeadsThatNoTileDividesAndBiases) {
   // 2 heads of 16, 12 intermediate columns, a vocabulary of 10, biases: every size is clipped.
   weights::ScratchFolder folder;
