@@ -54,6 +54,22 @@ class TwoReplicas(unittest.TestCase):
         self.assertEqual(len(texts), 4)
         self.assertGreater(len(set(texts)), 1)
 
+    def test_collect_gives_the_lengths_of_an_engine_of_its_own(self):
+        with tempfile.TemporaryDirectory() as folder:
+            prompts = pathlib.Path(folder, "prompts.jsonl")
+            prompts.write_text("".join(json.dumps({"id": f"t/{i}", "text": text}) + "\n" for i, text in enumerate(
+                [QUESTION, "Name three colours.", "Say hello in Japanese: \u3053\u3093\u306b\u3061\u306f"])), encoding="utf-8")
+            found = []
+            for name, where in (("cluster", ("--endpoint", self.cluster.endpoint)), ("offline", ("--threads", 1))):
+                out = pathlib.Path(folder, name)
+                done = run_tailor("collect", "--prompts", prompts, "--out", out, "--samples", 3, "--max-tokens", 60, *where)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                header, *lines = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+                found.append((header["model_fingerprint"], header["arithmetic"], header["sampling"],
+                              sorted(lines, key=lambda line: line["id"])))
+            self.assertEqual(found[0], found[1])
+            self.assertEqual([len(line["lengths"]) for line in found[0][3]], [3, 3, 3])
+
     def test_a_stop_string_ends_the_text_before_it(self):
         (plain,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 40, "--temperature", 0)
         word = plain["text"].split()[6]
