@@ -31,10 +31,11 @@
 namespace tailor::tie {
 
 struct HeadInfo {
-  std::string kind;               ///< "prompt", "probe" (hidden state of the last prompt token) or
-                                  ///< "remaining" (of a generated one: the law of what is to come)
-  std::string encoder;            ///< what makes the input, e.g. "minilm+lexical", "hidden"
-  std::string model_fingerprint;  ///< of the model whose lengths it learned; empty = any
+  std::string kind;     ///< "prompt", "probe" (hidden state of the last prompt token) or
+                        ///< "remaining" (of a generated one: the law of what is to come)
+  std::string encoder;  ///< what makes the input, e.g. "minilm+lexical", "hidden"
+  std::string encoder_fingerprint;  ///< of the encoder's weights; empty where there is none
+  std::string model_fingerprint;    ///< of the model whose lengths it learned; empty = any
   std::string model_name;
   int layer = -1;                ///< of "hidden": after how many layers
   bool takes_generated = false;  ///< the last input is ln(1 + tokens generated)

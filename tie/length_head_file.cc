@@ -1,15 +1,10 @@
 // The file of a LengthHead: tensors by name, everything else as texts in the metadata.
-#include <unistd.h>
-
 #include <charconv>
-#include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "parallel/weights/safetensors_file.h"
 #include "tie/length_head.h"
+#include "tie/safetensors_writer.h"
 
 namespace tailor::tie {
 namespace {
@@ -17,8 +12,6 @@ namespace {
 using weights::SafetensorsFile;
 using weights::StoredTensor;
 constexpr const char* kFormat = "tailor-length-head-1";
-
-// ---- reading
 
 class Reader {
  public:
@@ -113,6 +106,7 @@ Result<HeadInfo> read_info(const Reader& reader) {
   HeadInfo info;
   TAILOR_ASSIGN(info.kind, reader.text("kind"));
   TAILOR_ASSIGN(info.encoder, reader.text("encoder"));
+  TAILOR_ASSIGN(info.encoder_fingerprint, reader.text("encoder_fingerprint"));
   TAILOR_ASSIGN(info.model_fingerprint, reader.text("model_fingerprint"));
   TAILOR_ASSIGN(info.model_name, reader.text("model_name"));
   TAILOR_ASSIGN(info.trained_on, reader.text("trained_on"));
@@ -156,42 +150,19 @@ Result<void> each_setting(W& w, const F& visit) {
   return {};
 }
 
-// ---- writing
-
 std::string shortest(double value) {
   char text[40];
   return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
 
-class Writer {
- public:
-  void add(const std::string& name, const std::vector<int64_t>& shape,
-           const std::vector<float>& values) {
-    const size_t begin = data_.size();
-    const auto* bytes = reinterpret_cast<const char*>(values.data());
-    data_.append(bytes, values.size() * sizeof(float));
-    header_[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, data_.size()}}};
-  }
-  void add(const std::string& name, const HeadLinear& layer) {
-    add(name + ".weight", {layer.outputs, layer.inputs}, layer.weight);
-    add(name + ".bias", {layer.outputs}, layer.bias);
-  }
-  void add(const std::string& name, const std::vector<HeadLinear>& stack) {
-    for (size_t i = 0; i < stack.size(); ++i) add(name + "." + std::to_string(i), stack[i]);
-  }
-  nlohmann::json& metadata() { return header_["__metadata__"]; }
+void add(SafetensorsWriter& writer, const std::string& name, const HeadLinear& layer) {
+  writer.add(name + ".weight", {layer.outputs, layer.inputs}, layer.weight);
+  writer.add(name + ".bias", {layer.outputs}, layer.bias);
+}
 
-  std::string file() const {
-    std::string head = header_.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-    head.resize((head.size() + 7) / 8 * 8, ' ');  // the format wants aligned data
-    const uint64_t size = head.size();
-    return std::string(reinterpret_cast<const char*>(&size), 8) + head + data_;
-  }
-
- private:
-  nlohmann::json header_;
-  std::string data_;
-};
+void add(SafetensorsWriter& writer, const std::string& name, const std::vector<HeadLinear>& stack) {
+  for (size_t i = 0; i < stack.size(); ++i) add(writer, name + "." + std::to_string(i), stack[i]);
+}
 
 }  // namespace
 
@@ -230,24 +201,24 @@ Result<LengthHead> LengthHead::load(const std::string& path) {
 }
 
 Result<void> save_head(const HeadWeights& weights, const std::string& path) {
-  Writer writer;
+  SafetensorsWriter writer;
   const HeadInfo& info = weights.info;
-  nlohmann::json& meta = writer.metadata();
-  meta = {{"format", kFormat},
-          {"kind", info.kind},
-          {"encoder", info.encoder},
-          {"model_fingerprint", info.model_fingerprint},
-          {"model_name", info.model_name},
-          {"trained_on", info.trained_on},
-          {"layer", std::to_string(info.layer)},
-          {"takes_generated", info.takes_generated ? "1" : "0"},
-          {"input_size", std::to_string(info.input_size)},
-          {"nu", shortest(info.nu)},
-          {"population_mu", shortest(info.population.mu)},
-          {"population_sigma", shortest(info.population.sigma)},
-          {"members", std::to_string(weights.members.size())}};
+  writer.metadata() = {{"format", kFormat},
+                       {"kind", info.kind},
+                       {"encoder", info.encoder},
+                       {"encoder_fingerprint", info.encoder_fingerprint},
+                       {"model_fingerprint", info.model_fingerprint},
+                       {"model_name", info.model_name},
+                       {"trained_on", info.trained_on},
+                       {"layer", std::to_string(info.layer)},
+                       {"takes_generated", info.takes_generated ? "1" : "0"},
+                       {"input_size", std::to_string(info.input_size)},
+                       {"nu", shortest(info.nu)},
+                       {"population_mu", shortest(static_cast<double>(info.population.mu))},
+                       {"population_sigma", shortest(static_cast<double>(info.population.sigma))},
+                       {"members", std::to_string(weights.members.size())}};
   TAILOR_TRY(each_setting(weights, [&](const char* name, const double* value) -> Result<void> {
-    meta[name] = shortest(*value);
+    writer.metadata()[name] = shortest(*value);
     return {};
   }));
   writer.add("input.mean", {info.input_size}, weights.mean);
@@ -258,24 +229,15 @@ Result<void> save_head(const HeadWeights& weights, const std::string& path) {
     for (size_t i = 0; i < member.trunk.size(); ++i) {
       const std::string layer = name + ".trunk." + std::to_string(i);
       const int64_t width = member.trunk[i].linear.outputs;
-      writer.add(layer, member.trunk[i].linear);
+      add(writer, layer, member.trunk[i].linear);
       writer.add(layer + ".norm.weight", {width}, member.trunk[i].norm_weight);
       writer.add(layer + ".norm.bias", {width}, member.trunk[i].norm_bias);
     }
-    writer.add(name + ".mu", member.mu);
-    writer.add(name + ".sigma", member.sigma);
-    writer.add(name + ".bins", member.bins);
+    add(writer, name + ".mu", member.mu);
+    add(writer, name + ".sigma", member.sigma);
+    add(writer, name + ".bins", member.bins);
   }
-  const std::string next = path + ".next." + std::to_string(getpid());
-  std::ofstream out(next, std::ios::binary);
-  out << writer.file();
-  out.close();
-  if (!out || std::rename(next.c_str(), path.c_str()) != 0) {
-    const std::string reason = std::strerror(errno);
-    std::remove(next.c_str());
-    return fail(ErrorCode::kUnavailable, path + " cannot be written: " + reason);
-  }
-  return {};
+  return writer.write(path);
 }
 
 }  // namespace tailor::tie

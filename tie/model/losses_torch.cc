@@ -6,8 +6,7 @@ namespace tailor::tie {
 
 at::Tensor log_t_log_density(const at::Tensor& y, const at::Tensor& mu, const at::Tensor& sigma,
                              double nu) {
-  const double norm =
-      std::lgamma((nu + 1) / 2) - std::lgamma(nu / 2) - 0.5 * std::log(nu * M_PI);
+  const double norm = std::lgamma((nu + 1) / 2) - std::lgamma(nu / 2) - 0.5 * std::log(nu * M_PI);
   const at::Tensor z = (y - mu) / sigma;
   return norm - at::log(sigma) - (nu + 1) / 2 * at::log1p(z * z / nu);
 }
@@ -36,9 +35,8 @@ at::Tensor log_t_loss(const at::Tensor& y, const at::Tensor& cut, const at::Tens
   const at::Tensor whole = log_t_log_density(y, mu, sigma, math.nu());
   if (!cut.any().item<bool>()) return -whole;
   const at::Tensor where = at::nonzero(cut).squeeze(1);
-  const at::Tensor beyond =
-      log_t_log_survival(y.index_select(0, where), mu.index_select(0, where),
-                         sigma.index_select(0, where), math);
+  const at::Tensor beyond = log_t_log_survival(y.index_select(0, where), mu.index_select(0, where),
+                                               sigma.index_select(0, where), math);
   return -whole.index_copy(0, where, beyond);
 }
 

@@ -1,0 +1,43 @@
+#include "tie/model/trained_predictor.h"
+
+#include <filesystem>
+
+namespace tailor::tie {
+
+Result<std::unique_ptr<TrainedPredictor>> TrainedPredictor::load(const std::string& folder,
+                                                                 int threads,
+                                                                 const std::string& encoder,
+                                                                 const std::string& head_file) {
+  const std::string path = folder + "/" + head_file;
+  TAILOR_ASSIGN(LengthHead head, LengthHead::load(path));
+  const HeadInfo& info = head.info();
+  if (info.kind != "prompt")
+    return fail(ErrorCode::kInvalidArgument,
+                path + ": expected a head for prompts, found one of kind " + info.kind);
+  std::string what = info.encoder;
+  if (!encoder.empty() && info.encoder != "lexical")
+    what = encoder + (info.encoder.ends_with("+lexical") ? "+lexical" : "");
+  std::string tuned = folder + "/" + kTunedEncoderFile;
+  if (info.encoder == "lexical" || !std::filesystem::exists(tuned)) tuned.clear();
+  TAILOR_ASSIGN(PromptFeatures features, PromptFeatures::open(what, threads, tuned));
+  if (features.size() != info.input_size ||
+      features.encoder_fingerprint() != info.encoder_fingerprint)
+    return fail(ErrorCode::kInvalidArgument, path + " was trained with encoder " + info.encoder +
+                                                 " (" + info.encoder_fingerprint +
+                                                 "), found another one (" +
+                                                 features.encoder_fingerprint() + ")");
+  return std::unique_ptr<TrainedPredictor>(
+      new TrainedPredictor(std::move(head), std::move(features)));
+}
+
+std::vector<LengthLaw> TrainedPredictor::predict(std::span<const std::string> prompts) {
+  std::vector<LengthLaw> laws(prompts.size(), head_.info().population);
+  const auto features = features_.compute(prompts);
+  if (!features) return laws;  // out of memory: the population stands in
+  const auto width = static_cast<size_t>(features_.size());
+  for (size_t i = 0; i < prompts.size(); ++i)
+    laws[i] = head_.predict(std::span(*features).subspan(i * width, width));
+  return laws;
+}
+
+}  // namespace tailor::tie

@@ -1,0 +1,38 @@
+// TrainedPredictor: a prompt head with its encoder, behind the predictor's door. A folder holds
+// prompt.safetensors and, where the encoder was tuned, prompt-encoder.safetensors with its tuned
+// layers. Owner: the predictor process's main thread.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "tie/length_head.h"
+#include "tie/model/prompt_features.h"
+#include "tie/prompt_predictor.h"
+
+namespace tailor::tie {
+
+inline constexpr const char* kTunedEncoderFile = "prompt-encoder.safetensors";
+
+class TrainedPredictor final : public PromptPredictor {
+ public:
+  /// `head_file` in the folder. `encoder`: minilm or a Hugging Face folder, empty = the one that
+  /// the head names. Errors: NotFound, DataLoss, InvalidArgument (a head for something else than
+  /// prompts; an encoder with other weights than the head was trained with).
+  static Result<std::unique_ptr<TrainedPredictor>> load(
+      const std::string& folder, int threads, const std::string& encoder = "",
+      const std::string& head_file = "prompt.safetensors");
+
+  const LengthHead& head() const { return head_; }
+  const PromptFeatures& features() const { return features_; }
+  std::vector<LengthLaw> predict(std::span<const std::string> prompts) override;
+
+ private:
+  TrainedPredictor(LengthHead head, PromptFeatures features)
+      : head_(std::move(head)), features_(std::move(features)) {}
+  const LengthHead head_;
+  const PromptFeatures features_;
+};
+
+}  // namespace tailor::tie
