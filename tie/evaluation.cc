@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/check.h"
 #include "tie/fit.h"
 
 namespace tailor::tie {
@@ -171,6 +172,18 @@ double mean_tau(std::span<const JudgedPrompt> prompts, const std::vector<double>
   return weight > 0 ? sum / weight : 0;
 }
 
+std::vector<std::vector<uint32_t>> resamples_of(size_t items, const EvaluationOptions& options) {
+  if (options.groups.empty()) return draw_resamples(items, options.resamples, options.seed);
+  TAILOR_CHECK(options.groups.size() == items, "each prompt belongs to one group");
+  const size_t groups = 1 + *std::max_element(options.groups.begin(), options.groups.end());
+  std::vector<std::vector<uint32_t>> out;
+  for (const auto& drawn : draw_resamples(groups, options.resamples, options.seed)) {
+    std::vector<uint32_t>& counts = out.emplace_back(items);
+    for (size_t i = 0; i < items; ++i) counts[i] = drawn[options.groups[i]];
+  }
+  return out;
+}
+
 }  // namespace
 
 // With F on a grid that is even in ln x: (F - 1{x >= L})^2 by the trapezoid rule on both sides of
@@ -220,7 +233,7 @@ Evaluation evaluate(std::span<const JudgedPrompt> prompts, const LawMath& math,
                     static_cast<double>(prompts.size());
   }
   if (!given_scores.empty()) scores.assign(given_scores.begin(), given_scores.end());
-  const auto resamples = draw_resamples(all.size(), options.resamples, options.seed);
+  const auto resamples = resamples_of(all.size(), options);
   const auto over = [&](auto statistic) { return bootstrap(resamples, all.size(), statistic); };
   const auto mean = [&](auto value) {
     return over([&all, value](Counts c) { return mean_of(all, c, value); });

@@ -54,6 +54,9 @@ struct Evaluation {
 struct EvaluationOptions {
   size_t resamples = 1000;
   uint64_t seed = 1;
+  /// What is drawn together, from 0, one number for each of `prompts`; empty: each by itself. For
+  /// several entries of one prompt, whose answers are no independent news.
+  std::vector<uint32_t> groups;
 };
 /// `scores` orders the prompts instead of E min(X, limit) where it is not empty.
 Evaluation evaluate(std::span<const JudgedPrompt> prompts, const LawMath& math,

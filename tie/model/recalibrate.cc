@@ -14,6 +14,8 @@ constexpr double kWorthIt = 0.0005;
 constexpr double kTinyChance = 1e-12;
 constexpr std::array<double, 7> kNus = {2.5, 3.5, 5, 7, 10, 15, 30};
 
+const std::vector<double> kIdentity = {1, 0, 1, 0, 0};  // scales and shifts, extra deviation
+
 struct Judged {
   LengthLaw law;  // with the identity for recalibration
   const FeatureRow* row = nullptr;
@@ -60,38 +62,45 @@ std::vector<Judged> judge(const HeadWeights& weights, const FeatureTable& table,
   return out;
 }
 
+std::vector<double> full(const std::vector<double>& free, const std::vector<size_t>& which) {
+  std::vector<double> p = kIdentity;
+  for (size_t i = 0; i < which.size(); ++i) p[which[i]] = free[i];
+  return p;
+}
+
+std::vector<double> best_of(const LawMath& math, const std::vector<Judged>& judged,
+                            const std::vector<size_t>& which) {
+  std::vector<double> start;
+  for (const size_t i : which) start.push_back(i == 4 ? 0.3 : kIdentity[i]);
+  const auto loss = [&](const std::vector<double>& free) {
+    return loss_of(math, judged, full(free, which));
+  };
+  return full(minimize(loss, start, 0.15, 60 * static_cast<int>(which.size())), which);
+}
+
 void recalibrate_log_t(HeadWeights& weights, const std::vector<Judged>& judged, bool choose_nu) {
-  // The best of nested maps, simplest first, each kept only if it is worth its numbers.
-  const std::vector<double> identity = {1, 0, 1, 0, 0};
-  std::vector<double> best = identity;
-  double best_loss = 0, best_nu = weights.info.nu;
-  bool first = true;
-  std::vector<double> nus = {weights.info.nu};
-  if (choose_nu) nus.insert(nus.end(), kNus.begin(), kNus.end());
-  for (const double nu : nus) {
-    const LawMath math(nu);
-    if (first) best_loss = loss_of(math, judged, identity);
-    const auto consider = [&](const std::vector<double>& p) {
-      const double loss = loss_of(math, judged, p);
-      if (loss < best_loss - kWorthIt) best = p, best_loss = loss, best_nu = nu;
-    };
-    const auto full = [&](const std::vector<double>& free, std::vector<size_t> which) {
-      std::vector<double> p = identity;
-      for (size_t i = 0; i < which.size(); ++i) p[which[i]] = free[i];
-      return p;
-    };
-    for (const std::vector<size_t>& which : std::vector<std::vector<size_t>>{
-             {1, 3}, {0, 1, 3}, {0, 1, 2, 3}, {0, 1, 4}, {0, 1, 2, 3, 4}}) {
-      std::vector<double> start;
-      for (const size_t i : which) start.push_back(i == 4 ? 0.3 : identity[i]);
-      const auto found = minimize(
-          [&](const std::vector<double>& free) { return loss_of(math, judged, full(free, which)); },
-          start, 0.15, 150 * static_cast<int>(which.size()));
-      consider(full(found, which));
+  // First nu, by the simplest map; then the best of nested maps, each kept only if it is worth its
+  // numbers.
+  double nu = weights.info.nu;
+  if (choose_nu) {
+    double best = 1e300;
+    for (const double tried : kNus) {
+      const LawMath math(tried);
+      const double loss = loss_of(math, judged, best_of(math, judged, {1, 3}));
+      const double handicap = tried == weights.info.nu ? kWorthIt : 0;
+      if (loss - handicap < best) best = loss - handicap, nu = tried;
     }
-    first = false;
   }
-  weights.info.nu = best_nu;
+  const LawMath math(nu);
+  std::vector<double> best = kIdentity;
+  double best_loss = loss_of(math, judged, kIdentity);
+  for (const auto& which : std::vector<std::vector<size_t>>{
+           {1, 3}, {0, 1, 3}, {0, 1, 2, 3}, {0, 1, 4}, {0, 1, 2, 3, 4}}) {
+    const std::vector<double> p = best_of(math, judged, which);
+    const double loss = loss_of(math, judged, p);
+    if (loss < best_loss - kWorthIt) best = p, best_loss = loss;
+  }
+  weights.info.nu = nu;
   weights.recalibration = {best[0], best[1], best[2], best[3], best[4] * best[4], 1};
 }
 

@@ -1,0 +1,37 @@
+// From files to a table that heads are trained and judged on: length files joined by prompt, prompt
+// texts, an encoder's features (kept in the cache folder), hidden states of the served model.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "tie/length_head.h"
+#include "tie/model/feature_table.h"
+
+namespace tailor::launch {
+
+struct PredictorData {
+  std::vector<std::string> lengths;  ///< files; answers of prompts that are in several are joined
+  std::vector<std::string> prompts;  ///< files with the prompts' texts
+  std::string features = "minilm+lexical";  ///< see tie/model/prompt_features.h, or
+                                            ///< hidden:FILE:LAYER (tie/feature_file.h)
+  std::string kind = "prompt";              ///< or "probe", "remaining" (of hidden states)
+  std::vector<std::string> leave_out;       ///< ids that begin so, e.g. Alpaca/
+  std::string overlay;                      ///< tuned layers of the encoder, a file; empty = none
+  int threads = 0;
+  bool cache = true;
+  std::function<void(const std::string&)> say;  ///< progress, one line
+};
+
+struct PredictorTable {
+  tie::FeatureTable table;
+  tie::HeadInfo info;  ///< what a head trained on it says of itself
+};
+
+/// Errors: those of the files; InvalidArgument (files of different models; no prompt has both text
+/// or hidden state and lengths).
+Result<PredictorTable> load_predictor_table(const PredictorData& data);
+
+}  // namespace tailor::launch
