@@ -27,6 +27,13 @@ struct Lengths {
   std::string trained_on;
 };
 
+/// As if the answers had run under this limit.
+void cut_at(uint32_t limit, std::vector<tie::PromptLengths>& prompts) {
+  for (tie::PromptLengths& prompt : prompts)
+    for (size_t i = 0; i < prompt.lengths.size(); ++i)
+      if (prompt.lengths[i] > limit) prompt.lengths[i] = limit, prompt.censored[i] = true;
+}
+
 Result<Lengths> read_lengths(const PredictorData& data) {
   Lengths out;
   std::unordered_map<std::string, size_t> place;
@@ -40,6 +47,7 @@ Result<Lengths> read_lengths(const PredictorData& data) {
                                                    ", expected those of " + out.header.model);
     }
     out.header.max_tokens = std::max(out.header.max_tokens, file.max_tokens);
+    if (data.limit > 0) cut_at(data.limit, file.prompts);
     out.trained_on += (out.trained_on.empty() ? "" : ", ") + fs::path(path).filename().string();
     for (tie::PromptLengths& prompt : file.prompts) {
       if (std::any_of(data.leave_out.begin(), data.leave_out.end(),
@@ -60,7 +68,8 @@ Result<Lengths> read_lengths(const PredictorData& data) {
   return out;
 }
 
-double limit_of(const Lengths& lengths) {
+double limit_of(const PredictorData& data, const Lengths& lengths) {
+  if (data.limit > 0) return data.limit;
   uint32_t longest = 1;
   for (const auto& prompt : lengths.prompts)
     for (const uint32_t length : prompt.lengths) longest = std::max(longest, length);
@@ -126,7 +135,7 @@ Result<void> add_prompts(const PredictorData& data, const Lengths& lengths, Pred
     const auto found = texts.find(prompt.id);
     if (found == texts.end()) continue;
     used.push_back(found->second);
-    out.table.rows.push_back(row_of(prompt, limit_of(lengths)));
+    out.table.rows.push_back(row_of(prompt, limit_of(data, lengths)));
   }
   out.table.width = features.size();
   TAILOR_ASSIGN(out.table.features, features_of(data, features, used));
@@ -140,10 +149,18 @@ Result<void> add_hidden(const PredictorData& data, const Lengths& lengths, Predi
   const size_t colon = spec.rfind(':');
   const int layer = colon == std::string::npos ? 0 : std::atoi(spec.c_str() + colon + 1);
   if (layer < 1)
-    return fail(ErrorCode::kInvalidArgument,
-                "--features hidden:FILE:LAYER with a layer from 1, found " + data.features);
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "--features hidden:FILE[,FILE..]:LAYER with a layer from 1, found " + data.features);
   tie::FeatureHeader header;
-  TAILOR_ASSIGN(const auto records, tie::read_features(spec.substr(0, colon), layer, &header));
+  std::vector<tie::FeatureRecord> records;
+  for (size_t begin = 0; begin < colon;) {
+    const size_t end = std::min(spec.find(',', begin), colon);
+    TAILOR_ASSIGN(auto some, tie::read_features(spec.substr(begin, end - begin), layer, &header));
+    records.insert(records.end(), std::make_move_iterator(some.begin()),
+                   std::make_move_iterator(some.end()));
+    begin = end + 1;
+  }
   std::unordered_map<uint64_t, const tie::PromptLengths*> prompts;
   for (const auto& prompt : lengths.prompts) prompts.emplace(tie::id_hash(prompt.id), &prompt);
   const bool remaining = data.kind == "remaining";
@@ -151,7 +168,7 @@ Result<void> add_hidden(const PredictorData& data, const Lengths& lengths, Predi
     const auto found = prompts.find(record.prompt);
     if (found == prompts.end() || remaining != (record.generated > 0)) continue;
     const tie::PromptLengths& prompt = *found->second;
-    tie::FeatureRow row = row_of(prompt, limit_of(lengths));
+    tie::FeatureRow row = row_of(prompt, limit_of(data, lengths));
     if (remaining) {
       if (record.sample >= prompt.lengths.size() ||
           prompt.lengths[record.sample] <= record.generated)

@@ -124,6 +124,8 @@ PredictorCommand add_predictor_eval(CLI::App& parent) {
   app->add_option("--head", o->heads, "Head files; differences are to the first");
   app->add_option("--lengths", o->data.lengths, "Length files");
   app->add_option("--prompts", o->data.prompts, "Files with the prompts' texts");
+  app->add_option("--limit", o->data.limit,
+                  "Longer answers count as cut there; 0 = the files' limit");
   app->add_option("--leave-out", o->data.leave_out, "Prompts whose id begins so are not used");
   app->add_option("--hidden", o->hidden, "Feature file, for heads of hidden states");
   app->add_option("--encoder", o->encoder, "Instead of the encoder that a head names");

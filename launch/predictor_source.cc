@@ -28,7 +28,7 @@ Result<PredictorSource> constant(const std::string& source) {
 
 }  // namespace
 
-Result<PredictorSource> open_predictor(const std::string& source, int) {
+Result<PredictorSource> open_predictor(const std::string& source, int threads) {
   if (source.rfind(kConstant, 0) == 0) return constant(source);
   if (source == "prompt-length") {
     PredictorSource out{std::make_unique<tie::PromptLengthPredictor>(), {}};
@@ -42,7 +42,7 @@ Result<PredictorSource> open_predictor(const std::string& source, int) {
     return fail(ErrorCode::kNotFound, "no predictor: " + source +
                                           " is neither a folder, constant:MU,SIGMA nor "
                                           "prompt-length");
-  return fail(ErrorCode::kInvalidArgument, "no trained head in " + source);
+  return open_trained(source, threads);
 }
 
 }  // namespace tailor::launch

@@ -20,4 +20,8 @@ struct PredictorSource {
 /// Errors: NotFound (no such folder, no encoder), InvalidArgument (what it is instead).
 Result<PredictorSource> open_predictor(const std::string& source, int threads);
 
+/// A folder's trained head (tie/model/trained_predictor.h). A build without libtorch has none
+/// (predictor_trained_none.cc).
+Result<PredictorSource> open_trained(const std::string& folder, int threads);
+
 }  // namespace tailor::launch

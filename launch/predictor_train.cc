@@ -93,9 +93,10 @@ void add_data_options(CLI::App& app, PredictorData& data) {
   app.add_option("--prompts", data.prompts, "Files with the prompts' texts: id, text");
   app.add_option("--features", data.features,
                  "lexical, ENCODER, ENCODER+lexical (minilm or a Hugging Face folder), or "
-                 "hidden:FILE:LAYER");
+                 "hidden:FILE[,FILE..]:LAYER");
   app.add_option("--kind", data.kind, "What the head is for")
       ->check(CLI::IsMember({"prompt", "probe", "remaining"}));
+  app.add_option("--limit", data.limit, "Longer answers count as cut there; 0 = the files' limit");
   app.add_option("--leave-out", data.leave_out, "Prompts whose id begins so are not used");
   app.add_option("--threads", data.threads, "Threads of libtorch; 0 = all")
       ->check(CLI::Range(0, 1024));

@@ -2,9 +2,16 @@
 
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <vector>
 
 namespace tailor::launch {
+
+std::string own_folder() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? "." : self.parent_path().string();
+}
 
 int print_error(const Error& error) {
   std::fprintf(stderr, "tailor: %s\n", error.message.c_str());
@@ -12,6 +19,7 @@ int print_error(const Error& error) {
 }
 
 int run_tailor(int argc, char** argv) {
+  if (const auto code = run_passed_on(argc, argv)) return *code;
   CLI::App app{
       "Tailor serves Llama-family models on a cluster of tensor-parallel replicas.\n"
       "Start one with `tailor serve`, then ask it with `tailor generate --chat \"Hello\"`.",
@@ -27,6 +35,7 @@ int run_tailor(int argc, char** argv) {
   std::vector<Command> commands = {
       add_serve(app),  add_generate(app), add_chat(app),    add_status(app), add_doctor(app),
       add_replay(app), add_bench(app),    add_collect(app), add_score(app),  add_fit_report(app)};
+  list_passed_on(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -28,6 +29,14 @@ Command add_bench(CLI::App& parent);
 Command add_collect(CLI::App& parent);
 Command add_score(CLI::App& parent);
 Command add_fit_report(CLI::App& parent);
+
+/// Commands that another program carries out: shown in --help, and run before anything is parsed.
+/// Nothing = argv names none of them; does not return otherwise, unless the program is missing.
+void list_passed_on(CLI::App& app);
+std::optional<int> run_passed_on(int argc, char** argv);
+
+/// Where this program lies, and its sisters with it.
+std::string own_folder();
 
 /// Prints "tailor: MESSAGE" on stderr; returns 1.
 int print_error(const Error& error);

@@ -32,12 +32,6 @@ struct Options {
   CLI::App* app = nullptr;
 };
 
-std::string own_folder() {
-  std::error_code error;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  return error ? "." : self.parent_path().string();
-}
-
 /// The coordinator's addresses, once it has written them.
 std::optional<nlohmann::json> read_addresses(const RunDir& run) {
   std::ifstream file(run.coordinator_json());
