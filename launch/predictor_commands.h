@@ -14,5 +14,6 @@ struct PredictorCommand {
 };
 
 std::vector<PredictorCommand> add_training_commands(CLI::App& app);
+PredictorCommand add_predictor_bench(CLI::App& app);
 
 }  // namespace tailor::launch

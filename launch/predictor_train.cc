@@ -151,7 +151,7 @@ PredictorCommand add_train(CLI::App& parent) {
 }  // namespace
 
 std::vector<PredictorCommand> add_training_commands(CLI::App& app) {
-  return {add_train(app), add_predictor_eval(app)};
+  return {add_train(app), add_predictor_eval(app), add_predictor_bench(app)};
 }
 
 }  // namespace tailor::launch
