@@ -59,6 +59,10 @@ bool compares(const PredictorReport& report, size_t head) {
          report.heads[head].figures.prompts == report.heads[report.reference].figures.prompts;
 }
 
+const JudgedHead* reference_of(const PredictorReport& report, size_t head) {
+  return compares(report, head) ? &report.heads[report.reference] : nullptr;
+}
+
 tie::Interval difference(const PredictorReport& report, size_t head, const Figure& figure) {
   return tie::paired_difference(figure.of(report.heads[head].figures),
                                 figure.of(report.heads[report.reference].figures));
@@ -146,6 +150,31 @@ std::string loss_plot(const JudgedHead& head) {
   return "<figure>" + plot.str() + "<figcaption>Loss by epoch.</figcaption></figure>";
 }
 
+/// Per-token latency of a policy over that of fcfs in the same bursts.
+json replay_json(const ReplayFigures& r) {
+  const auto over = [&](const std::vector<double>& policy) {
+    const Ratio ratio = mean_ratio(policy, r.fcfs);
+    return json{{"value", ratio.value}, {"error", ratio.error}};
+  };
+  return {{"fcfs_s", r.fcfs},
+          {"tie_over_fcfs", over(r.tie)},
+          {"sept_over_fcfs", over(r.sept)},
+          {"oracle_over_fcfs", over(r.oracle)}};
+}
+
+std::string replay_text(const JudgedHead& head, const JudgedHead* reference) {
+  const ReplayFigures& r = head.replay;
+  const auto ratio = [](const std::vector<double>& a, const std::vector<double>& b) {
+    const Ratio x = mean_ratio(a, b);
+    return number(x.value, 3) + " +- " + number(x.error, 3);
+  };
+  std::string out = "burst: per-token latency over fcfs: tie " + ratio(r.tie, r.fcfs) + ", sept " +
+                    ratio(r.sept, r.fcfs) + ", true lengths " + ratio(r.oracle, r.fcfs);
+  if (reference != nullptr && !reference->replay.tie.empty())
+    out += "; tie over tie by " + reference->name + ": " + ratio(r.tie, reference->replay.tie);
+  return out;
+}
+
 std::string cell(const tie::Interval& i, int digits) {
   return "<td>" + number(i.value, digits) + "<span>" + number(i.low, digits) + " &ndash; " +
          number(i.high, digits) + "</span></td>";
@@ -166,6 +195,7 @@ std::string predictor_report_json(const PredictorReport& report) {
                 {"pit", head.figures.pit}};
     for (const Figure& figure : kFigures)
       one[figure.key] = interval(figure.of(head.figures).interval());
+    if (!head.replay.fcfs.empty()) one["replay"] = replay_json(head.replay);
     if (compares(report, h)) {
       one["minus"] = {{"name", report.heads[report.reference].name}};
       for (const Figure& figure : kFigures)
@@ -207,9 +237,14 @@ std::string predictor_report_html(const PredictorReport& report) {
       out += "</tr>";
     });
   }
-  for (const JudgedHead& head : report.heads)
-    out += "<h2>" + html_escaped(head.name) + "</h2><div class=\"plots\">" + pit_plot(head) +
-           loss_plot(head) + "</div>";
+  for (size_t h = 0; h < report.heads.size(); ++h) {
+    const JudgedHead& head = report.heads[h];
+    out += "<h2>" + html_escaped(head.name) + "</h2>";
+    if (!head.replay.fcfs.empty())
+      out +=
+          "<p class=\"soft\">" + html_escaped(replay_text(head, reference_of(report, h))) + "</p>";
+    out += "<div class=\"plots\">" + pit_plot(head) + loss_plot(head) + "</div>";
+  }
   return out + "</main></body></html>\n";
 }
 
@@ -234,6 +269,7 @@ std::string predictor_report_text(const PredictorReport& report) {
       }
       out += "\n";
     }
+    if (!head.replay.fcfs.empty()) out += "  " + replay_text(head, reference_of(report, h)) + "\n";
   }
   return out;
 }

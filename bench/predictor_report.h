@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/predictor_replay.h"
 #include "tie/evaluation.h"
 
 namespace tailor::bench {
@@ -16,6 +17,7 @@ struct JudgedHead {
   tie::Evaluation figures;
   /// [members][epochs] of (train, validation) loss; empty where it was not trained here.
   std::vector<std::vector<std::pair<double, double>>> curves;
+  ReplayFigures replay;  ///< empty where it was not replayed
 };
 
 struct PredictorReport {

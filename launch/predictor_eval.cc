@@ -28,7 +28,7 @@ struct Options {
   PredictorData data;
   std::string hidden, encoder, out;
   size_t resamples = 1000;
-  bool json = false;
+  bool json = false, replay = false;
 };
 
 // Fills what the command line left open from the predictor's folder.
@@ -94,7 +94,7 @@ Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
                 path + " was trained for model " + info.model_name + " (" + info.model_fingerprint +
                     ") with encoder " + info.encoder_fingerprint + ", found " +
                     table.info.model_fingerprint + " and " + table.info.encoder_fingerprint);
-  return judge_head(head, fs::path(path).stem().string(), table, o.resamples);
+  return judge_head(head, fs::path(path).stem().string(), table, o.resamples, o.replay);
 }
 
 Result<void> eval(Options& o) {
@@ -132,6 +132,8 @@ PredictorCommand add_predictor_eval(CLI::App& parent) {
   app->add_option("--threads", o->data.threads, "Threads of libtorch; 0 = all")
       ->check(CLI::Range(0, 1024));
   app->add_option("--resamples", o->resamples, "Of the bootstrap")->check(CLI::Range(0, 100000));
+  app->add_flag("--replay", o->replay,
+                "Also per-token latency in simulated bursts ordered by the laws");
   app->add_option("--out", o->out, "Folder for predictor-report.html and .json");
   app->add_flag("--json", o->json, "Figures as JSON");
   return {app, [o] {

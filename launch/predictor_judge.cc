@@ -7,7 +7,7 @@
 namespace tailor::launch {
 
 Result<bench::JudgedHead> judge_head(const tie::LengthHead& head, const std::string& name,
-                                     const PredictorTable& data, size_t resamples) {
+                                     const PredictorTable& data, size_t resamples, bool replayed) {
   const tie::FeatureTable& table = data.table;
   if (table.width != head.info().input_size)
     return fail(ErrorCode::kInvalidArgument, name + " reads " +
@@ -31,6 +31,10 @@ Result<bench::JudgedHead> judge_head(const tie::LengthHead& head, const std::str
   if (head.info().layer >= 0) out.features += " state, layer " + std::to_string(head.info().layer);
   out.model = data.info.model_name;
   out.figures = tie::evaluate(prompts, tie::LawMath(head.info().nu), options);
+  // The law of what remains is no law of a whole answer.
+  if (replayed && head.info().kind != "remaining") {
+    TAILOR_ASSIGN(out.replay, bench::replay(prompts));
+  }
   return out;
 }
 
