@@ -150,6 +150,17 @@ std::string loss_plot(const JudgedHead& head) {
   return "<figure>" + plot.str() + "<figcaption>Loss by epoch.</figcaption></figure>";
 }
 
+/// Mean over the members of each one's best epoch.
+double best_validation_loss(const JudgedHead& head) {
+  double sum = 0;
+  for (const auto& curve : head.curves) {
+    double best = 1e300;
+    for (const auto& [train, validation] : curve) best = std::min(best, validation);
+    sum += best;
+  }
+  return sum / static_cast<double>(head.curves.size());
+}
+
 /// Per-token latency of a policy over that of fcfs in the same bursts.
 json replay_json(const ReplayFigures& r) {
   const auto over = [&](const std::vector<double>& policy) {
@@ -195,6 +206,7 @@ std::string predictor_report_json(const PredictorReport& report) {
                 {"pit", head.figures.pit}};
     for (const Figure& figure : kFigures)
       one[figure.key] = interval(figure.of(head.figures).interval());
+    if (!head.curves.empty()) one["validation_loss"] = best_validation_loss(head);
     if (!head.replay.fcfs.empty()) one["replay"] = replay_json(head.replay);
     if (compares(report, h)) {
       one["minus"] = {{"name", report.heads[report.reference].name}};

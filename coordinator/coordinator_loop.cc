@@ -356,7 +356,11 @@ void CoordinatorLoop::on(comm::FromPredictor& input) {
   const auto& predicted = std::get<Predicted>(input.report);
   if (!predictor_.answered(input.link, predicted.request)) return;
   tell(PredictedLaw{predicted.request, predicted.law});
-  log_standing(predicted.request, "predicted");
+  if (core_.standing(predicted.request).probed)
+    LOG_DEBUG("request {}: predicted law {} comes behind the probe's, which stays",
+              predicted.request.value, describe(predicted.law));
+  else
+    log_standing(predicted.request, "predicted");
 }
 
 void CoordinatorLoop::on(comm::PredictorGone& input) {

@@ -307,6 +307,7 @@ SchedulerCore::Standing SchedulerCore::standing(RequestId id) const {
   const Entry& entry = entries_[slot];
   out.live = true;
   out.law = entry.law;
+  out.probed = entry.law_probed;
   out.waiting = entry.state == State::kWaiting;
   out.moments = out.waiting ? entry.moments : work_left(entry);
   out.key = options_.policy.key(out.moments, beta_.value(), entry.arrival);

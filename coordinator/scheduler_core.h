@@ -112,6 +112,7 @@ class SchedulerCore {
   /// How a live request stands, for people. Cost: O(live requests).
   struct Standing {
     bool live = false, waiting = false;
+    bool probed = false;   ///< the law is the probe's
     LengthLaw law;         ///< kind none: the population's
     tie::Moments moments;  ///< of the work left; all 0 under fcfs
     double key = 0;

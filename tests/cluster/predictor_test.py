@@ -95,6 +95,29 @@ class Predictor(unittest.TestCase):
             self.wait_state(cluster, "ready")
             self.assertEqual(self.pid(cluster), stopped)
 
+    def test_what_ships_for_the_default_model_reads_prompts_and_hidden_states(self):
+        with Cluster("--slots", 2, "--policy", "fcfs", "--predictor", "none") as cluster:
+            reference = answers(cluster)
+        with Cluster("--slots", 2) as cluster:
+            self.assertEqual(cluster.status()["policy"], "tie")
+            self.wait_state(cluster, "ready: SmolLM2")
+            self.check(answers(cluster), reference)
+            self.wait_all_predicted(cluster)
+            log = self.coordinator_log(cluster)
+            law = r"request (\d+): %s law log-t mu (\S+) sigma (\S+) nu \S+, E \S+"
+            predicted, probed = re.findall(law % "predicted", log), re.findall(law % "probed", log)
+            self.assertEqual(len({request for request, *_ in probed}), len(WORK))
+            self.assertGreater(len({mu for _, mu, _ in predicted}), 1, "prompts are told apart")
+            self.assertEqual(len({mu for _, mu, _ in probed}), len(WORK))
+            # Prompts that no encoder likes: predicted, or the population law; never an error.
+            strange = ["", "\u3053\u3093\u306b\u3061\u306f " * 5, "word " * 900, "\u0000\uffff\u202e"]
+            with Client(cluster.endpoint) as client:
+                for i, text in enumerate(strange):
+                    client.submit(messages=[{"role": "user", "content": text}], request_id=f"strange/{i}", max_tokens=4)
+                ends = [event for event in client.events(timeout_s=60) if isinstance(event, Finished)]
+            self.assertEqual(len(ends), len(strange))
+            self.assertTrue(all(end.error is None for end in ends))
+
     def coordinator_log(self, cluster):
         return pathlib.Path(cluster.run_dir, "logs", "coordinator.log").read_text(encoding="utf-8")
 
