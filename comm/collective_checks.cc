@@ -5,6 +5,20 @@
 
 namespace tailor::comm {
 
+const char* name(Operation operation) {
+  switch (operation) {
+    case Operation::kBroadcast:
+      return "broadcast";
+    case Operation::kAllGather:
+      return "all_gather";
+    case Operation::kGather:
+      return "gather";
+    case Operation::kBarrier:
+      return "barrier";
+  }
+  return "?";
+}
+
 Result<void> check_root(const char* operation, int root, int size) {
   if (root >= 0 && root < size) return {};
   return fail(ErrorCode::kInvalidArgument,

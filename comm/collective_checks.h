@@ -11,6 +11,10 @@
 
 namespace tailor::comm {
 
+/// What ranks can be asked to do together, and what errors call it.
+enum class Operation : uint8_t { kBroadcast, kAllGather, kGather, kBarrier };
+const char* name(Operation operation);
+
 /// Errors: InvalidArgument when `root` is no rank of a group of `size`.
 Result<void> check_root(const char* operation, int root, int size);
 

@@ -22,22 +22,6 @@ namespace {
 constexpr int kSpins = 50;          // looks before the first yield: about 5 us
 constexpr int kLooksPerClock = 16;  // yields between two readings of the clock
 
-enum class Operation : int { kBroadcast, kAllGather, kGather, kBarrier };
-
-const char* name(Operation operation) {
-  switch (operation) {
-    case Operation::kBroadcast:
-      return "broadcast";
-    case Operation::kAllGather:
-      return "all_gather";
-    case Operation::kGather:
-      return "gather";
-    case Operation::kBarrier:
-      return "barrier";
-  }
-  return "?";
-}
-
 class MpiCollective final : public Collective {
  public:
   MpiCollective(MPI_Comm comm, const MpiCollectiveOptions& options)

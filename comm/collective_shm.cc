@@ -37,22 +37,6 @@ constexpr Duration kSpinStep = microseconds(1);
 constexpr int kMostRanks = 1 << 16;
 constexpr Duration kLongestNap = milliseconds(100);  // a waker may be killed before it wakes
 
-enum class Operation : uint8_t { kBroadcast, kAllGather, kGather, kBarrier };
-
-const char* name(Operation operation) {
-  switch (operation) {
-    case Operation::kBroadcast:
-      return "broadcast";
-    case Operation::kAllGather:
-      return "all_gather";
-    case Operation::kGather:
-      return "gather";
-    case Operation::kBarrier:
-      return "barrier";
-  }
-  return "?";
-}
-
 /// What a rank called, as one number: equal on all ranks, or they disagree.
 struct Call {
   Operation operation = Operation::kBarrier;

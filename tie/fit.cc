@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <boost/math/distributions/gamma.hpp>
 #include <boost/math/distributions/normal.hpp>
-#include <boost/math/distributions/students_t.hpp>
 #include <boost/math/special_functions/digamma.hpp>
 #include <boost/math/special_functions/gamma.hpp>
 #include <boost/math/special_functions/trigamma.hpp>
@@ -12,6 +11,7 @@
 #include <numbers>
 
 #include "base/check.h"
+#include "tie/boost_policy.h"
 
 namespace tailor::tie {
 namespace {
@@ -20,15 +20,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kHalfLog2Pi = 0.91893853320467274178;
 constexpr double kStep = 1e-8;
 
-// Doubles only (no promotion to long double), and the value at a pole or overflow instead of an
-// exception.
-using Policy = boost::math::policies::policy<
-    boost::math::policies::promote_double<false>,
-    boost::math::policies::domain_error<boost::math::policies::ignore_error>,
-    boost::math::policies::pole_error<boost::math::policies::ignore_error>,
-    boost::math::policies::overflow_error<boost::math::policies::ignore_error>,
-    boost::math::policies::evaluation_error<boost::math::policies::ignore_error>>;
-using StudentT = boost::math::students_t_distribution<double, Policy>;
+using Policy = BoostPolicy;
 using Normal = boost::math::normal_distribution<double, Policy>;
 
 // --- the standard laws, in z ------------------------------------------------------------------

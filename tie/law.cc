@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <boost/math/distributions/students_t.hpp>
 #include <boost/math/special_functions/gamma.hpp>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "base/check.h"
+#include "tie/boost_policy.h"
 
 namespace tailor::tie {
 namespace {
@@ -17,15 +17,7 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNoChance = 1e-300;  // survival below it: the law was wrong
 
-// Doubles throughout, and no exceptions: errors come back as infinities, which callers never meet
-// for the held ranges of sigma and nu.
-using Policy = boost::math::policies::policy<
-    boost::math::policies::promote_double<false>,
-    boost::math::policies::domain_error<boost::math::policies::ignore_error>,
-    boost::math::policies::overflow_error<boost::math::policies::ignore_error>,
-    boost::math::policies::pole_error<boost::math::policies::ignore_error>,
-    boost::math::policies::evaluation_error<boost::math::policies::ignore_error>>;
-using StudentT = boost::math::students_t_distribution<double, Policy>;
+using Policy = BoostPolicy;
 
 double exact_survival(double nu, double z) {
   return boost::math::cdf(boost::math::complement(StudentT(nu), z));

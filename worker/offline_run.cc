@@ -41,18 +41,8 @@ void OfflineRun::build_input(const BatchPlan& plan) {
   hidden_.clear();
   for (const PlannedChunk& c : plan.chunks) {
     const SequenceState& state = states_[static_cast<size_t>(c.index)];
-    const int32_t end = c.first_position + c.num_tokens;
-    const auto table = planner_.block_table(c.index).first(planner_.blocks().blocks_for(end));
     if (wants_hidden(c)) hidden_.add(input_.num_rows() + c.num_tokens - 1, c.index);
-    input_.chunks.push_back({.first_row = input_.num_rows(),
-                             .num_rows = c.num_tokens,
-                             .first_position = c.first_position,
-                             .first_block = static_cast<int32_t>(input_.block_ids.size()),
-                             .num_blocks = static_cast<int32_t>(table.size()),
-                             .wants_logits = c.wants_logits});
-    input_.block_ids.insert(input_.block_ids.end(), table.begin(), table.end());
-    for (int32_t position = c.first_position; position < end; ++position)
-      input_.token_ids.push_back(state.token_at(position));
+    append_chunk(c, planner_.block_table(c.index), planner_.blocks().block_tokens(), state, input_);
   }
 }
 

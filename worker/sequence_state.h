@@ -10,6 +10,8 @@
 
 #include "base/messages.h"
 #include "base/request.h"
+#include "parallel/step_input.h"
+#include "worker/batch_planner.h"
 
 namespace tailor::worker {
 
@@ -38,5 +40,10 @@ struct SequenceState {
     return position < prompt ? request->prompt[position] : emitted[position - prompt];
   }
 };
+
+/// Appends a planned chunk of `state` to a step's input: its rows' tokens, and the blocks of
+/// `table` up to its last position.
+void append_chunk(const PlannedChunk& chunk, std::span<const kv::BlockId> table,
+                  int32_t block_tokens, const SequenceState& state, parallel::StepInput& out);
 
 }  // namespace tailor::worker
