@@ -81,7 +81,7 @@ class TwoReplicas(unittest.TestCase):
         status = self.cluster.status()
         self.assertTrue(status["ready"])
         self.assertEqual(len(status["replicas"]), 2)
-        self.assertEqual(status["policy"], "fcfs")
+        self.assertEqual(status["policy"], "tie")
 
     def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(self):
         done = run_tailor("generate", "--endpoint", self.cluster.endpoint, "--prompt", "many words " * 9000)
