@@ -88,59 +88,25 @@ std::string cache_file(const tie::PromptFeatures& features, const std::vector<st
   return weights::cache_folder() + "/features/" + name + ".safetensors";
 }
 
-Result<std::vector<float>> features_of(const PredictorData& data,
-                                       const tie::PromptFeatures& features,
-                                       const std::vector<std::string>& texts) {
-  const auto n = static_cast<int64_t>(texts.size()), width = static_cast<int64_t>(features.size());
-  const std::string path = cache_file(features, texts);
-  if (data.cache && fs::exists(path)) {
-    const auto file = weights::SafetensorsFile::open(path);
-    if (file && file->tensors().size() == 1 &&
-        file->tensors()[0].shape == std::vector<int64_t>{n, width}) {
-      const auto* values = reinterpret_cast<const float*>(file->tensors()[0].data);
-      return std::vector<float>(values, values + n * width);
-    }
-  }
-  std::vector<float> out;
-  for (size_t begin = 0; begin < texts.size(); begin += kEncodedAtOnce) {
-    const size_t count = std::min(kEncodedAtOnce, texts.size() - begin);
-    TAILOR_ASSIGN(const std::vector<float> some,
-                  features.compute(std::span(texts).subspan(begin, count)));
-    out.insert(out.end(), some.begin(), some.end());
-    if (data.say)
-      data.say("features of " + std::to_string(begin + count) + " of " +
-               std::to_string(texts.size()) + " prompts");
-  }
-  if (data.cache && features.encoder() != nullptr) {
-    std::error_code ignored;  // a cache that cannot be written costs time, nothing else
-    fs::create_directories(fs::path(path).parent_path(), ignored);
-    tie::SafetensorsWriter writer;
-    writer.add("features", {n, width}, out);
-    if (const auto written = writer.write(path); !written && data.say)
-      data.say(written.error().message);
-  }
-  return out;
-}
-
 Result<void> add_prompts(const PredictorData& data, const Lengths& lengths, PredictorTable& out) {
   std::unordered_map<std::string, std::string> texts;
   for (const std::string& path : data.prompts) {
     TAILOR_ASSIGN(const auto prompts, tie::read_prompts_file(path));
     for (const auto& prompt : prompts) texts.emplace(prompt.id, prompt.text);
   }
-  TAILOR_ASSIGN(const tie::PromptFeatures features,
+  TAILOR_ASSIGN(tie::PromptFeatures features,
                 tie::PromptFeatures::open(data.features, data.threads, data.overlay));
-  std::vector<std::string> used;
   for (const auto& prompt : lengths.prompts) {
     const auto found = texts.find(prompt.id);
     if (found == texts.end()) continue;
-    used.push_back(found->second);
+    out.texts.push_back(found->second);
     out.table.rows.push_back(row_of(prompt, limit_of(data, lengths)));
   }
   out.table.width = features.size();
-  TAILOR_ASSIGN(out.table.features, features_of(data, features, used));
+  TAILOR_ASSIGN(out.table.features, features_of(data, features, out.texts));
   out.info.encoder = features.name();
   out.info.encoder_fingerprint = features.encoder_fingerprint();
+  out.prompts = std::make_unique<tie::PromptFeatures>(std::move(features));
   return {};
 }
 
@@ -190,6 +156,40 @@ Result<void> add_hidden(const PredictorData& data, const Lengths& lengths, Predi
 }
 
 }  // namespace
+
+Result<std::vector<float>> features_of(const PredictorData& data,
+                                       const tie::PromptFeatures& features,
+                                       const std::vector<std::string>& texts) {
+  const auto n = static_cast<int64_t>(texts.size()), width = static_cast<int64_t>(features.size());
+  const std::string path = cache_file(features, texts);
+  if (data.cache && fs::exists(path)) {
+    const auto file = weights::SafetensorsFile::open(path);
+    if (file && file->tensors().size() == 1 &&
+        file->tensors()[0].shape == std::vector<int64_t>{n, width}) {
+      const auto* values = reinterpret_cast<const float*>(file->tensors()[0].data);
+      return std::vector<float>(values, values + n * width);
+    }
+  }
+  std::vector<float> out;
+  for (size_t begin = 0; begin < texts.size(); begin += kEncodedAtOnce) {
+    const size_t count = std::min(kEncodedAtOnce, texts.size() - begin);
+    TAILOR_ASSIGN(const std::vector<float> some,
+                  features.compute(std::span(texts).subspan(begin, count)));
+    out.insert(out.end(), some.begin(), some.end());
+    if (data.say)
+      data.say("features of " + std::to_string(begin + count) + " of " +
+               std::to_string(texts.size()) + " prompts");
+  }
+  if (data.cache && features.encoder() != nullptr) {
+    std::error_code ignored;  // a cache that cannot be written costs time, nothing else
+    fs::create_directories(fs::path(path).parent_path(), ignored);
+    tie::SafetensorsWriter writer;
+    writer.add("features", {n, width}, out);
+    if (const auto written = writer.write(path); !written && data.say)
+      data.say(written.error().message);
+  }
+  return out;
+}
 
 Result<PredictorTable> load_predictor_table(const PredictorData& data) {
   TAILOR_ASSIGN(const Lengths lengths, read_lengths(data));

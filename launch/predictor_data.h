@@ -3,12 +3,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "tie/length_head.h"
 #include "tie/model/feature_table.h"
+#include "tie/model/prompt_features.h"
 
 namespace tailor::launch {
 
@@ -28,11 +30,19 @@ struct PredictorData {
 
 struct PredictorTable {
   tie::FeatureTable table;
-  tie::HeadInfo info;  ///< what a head trained on it says of itself
+  tie::HeadInfo info;                            ///< what a head trained on it says of itself
+  std::vector<std::string> texts;                ///< by row; of kind prompt alone, as the next
+  std::unique_ptr<tie::PromptFeatures> prompts;  ///< what made the features
 };
 
 /// Errors: those of the files; InvalidArgument (files of different models; no prompt has both text
 /// or hidden state and lengths).
 Result<PredictorTable> load_predictor_table(const PredictorData& data);
+
+/// Features of these texts, from the cache folder where they are kept by the encoder's
+/// fingerprint, tuned layers included.
+Result<std::vector<float>> features_of(const PredictorData& data,
+                                       const tie::PromptFeatures& features,
+                                       const std::vector<std::string>& texts);
 
 }  // namespace tailor::launch

@@ -41,7 +41,7 @@ Result<void> open_folder(Options& o) {
   if (o.heads.empty()) {
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string file = entry.path().filename().string();
-      if (file.ends_with(".safetensors") && file != tie::kTunedEncoderFile)
+      if (file.ends_with(".safetensors") && !tie::is_tuned_encoder_file(file))
         o.heads.push_back(entry.path().string());
     }
     std::sort(o.heads.begin(), o.heads.end());
@@ -81,8 +81,8 @@ Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
     data.features = info.encoder;
     if (!o.encoder.empty() && info.encoder != "lexical")
       data.features = o.encoder + (info.encoder.ends_with("+lexical") ? "+lexical" : "");
-    const std::string tuned = fs::path(path).parent_path().string() + "/" + tie::kTunedEncoderFile;
-    if (fs::exists(tuned)) data.overlay = tuned;
+    const std::string tuned = tie::tuned_encoder_file(path);
+    if (info.encoder != "lexical" && fs::exists(tuned)) data.overlay = tuned;
   }
   TAILOR_ASSIGN(const PredictorTable table, load_predictor_table(data));
   const auto fits = [](const std::string& asked, const std::string& found) {

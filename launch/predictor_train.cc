@@ -1,4 +1,5 @@
-// `tailor-predictor train`: from length files to a head, judged by its test prompts.
+// `tailor-predictor train`: from length files to a head, with its encoder's last layers tuned where
+// that is asked for, judged by its test prompts.
 #include <unistd.h>
 
 #include <cstdio>
@@ -10,6 +11,8 @@
 #include "launch/predictor_data.h"
 #include "launch/predictor_eval.h"
 #include "launch/predictor_judge.h"
+#include "tie/model/encoder_tuning.h"
+#include "tie/model/trained_predictor.h"
 #include "tie/model/trainer.h"
 
 namespace tailor::launch {
@@ -18,9 +21,10 @@ namespace {
 struct Options {
   PredictorData data;
   tie::TrainOptions train;
+  tie::TuneOptions tune;
   std::string objective = "likelihood", head = "mlp", out, name;
   size_t resamples = 1000;
-  bool no_cache = false, fixed_nu = false;
+  bool no_cache = false, fixed_nu = false, freeze_encoder = false;
 };
 
 // One line, redrawn in place on a terminal.
@@ -41,12 +45,52 @@ Result<void> settle(Options& o) {
   o.train.threads = o.data.threads;
   o.train.choose_nu = !o.fixed_nu;
   o.data.say = [](const std::string& line) { show(line); };
+  if (o.freeze_encoder) o.tune.layers = 0;
+  if (o.tune.layers > 0 && o.data.kind != "prompt")
+    return fail(ErrorCode::kInvalidArgument,
+                "--train-layers tunes the encoder of prompts; kind " + o.data.kind + " has none");
+  o.tune.say = [](const std::string& line) { show(line, line.starts_with("the ")); };
   std::error_code error;
   std::filesystem::create_directories(o.out, error);
   if (!std::filesystem::is_directory(o.out))
     return fail(ErrorCode::kUnavailable, "cannot make the folder " + o.out);
   o.train.checkpoint = o.out + "/" + o.name + ".checkpoint";
+  o.tune.checkpoint = o.out + "/" + o.name + "-encoder.checkpoint";
   return {};
+}
+
+void show_progress(const tie::TrainProgress& p, double seconds) {
+  const double done = (p.member + static_cast<double>(p.epoch) / p.epochs) / p.members;
+  char line[160];
+  std::snprintf(line, sizeof line,
+                "%s %d of %d, epoch %d of %d: loss %.4f, validation %.4f; at most %.0f s left",
+                p.of_encoder ? "encoder" : "member", p.member + 1, p.members, p.epoch, p.epochs,
+                p.loss.train, p.loss.validation, seconds * (1 - done) / done);
+  show(line, p.of_encoder);
+}
+
+/// The head, and beside it what was tuned for it: the encoder first, since a head is refused
+/// with another encoder.
+Result<void> save(const Options& o, const PredictorTable& data, const tie::TrainedHead& trained,
+                  const std::string& path) {
+  const std::string tuned = tie::tuned_encoder_file(path);
+  std::error_code ignored;
+  if (o.tune.layers > 0) {
+    TAILOR_TRY(tie::save_tuned_layers(*data.prompts->encoder(), o.tune.layers, tuned));
+  } else {
+    std::filesystem::remove(tuned, ignored);
+  }
+  TAILOR_TRY(tie::save_head(trained.weights, path));
+  for (const std::string& file :
+       {o.train.checkpoint, o.train.checkpoint + ".members", o.tune.checkpoint})
+    std::filesystem::remove(file, ignored);
+  return {};
+}
+
+Result<tie::StagedHead> frozen(const PredictorTable& data, const tie::TrainOptions& options,
+                               const std::function<bool(const tie::TrainProgress&)>& progress) {
+  TAILOR_ASSIGN(tie::TrainedHead head, tie::train_head(data.table, data.info, options, progress));
+  return tie::StagedHead{std::move(head), {}};
 }
 
 Result<void> train(Options& o) {
@@ -54,31 +98,27 @@ Result<void> train(Options& o) {
   TAILOR_ASSIGN(PredictorTable data, load_predictor_table(o.data));
   const Time began = now();
   const auto progress = [&](const tie::TrainProgress& p) {
-    const double done = (p.member + static_cast<double>(p.epoch) / p.epochs) / p.members;
-    char line[160];
-    std::snprintf(
-        line, sizeof line,
-        "member %d of %d, epoch %d of %d: loss %.4f, validation %.4f; at most %.0f s left",
-        p.member + 1, p.members, p.epoch, p.epochs, p.loss.train, p.loss.validation,
-        to_seconds(now() - began) * (1 - done) / done);
-    show(line);
+    show_progress(p, to_seconds(now() - began));
     return true;
   };
-  TAILOR_ASSIGN(const tie::TrainedHead trained,
-                tie::train_head(data.table, data.info, o.train, progress));
+  TAILOR_ASSIGN(const tie::StagedHead staged,
+                data.prompts
+                    ? tie::train_in_stages(
+                          *data.prompts, data.texts, data.table, data.info, o.train, o.tune,
+                          progress, [&] { return features_of(o.data, *data.prompts, data.texts); })
+                    : frozen(data, o.train, progress));
+  const tie::TrainedHead& trained = staged.head;
   const std::string path = o.out + "/" + o.name + ".safetensors";
-  TAILOR_TRY(tie::save_head(trained.weights, path));
-  for (const char* end : {"", ".members"}) {
-    std::error_code ignored;
-    std::filesystem::remove(o.train.checkpoint + end, ignored);
-  }
+  TAILOR_TRY(save(o, data, trained, path));
   char took[64];
   std::snprintf(took, sizeof took, ": trained in %.0f s", to_seconds(now() - began));
   show(path + took, true);
 
   TAILOR_ASSIGN(const tie::LengthHead head, tie::LengthHead::make(trained.weights, path));
   TAILOR_ASSIGN(bench::JudgedHead judged, judge_head(head, o.name, data, o.resamples));
-  for (const auto& curve : trained.curves) {
+  std::vector<std::vector<tie::EpochLoss>> curves = trained.curves;
+  if (!staged.tuning.empty()) curves.insert(curves.begin(), staged.tuning);
+  for (const auto& curve : curves) {
     auto& lines = judged.curves.emplace_back();
     for (const tie::EpochLoss& loss : curve) lines.emplace_back(loss.train, loss.validation);
   }
@@ -100,6 +140,21 @@ void add_data_options(CLI::App& app, PredictorData& data) {
   app.add_option("--leave-out", data.leave_out, "Prompts whose id begins so are not used");
   app.add_option("--threads", data.threads, "Threads of libtorch; 0 = all")
       ->check(CLI::Range(0, 1024));
+}
+
+void add_tuning_options(CLI::App& app, Options& o) {
+  CLI::Option* layers =
+      app.add_option("--train-layers", o.tune.layers,
+                     "Tune the encoder's last so many with the head, then the head alone; more "
+                     "than it has = the embeddings too; 0 = as --freeze-encoder")
+          ->check(CLI::Range(0, 1000));
+  app.add_flag("--freeze-encoder", o.freeze_encoder, "Train the head alone")->excludes(layers);
+  app.add_option("--encoder-rate", o.tune.learning_rate, "Highest learning rate of the encoder")
+      ->check(CLI::Range(1e-9, 1.0));
+  app.add_option("--encoder-epochs", o.tune.epochs, "Of the encoder, at most")
+      ->check(CLI::Range(1, 100000));
+  app.add_option("--encoder-tokens", o.tune.max_tokens, "Of a prompt, while the encoder is tuned")
+      ->check(CLI::Range(2, tie::Encoder::kMaxTokens));
 }
 
 PredictorCommand add_train(CLI::App& parent) {
@@ -135,6 +190,7 @@ PredictorCommand add_train(CLI::App& parent) {
       ->check(CLI::Range(1.0, 100.0));
   app->add_flag("--fixed-nu", o->fixed_nu, "Keep --nu; else validation prompts choose");
   app->add_option("--seed", o->train.seed, "Of weights, order and dropout");
+  add_tuning_options(*app, *o);
   app->add_flag("--resume", o->train.resume, "Go on with a killed run of the same options");
   app->add_flag("--no-cache", o->no_cache, "Compute the encoder's features again");
   app->add_option("--resamples", o->resamples, "Of the bootstrap")->check(CLI::Range(0, 100000));

@@ -27,13 +27,6 @@ struct Summary {
   double answers = 0;
 };
 
-// Share of [low, high] at or below p.
-double share_below(double low, double high, double p) {
-  if (p >= high) return 1;
-  if (p <= low) return 0;
-  return (p - low) / (high - low);
-}
-
 double log_likelihood_of(const LawMath& math, const LengthLaw& law, double length, bool cut) {
   const double tiny = 1e-12;
   if (cut) return std::log(std::max(tiny, math.survival(law, length)));
@@ -45,14 +38,12 @@ double log_likelihood_of(const LawMath& math, const LengthLaw& law, double lengt
 
 void add_answer(const LawMath& math, const JudgedPrompt& prompt, double length, bool cut,
                 Summary& out) {
-  const double below = 1 - math.survival(prompt.law, cut ? length : length - 0.5);
-  const double above = cut ? 1 : 1 - math.survival(prompt.law, length + 0.5);
-  const double high = std::max(above, below + 1e-12);
+  const AnswerPlace place = place_of(math, prompt.law, length, cut);
   for (size_t i = 0; i < kCoverageLevels.size(); ++i)
-    out.coverage[i] += share_below(below, high, kCoverageLevels[i]);
+    out.coverage[i] += place.share_below(kCoverageLevels[i]);
   double before = 0;
   for (int b = 0; b < kPitBins; ++b) {
-    const double up = share_below(below, high, (b + 1.0) / kPitBins);
+    const double up = place.share_below((b + 1.0) / kPitBins);
     out.pit[b] += up - before;
     before = up;
   }
@@ -185,6 +176,12 @@ std::vector<std::vector<uint32_t>> resamples_of(size_t items, const EvaluationOp
 }
 
 }  // namespace
+
+AnswerPlace place_of(const LawMath& math, const LengthLaw& law, double length, bool cut) {
+  const double low = 1 - math.survival(law, cut ? length : length - 0.5);
+  const double high = cut ? 1 : 1 - math.survival(law, length + 0.5);
+  return {low, std::max(high, low + 1e-12)};
+}
 
 // With F on a grid that is even in ln x: (F - 1{x >= L})^2 by the trapezoid rule on both sides of
 // L.

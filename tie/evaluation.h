@@ -26,6 +26,16 @@ struct JudgedPrompt {
   std::vector<bool> censored;
 };
 
+/// Where an answer stands in its law: P(X < length - 1/2) to P(X < length + 1/2), to 1 if it was
+/// cut.
+struct AnswerPlace {
+  double low = 0, high = 0;
+  double share_below(double p) const {  ///< of it, at or below p
+    return p >= high ? 1 : p <= low ? 0 : (p - low) / (high - low);
+  }
+};
+AnswerPlace place_of(const LawMath& math, const LengthLaw& law, double length, bool cut);
+
 /// Mean over prompts of ((integral of (F(x) - 1{x >= L})^2 dx up to the limit), per answer.
 double crps(const LawMath& math, const LengthLaw& law, double length, double limit);
 /// E ln min(X, limit), from the law's quantiles.

@@ -178,7 +178,7 @@ TEST(Trainer, RecalibrationMendsAnOverconfidentHead) {
   auto trained = train_head(world.table, {.kind = "prompt"}, options);
   ASSERT_TRUE(trained);
   HeadWeights narrow = trained->weights;
-  narrow.target_mean[0] += 0.7;  // a wrong level
+  narrow.target_mean[0] += 0.7;                                     // a wrong level
   narrow.target_mean[1] *= 0.3, narrow.target_deviation[1] *= 0.3;  // and far too sure
   const double before = mean_log_likelihood(narrow, world.table, Split::kTest);
   ASSERT_TRUE(recalibrate(narrow, world.table, {.choose_nu = false}));
@@ -188,6 +188,21 @@ TEST(Trainer, RecalibrationMendsAnOverconfidentHead) {
   const TrainedHead mended{narrow, {}};
   const Evaluation seen = evaluate(judged(mended, world.table), LawMath(), {.resamples = 50});
   EXPECT_NEAR(seen.coverage[1].value, 0.9, 0.03);
+}
+
+TEST(Trainer, QuantilesHoldWhereAnswersHaveAShapeThatNoLogTLawHas) {
+  World world = make_world(3000, 2);
+  UniformStream random(3);
+  for (FeatureRow& row : world.table.rows)  // one answer in eight never ends
+    for (size_t i = 0; i < row.lengths.size(); ++i)
+      if (random() < 0.125)
+        row.lengths[i] = static_cast<uint32_t>(row.limit), row.censored[i] = true;
+  const auto trained = train_head(world.table, {.kind = "prompt"}, quick(Objective::kMedian));
+  ASSERT_TRUE(trained) << trained.error().message;
+  const Evaluation seen =
+      evaluate(judged(*trained, world.table), LawMath(trained->weights.info.nu), {.resamples = 50});
+  EXPECT_NEAR(seen.coverage[0].value, 0.5, 0.05);
+  EXPECT_NEAR(seen.coverage[1].value, 0.9, 0.02);
 }
 
 TEST(Trainer, AKilledRunGoesOnAsIfItHadNotBeen) {

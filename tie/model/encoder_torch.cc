@@ -316,7 +316,8 @@ std::vector<std::pair<std::string, at::Tensor>> EncoderNet::parameters(int64_t f
   std::vector<std::pair<std::string, at::Tensor>> out;
   for (const auto& [name, tensor] : named_) {
     constexpr std::string_view kLayer = "encoder.layer.";
-    if (name.starts_with(kLayer) && std::stoll(name.substr(kLayer.size())) >= first) {
+    if (first < 0 ||
+        (name.starts_with(kLayer) && std::stoll(name.substr(kLayer.size())) >= first)) {
       out.emplace_back(name, tensor);
     }
   }

@@ -60,13 +60,16 @@ class EncoderNet {
   at::Tensor forward_from(int64_t first, at::Tensor hidden, const at::Tensor& mask,
                           bool training = false, int64_t last = -1) const;
 
-  /// The parameters of layers [first, end), by Hugging Face name without prefix. The tensors share
+  /// The parameters of layers [first, end), by Hugging Face name without prefix; first = -1: those
+  /// of the embeddings too. The tensors share
   /// storage with the net: set requires_grad on them, hand them to an optimizer, write them to a
   /// safetensors file that overlay() reads back.
   std::vector<std::pair<std::string, at::Tensor>> parameters(int64_t first) const;
   /// Copies the tensors of a safetensors file over those of the same name. Changes the fingerprint.
   /// Errors: NotFound, DataLoss; InvalidArgument (unknown name, other shape; nothing is changed).
   Result<void> overlay(const std::string& safetensors);
+  /// After parameters were changed in place; the same as after an overlay() of those.
+  void update_fingerprint();
 
  private:
   class Reader;
@@ -85,7 +88,6 @@ class EncoderNet {
   at::Tensor relative_distance(int64_t tokens) const;
   at::Tensor heads(const at::Tensor& projected) const;
   at::Tensor norm(const Affine& affine, const at::Tensor& x) const;
-  void update_fingerprint();
 
   EncoderConfig config_;
   at::Tensor word_embedding_, position_embedding_, type_embedding_, embedding_projection_;

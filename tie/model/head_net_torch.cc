@@ -116,9 +116,10 @@ void AdamW::step(double learning_rate, double clip) {
       const at::Tensor gradient = value.grad() * scale;
       first_[i].mul_(kBeta1).add_(gradient, 1 - kBeta1);
       second_[i].mul_(kBeta2).addcmul_(gradient, gradient, 1 - kBeta2);
-      if (value.dim() > 1) value.mul_(1 - learning_rate * weight_decay_);
+      const double rate = learning_rate * rates_[i];
+      if (value.dim() > 1) value.mul_(1 - rate * weight_decay_);
       const at::Tensor root = (second_[i] / correct2).sqrt_().add_(kEpsilon);
-      value.addcdiv_(first_[i], root, -learning_rate / correct1);
+      value.addcdiv_(first_[i], root, -rate / correct1);
     }
     value.mutable_grad().zero_();
   }

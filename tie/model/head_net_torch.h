@@ -58,8 +58,11 @@ class HeadNet {
 /// matrices only. Its state is plain tensors, for the checkpoint.
 class AdamW {
  public:
-  AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, double weight_decay)
-      : parameters_(std::move(parameters)), weight_decay_(weight_decay) {
+  /// `rates`: of each parameter, as a multiple of the learning rate; empty = 1.
+  AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, double weight_decay,
+        std::vector<double> rates = {})
+      : parameters_(std::move(parameters)), rates_(std::move(rates)), weight_decay_(weight_decay) {
+    rates_.resize(parameters_.size(), 1);
     for (auto& [name, value] : parameters_) {
       first_.push_back(at::zeros_like(value));
       second_.push_back(at::zeros_like(value));
@@ -68,12 +71,14 @@ class AdamW {
   /// One step with the gradients that are there, scaled down to norm `clip` together; clears them.
   void step(double learning_rate, double clip);
   int64_t& steps() { return steps_; }
-  std::vector<at::Tensor>& first() { return first_; }
-  std::vector<at::Tensor>& second() { return second_; }
+  int64_t steps() const { return steps_; }
+  const std::vector<at::Tensor>& first() const { return first_; }
+  const std::vector<at::Tensor>& second() const { return second_; }
 
  private:
   std::vector<std::pair<std::string, at::Tensor>> parameters_;
   std::vector<at::Tensor> first_, second_;
+  std::vector<double> rates_;
   double weight_decay_;
   int64_t steps_ = 0;
 };

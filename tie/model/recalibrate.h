@@ -1,6 +1,8 @@
 // Recalibration: the few numbers of a head that are fitted on validation prompts after its training
-// (HeadRecalibration; scheduling by TIE asks for a law whose quantiles hold). By the likelihood of
-// the answers, cut ones included; test prompts are never seen.
+// (HeadRecalibration). By the likelihood of the answers, cut ones included, and by the two
+// quantiles that scheduling reads, the median and P90: where no log-t law has the answers' shape (a
+// model that now and then never ends), likelihood alone leaves those wrong. Test prompts are never
+// seen.
 #pragma once
 
 #include <functional>

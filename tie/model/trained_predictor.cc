@@ -1,8 +1,22 @@
 #include "tie/model/trained_predictor.h"
 
 #include <filesystem>
+#include <string_view>
 
 namespace tailor::tie {
+namespace {
+
+constexpr std::string_view kEnd = ".safetensors", kTuned = "-encoder.safetensors";
+
+}  // namespace
+
+std::string tuned_encoder_file(const std::string& head_file) {
+  const std::string_view stem = std::string_view(head_file).substr(
+      0, head_file.size() - (head_file.ends_with(kEnd) ? kEnd.size() : 0));
+  return std::string(stem).append(kTuned);
+}
+
+bool is_tuned_encoder_file(const std::string& file) { return file.ends_with(kTuned); }
 
 Result<std::unique_ptr<TrainedPredictor>> TrainedPredictor::load(const std::string& folder,
                                                                  int threads,
@@ -17,7 +31,7 @@ Result<std::unique_ptr<TrainedPredictor>> TrainedPredictor::load(const std::stri
   std::string what = info.encoder;
   if (!encoder.empty() && info.encoder != "lexical")
     what = encoder + (info.encoder.ends_with("+lexical") ? "+lexical" : "");
-  std::string tuned = folder + "/" + kTunedEncoderFile;
+  std::string tuned = tuned_encoder_file(path);
   if (info.encoder == "lexical" || !std::filesystem::exists(tuned)) tuned.clear();
   TAILOR_ASSIGN(PromptFeatures features, PromptFeatures::open(what, threads, tuned));
   if (features.size() != info.input_size ||

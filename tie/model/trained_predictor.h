@@ -1,6 +1,6 @@
 // TrainedPredictor: a prompt head with its encoder, behind the predictor's door. A folder holds
-// prompt.safetensors and, where the encoder was tuned, prompt-encoder.safetensors with its tuned
-// layers. Owner: the predictor process's main thread.
+// NAME.safetensors (prompt.safetensors) and, where the encoder was tuned with that head, its tuned
+// layers in NAME-encoder.safetensors. Owner: the predictor process's main thread.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,9 @@
 
 namespace tailor::tie {
 
-inline constexpr const char* kTunedEncoderFile = "prompt-encoder.safetensors";
+/// Where the tuned layers of a head's encoder stand; the file need not be there.
+std::string tuned_encoder_file(const std::string& head_file);
+bool is_tuned_encoder_file(const std::string& file);
 
 class TrainedPredictor final : public PromptPredictor {
  public:

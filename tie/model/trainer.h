@@ -60,6 +60,7 @@ struct EpochLoss {
 struct TrainProgress {
   int member = 0, members = 1, epoch = 0, epochs = 0;
   EpochLoss loss;
+  bool of_encoder = false;  ///< the first stage (tie/model/encoder_tuning.h)
 };
 
 struct TrainedHead {

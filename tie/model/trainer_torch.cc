@@ -12,6 +12,7 @@
 #include "tie/model/recalibrate.h"
 #include "tie/model/trainer.h"
 #include "tie/model/training_data_torch.h"
+#include "tie/model/training_state_torch.h"
 #include "tie/safetensors_writer.h"
 
 namespace tailor::tie {
@@ -30,38 +31,24 @@ constexpr Name kNames[] = {{Objective::kLikelihood, "likelihood"},
 
 constexpr int64_t kValidationBatch = 4096;
 
-std::span<const float> values_of(const at::Tensor& contiguous) {
-  return {contiguous.const_data_ptr<float>(), static_cast<size_t>(contiguous.numel())};
-}
-
-using Named = std::vector<std::pair<std::string, at::Tensor>>;
-
-// What a run needs to go on: the member in training; finished members stand in `members`.
+// The member in training; finished members stand in `weights`.
 struct State {
   HeadNet net;
-  AdamW optimizer;
-  Named best;  // copies of the parameters at the best validation loss
-  double best_loss = std::numeric_limits<double>::infinity();
-  int since_best = 0;
-  int epoch = 0;  // epochs done
+  TrainingState run;
 
   State(const HeadShape& shape, double weight_decay)
-      : net(shape), optimizer(net.parameters(), weight_decay) {
-    for (const auto& [name, value] : net.parameters())
-      best.emplace_back(name, value.detach().clone());
-  }
+      : net(shape), run(net.parameters(), weight_decay) {}
 };
 
 class Trainer {
  public:
   Trainer(const TrainingData& data, const TrainOptions& options, HeadWeights& weights,
           const std::function<bool(const TrainProgress&)>& progress)
-      : data_(data), options_(options), weights_(weights), progress_(progress) {
-    shape_.inputs = weights.info.input_size;
-    shape_.trunk = options.trunk, shape_.stack = options.stack;
-    shape_.histogram = options.objective == Objective::kHistogram;
-    shape_.trunk_dropout = options.trunk_dropout, shape_.stack_dropout = options.stack_dropout;
-  }
+      : data_(data),
+        options_(options),
+        weights_(weights),
+        progress_(progress),
+        shape_(head_shape(options, weights.info.input_size)) {}
 
   Result<std::vector<std::vector<EpochLoss>>> run() {
     curves_.assign(static_cast<size_t>(options_.members), {});
@@ -75,46 +62,28 @@ class Trainer {
       auto state = std::make_unique<State>(shape_, options_.weight_decay);
       if (resumed) state = std::move(resumed);
       TAILOR_TRY(train_member(m, *state));
-      use_best(*state);
+      state->run.use_best();
       weights_.members.push_back(state->net.to_member());
     }
     return std::move(curves_);
   }
 
  private:
-  // Sets the run apart from others in its checkpoint.
   std::string identity() const {
-    std::string text = name_of(options_.objective);
-    for (const int width : options_.trunk) text += "-" + std::to_string(width);
-    for (const double value :
-         {static_cast<double>(options_.stack), static_cast<double>(options_.members),
-          static_cast<double>(options_.epochs), static_cast<double>(options_.batch),
-          options_.learning_rate, options_.weight_decay, options_.nu, options_.trunk_dropout,
-          static_cast<double>(options_.seed), static_cast<double>(options_.answers),
-          static_cast<double>(shape_.inputs),
-          static_cast<double>(data_.rows(Split::kTrain).size())})
-      text += "," + std::to_string(value);
-    return text;
+    return training_identity(options_, weights_.info, data_.rows(Split::kTrain).size());
   }
 
   Result<void> train_member(int member, State& state) {
     auto& curve = curves_[static_cast<size_t>(member)];
-    while (state.epoch < options_.epochs && state.since_best < options_.patience) {
+    while (state.run.epoch < options_.epochs && state.run.since_best < options_.patience) {
       EpochLoss loss;
       loss.train = train_epoch(member, state);
       loss.validation = validation_loss(state.net);
-      ++state.epoch;
+      state.run.end_epoch(loss.validation);
       curve.push_back(loss);
-      if (loss.validation < state.best_loss) {
-        state.best_loss = loss.validation, state.since_best = 0;
-        at::NoGradGuard no_grad;
-        for (size_t i = 0; i < state.best.size(); ++i)
-          state.best[i].second.copy_(state.net.parameters()[i].second);
-      } else {
-        ++state.since_best;
-      }
       if (!options_.checkpoint.empty()) TAILOR_TRY(save(member, state));
-      if (progress_ && !progress_({member, options_.members, state.epoch, options_.epochs, loss}))
+      if (progress_ &&
+          !progress_({member, options_.members, state.run.epoch, options_.epochs, loss}))
         return fail(ErrorCode::kCancelled, "the training was stopped");
     }
     return {};
@@ -122,7 +91,7 @@ class Trainer {
 
   double train_epoch(int member, State& state) {
     const uint64_t seed = (options_.seed * 1000003 + static_cast<uint64_t>(member)) * 1009 +
-                          static_cast<uint64_t>(state.epoch);
+                          static_cast<uint64_t>(state.run.epoch);
     at::manual_seed(seed);  // of dropout: a resumed run draws the same
     const std::vector<int64_t> order = data_.order(seed);
     const auto batch = static_cast<size_t>(options_.batch);
@@ -133,19 +102,14 @@ class Trainer {
       const std::vector<int64_t> rows(
           order.begin() + static_cast<std::ptrdiff_t>(begin),
           order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), begin + batch)));
-      const double done = static_cast<double>(state.optimizer.steps()) / steps;
+      const double done = static_cast<double>(state.run.optimizer.steps()) / steps;
       const at::Tensor loss = data_.loss(state.net.forward(data_.inputs(rows), true), rows, done);
       loss.backward();
       sum += loss.item<double>() * static_cast<double>(rows.size());
-      state.optimizer.step(rate_at(done), options_.clip);
+      state.run.optimizer.step(options_.learning_rate * rate_at(done, options_.warm_up),
+                               options_.clip);
     }
     return sum / static_cast<double>(order.size());
-  }
-
-  double rate_at(double done) const {  // warm-up, then down to nothing in a straight line
-    return options_.learning_rate * (done < options_.warm_up
-                                         ? (done + 1e-3) / options_.warm_up
-                                         : std::max(0.0, (1 - done) / (1 - options_.warm_up)));
   }
 
   double validation_loss(const HeadNet& net) const {
@@ -165,43 +129,21 @@ class Trainer {
     return sum / static_cast<double>(all.size());
   }
 
-  void use_best(State& state) {
-    at::NoGradGuard no_grad;
-    for (size_t i = 0; i < state.best.size(); ++i)
-      state.net.parameters()[i].second.copy_(state.best[i].second);
-  }
-
   // ---- the checkpoint: the state of the member in training, finished members as they will ship
 
   Result<void> save(int member, State& state) const {
     SafetensorsWriter writer;
-    const auto add = [&](const std::string& name, const at::Tensor& value) {
-      const at::Tensor whole = value.detach().contiguous();
-      writer.add(name, whole.sizes().vec(), values_of(whole));
-    };
-    for (size_t i = 0; i < state.best.size(); ++i) {
-      const std::string& name = state.best[i].first;
-      add("now." + name, state.net.parameters()[i].second);
-      add("best." + name, state.best[i].second);
-      add("first." + name, state.optimizer.first()[i]);
-      add("second." + name, state.optimizer.second()[i]);
-    }
+    state.run.write(writer);
     std::vector<float> losses;
     for (size_t m = 0; m < curves_.size(); ++m)
       for (const EpochLoss& loss : curves_[m])
         losses.insert(losses.end(), {static_cast<float>(m), static_cast<float>(loss.train),
                                      static_cast<float>(loss.validation)});
     writer.add("curves", {static_cast<int64_t>(losses.size() / 3), 3}, losses);
-    char best[40];
-    std::snprintf(best, sizeof best, "%a", state.best_loss);
-    writer.metadata() = {{"format", "tailor-head-checkpoint-1"},
-                         {"training", identity()},
-                         {"member", std::to_string(member)},
-                         {"epoch", std::to_string(state.epoch)},
-                         {"steps", std::to_string(state.optimizer.steps())},
-                         {"since_best", std::to_string(state.since_best)},
-                         {"best_loss", best}};
-    if (member > 0 && state.epoch == 1) {
+    writer.metadata()["format"] = "tailor-head-checkpoint-1";
+    writer.metadata()["training"] = identity();
+    writer.metadata()["member"] = std::to_string(member);
+    if (member > 0 && state.run.epoch == 1) {
       TAILOR_TRY(save_head(weights_, finished_file()));
     }
     return writer.write(options_.checkpoint);
@@ -211,39 +153,21 @@ class Trainer {
   Result<int> restore(std::unique_ptr<State>& out) {
     TAILOR_ASSIGN(const weights::SafetensorsFile file,
                   weights::SafetensorsFile::open(options_.checkpoint));
-    const auto text = [&](const std::string& key) {
-      const auto found = file.metadata().find(key);
-      return found == file.metadata().end() ? std::string() : found->second;
-    };
-    if (text("training") != identity())
-      return fail(ErrorCode::kInvalidArgument, options_.checkpoint +
-                                                   " belongs to another training (" +
-                                                   text("training") + "), expected " + identity());
+    if (checkpoint_text(file, "training") != identity())
+      return fail(ErrorCode::kInvalidArgument,
+                  options_.checkpoint + " belongs to another training (" +
+                      checkpoint_text(file, "training") + "), expected " + identity());
     auto state = std::make_unique<State>(shape_, options_.weight_decay);
-    const int member = std::atoi(text("member").c_str());
-    state->epoch = std::atoi(text("epoch").c_str());
-    state->since_best = std::atoi(text("since_best").c_str());
-    state->best_loss = std::strtod(text("best_loss").c_str(), nullptr);
-    state->optimizer.steps() = std::atoll(text("steps").c_str());
-    at::NoGradGuard no_grad;
+    const int member = std::atoi(checkpoint_text(file, "member").c_str());
+    TAILOR_TRY(state->run.read(file, options_.checkpoint));
     for (const weights::StoredTensor& tensor : file.tensors()) {
-      if (tensor.type != weights::DataType::kF32) continue;
+      if (tensor.name != "curves" || tensor.type != weights::DataType::kF32) continue;
       const at::Tensor value = at::from_blob(const_cast<std::byte*>(tensor.data), tensor.shape,
                                              at::TensorOptions(at::kFloat));
-      if (tensor.name == "curves") {
-        for (int64_t i = 0; i < value.size(0); ++i) {
-          const float* row = value.const_data_ptr<float>() + i * 3;
-          curves_[static_cast<size_t>(row[0])].push_back(
-              {static_cast<double>(row[1]), static_cast<double>(row[2])});
-        }
-        continue;
-      }
-      for (size_t i = 0; i < state->best.size(); ++i) {
-        const std::string& name = state->best[i].first;
-        if (tensor.name == "now." + name) state->net.parameters()[i].second.copy_(value);
-        if (tensor.name == "best." + name) state->best[i].second.copy_(value);
-        if (tensor.name == "first." + name) state->optimizer.first()[i].copy_(value);
-        if (tensor.name == "second." + name) state->optimizer.second()[i].copy_(value);
+      for (int64_t i = 0; i < value.size(0); ++i) {
+        const float* row = value.const_data_ptr<float>() + i * 3;
+        curves_[static_cast<size_t>(row[0])].push_back(
+            {static_cast<double>(row[1]), static_cast<double>(row[2])});
       }
     }
     if (member > 0) {
@@ -263,7 +187,7 @@ class Trainer {
   const TrainOptions& options_;
   HeadWeights& weights_;
   const std::function<bool(const TrainProgress&)>& progress_;
-  HeadShape shape_;
+  const HeadShape shape_;
   std::vector<std::vector<EpochLoss>> curves_;
 };
 

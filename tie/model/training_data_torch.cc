@@ -55,14 +55,14 @@ Result<TrainingData> TrainingData::make(const FeatureTable& table, const TrainOp
   if (!at::isfinite(x).all().item<bool>())
     return fail(ErrorCode::kInvalidArgument, "features must be finite, found others");
   const at::Tensor train = x.index_select(0, index_of(data.train_)).to(at::kDouble);
-  const at::Tensor mean = train.mean(0);
   at::Tensor deviation = train.std(0, /*unbiased=*/false);
   deviation = at::where(deviation > 1e-6, deviation, at::ones_like(deviation));
-  const at::Tensor mean32 = mean.to(at::kFloat), deviation32 = deviation.to(at::kFloat);
-  weights.mean.assign(mean32.const_data_ptr<float>(), mean32.const_data_ptr<float>() + width);
-  weights.deviation.assign(deviation32.const_data_ptr<float>(),
-                           deviation32.const_data_ptr<float>() + width);
-  data.z_ = at::clamp((x - mean32) / deviation32, -kInputLimit, kInputLimit);
+  data.mean_ = train.mean(0).to(at::kFloat), data.deviation_ = deviation.to(at::kFloat);
+  weights.mean.assign(data.mean_.const_data_ptr<float>(),
+                      data.mean_.const_data_ptr<float>() + width);
+  weights.deviation.assign(data.deviation_.const_data_ptr<float>(),
+                           data.deviation_.const_data_ptr<float>() + width);
+  data.z_ = data.normalise(x);
 
   if (options.objective == Objective::kPaper || options.weighted_sampling) data.fit_rows(table);
   data.set_targets(weights);
@@ -162,6 +162,10 @@ void TrainingData::set_targets(HeadWeights& weights) {
     fill_bins(bins_.mutable_data_ptr<float>() + i * LengthLaw::kBins,
               std::exp(static_cast<double>(y_.const_data_ptr<float>()[i])),
               cut_.const_data_ptr<bool>()[i], weights.low, weights.high);
+}
+
+at::Tensor TrainingData::normalise(const at::Tensor& features) const {
+  return at::clamp((features - mean_) / deviation_, -kInputLimit, kInputLimit);
 }
 
 at::Tensor TrainingData::inputs(const std::vector<int64_t>& rows) const {

@@ -23,6 +23,8 @@ class TrainingData {
   }
   /// Inputs of the net: z-scores of these rows.
   at::Tensor inputs(const std::vector<int64_t>& rows) const;
+  /// z-scores of features [n, width], held to the head's limits. Differentiable.
+  at::Tensor normalise(const at::Tensor& features) const;
   /// Mean loss of the net's output for these rows. `progress` 0..1 of the training.
   at::Tensor loss(const HeadNet::Output& output, const std::vector<int64_t>& rows,
                   double progress) const;
@@ -41,6 +43,7 @@ class TrainingData {
   TrainOptions options_;
   LawMath math_;
   std::vector<int64_t> train_, validation_;
+  at::Tensor mean_, deviation_;     // [width]
   at::Tensor z_;                    // [rows, width]
   at::Tensor y_, cut_, share_;      // [rows, answers]: ln length, cut, weight (rows sum to 1)
   at::Tensor bins_;                 // [rows, answers, 32], of a histogram
