@@ -62,7 +62,7 @@ TEST_F(TrainPredictor, AHeadIsTrainedAndJudged) {
   EXPECT_FALSE(fs::exists(folder_ + "/words.checkpoint"));
 
   const Ran judged = tailor("eval-predictor --head " + folder_ + "/words.safetensors" + data() +
-                            " --resamples 20 --replay --json --out " + folder_);
+                            " --resamples 20 --threads 1 --replay --json --out " + folder_);
   ASSERT_EQ(judged.code, 0) << judged.out;
   const auto head = nlohmann::json::parse(judged.out).at("heads").at(0);
   EXPECT_GT(head.at("prompts"), 40);
@@ -73,6 +73,25 @@ TEST_F(TrainPredictor, AHeadIsTrainedAndJudged) {
   EXPECT_TRUE(fs::exists(folder_ + "/predictor-report.html"));
 }
 
+TEST_F(TrainPredictor, ATunedEncoderGoesWithItsHead) {
+  const std::string encoder = TAILOR_SOURCE_DIR "/tests/fixtures/encoder/bert_small";
+  const Ran trained = tailor("train-predictor" + data() + " --features " + encoder +
+                             " --objective median --head linear --epochs 4 --threads 1 "
+                             "--train-layers 2 --encoder-epochs 1 --encoder-tokens 24 "
+                             "--resamples 20 --no-cache --name tuned --out " +
+                             folder_);
+  ASSERT_EQ(trained.code, 0) << trained.out;
+  EXPECT_TRUE(fs::exists(folder_ + "/tuned-encoder.safetensors"));
+  EXPECT_FALSE(fs::exists(folder_ + "/tuned-encoder.checkpoint"));
+  const std::string eval = "eval-predictor --head " + folder_ + "/tuned.safetensors --encoder " +
+                           encoder + data() + " --resamples 20 --threads 1 --json";
+  const Ran judged = tailor(eval);
+  ASSERT_EQ(judged.code, 0) << judged.out;
+  EXPECT_GT(nlohmann::json::parse(judged.out).at("heads").at(0).at("tau").at("value"), 0.0);
+  fs::remove(folder_ + "/tuned-encoder.safetensors");  // the head alone would be wrong in silence
+  expect_sentence(tailor(eval), "encoder");
+}
+
 TEST_F(TrainPredictor, WhatShipsIsJudgedFromAFreshClone) {
   const Ran ran = tailor("eval-predictor --model default --json --resamples 50 --threads 1");
   ASSERT_EQ(ran.code, 0) << ran.out;
@@ -80,7 +99,8 @@ TEST_F(TrainPredictor, WhatShipsIsJudgedFromAFreshClone) {
   const auto report = nlohmann::json::parse(ran.out);
   for (const auto& head : report.at("heads")) heads[head.at("name")] = head;
   ASSERT_EQ(heads.size(), 3u);
-  EXPECT_GT(heads.at("probe").at("r2_mean_log").at("value"), 0.5);
+  EXPECT_GT(heads.at("probe").at("r2_mean_log").at("value"), 0.55);
+  EXPECT_GT(heads.at("probe").at("tau").at("value"), 0.42);
   EXPECT_GT(heads.at("probe").at("tau").at("value"), heads.at("prompt").at("tau").at("value"));
   EXPECT_GT(heads.at("prompt").at("tau").at("low"), 0.0);
   EXPECT_GT(heads.at("remaining").at("tau").at("low"), 0.0);
