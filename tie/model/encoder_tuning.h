@@ -22,9 +22,9 @@ namespace tailor::tie {
 struct TuneOptions {
   int layers = 0;  ///< the encoder's last so many; more than it has = all and the embeddings; 0 =
                    ///< frozen: train_head() alone
-  double learning_rate = 2e-5;       ///< of the encoder, highest
+  double learning_rate = 1e-4;       ///< of the encoder, highest
   double head_learning_rate = 1e-3;  ///< of the head beside it
-  int epochs = 12;
+  int epochs = 8;
   int patience = 3;
   int max_tokens = Encoder::kMaxTokens;  ///< of a prompt, in this stage alone
   uint64_t kept_bytes = 4ULL << 30;      ///< of hidden states; more are computed batch by batch
@@ -48,7 +48,8 @@ Result<StagedHead> train_in_stages(const PromptFeatures& features,
                                    const std::function<bool(const TrainProgress&)>& progress = {},
                                    const std::function<Result<std::vector<float>>()>& compute = {});
 
-/// The tuned layers as a file that PromptFeatures::open takes as overlay. Errors: Unavailable.
+/// The tuned layers, F16, as a file that PromptFeatures::open takes as overlay. Errors:
+/// Unavailable.
 Result<void> save_tuned_layers(const Encoder& encoder, int layers, const std::string& path);
 
 }  // namespace tailor::tie

@@ -89,6 +89,8 @@ class Tuner {
         return fail(ErrorCode::kCancelled, "the training was stopped");
     }
     run_.use_best();
+    const at::NoGradGuard no_grad;  // as the file will hold them
+    for (const auto& [name, tensor] : net_.parameters(first_)) tensor.copy_(tensor.to(at::kHalf));
     return {};
   }
 
@@ -326,8 +328,12 @@ Result<StagedHead> train_in_stages(const PromptFeatures& features,
 
 Result<void> save_tuned_layers(const Encoder& encoder, int layers, const std::string& path) {
   SafetensorsWriter writer;
-  for (const auto& [name, tensor] : encoder.net()->parameters(first_layer(encoder, layers)))
-    add_tensor(writer, name, tensor);
+  for (const auto& [name, tensor] : encoder.net()->parameters(first_layer(encoder, layers))) {
+    const at::Tensor half = tensor.detach().to(at::kHalf).contiguous();
+    writer.add_half(
+        name, half.sizes().vec(),
+        {static_cast<const uint16_t*>(half.const_data_ptr()), static_cast<size_t>(half.numel())});
+  }
   writer.metadata()["format"] = "tailor-tuned-encoder-1";
   writer.metadata()["fingerprint"] = encoder.fingerprint();
   return writer.write(path);
