@@ -76,7 +76,7 @@ Result<void> save(const Options& o, const PredictorTable& data, const tie::Train
   const std::string tuned = tie::tuned_encoder_file(path);
   std::error_code ignored;
   if (o.tune.layers > 0) {
-    TAILOR_TRY(tie::save_tuned_layers(*data.prompts->encoder(), o.tune.layers, tuned));
+    TAILOR_TRY(tie::save_tuned_layers(*data.prompts->encoder(), o.tune, tuned));
   } else {
     std::filesystem::remove(tuned, ignored);
   }
@@ -149,8 +149,11 @@ void add_tuning_options(CLI::App& app, Options& o) {
                      "than it has = the embeddings too; 0 = as --freeze-encoder")
           ->check(CLI::Range(0, 1000));
   app.add_flag("--freeze-encoder", o.freeze_encoder, "Train the head alone")->excludes(layers);
-  app.add_option("--encoder-rate", o.tune.learning_rate, "Highest learning rate of the encoder")
-      ->check(CLI::Range(1e-9, 1.0));
+  app.add_flag("--biases-only", o.tune.biases_only,
+               "Of those layers, tune biases and norms alone: a file of KBs instead of MBs");
+  app.add_option("--encoder-rate", o.tune.learning_rate,
+                 "Highest learning rate of the encoder; 0 = 1e-4, with --biases-only 1e-3")
+      ->check(CLI::Range(0.0, 1.0));
   app.add_option("--encoder-epochs", o.tune.epochs, "Of the encoder, at most")
       ->check(CLI::Range(1, 100000));
   app.add_option("--encoder-tokens", o.tune.max_tokens, "Of a prompt, while the encoder is tuned")

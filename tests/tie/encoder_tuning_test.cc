@@ -10,6 +10,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "parallel/weights/safetensors_file.h"
 #include "tie/evaluation.h"
 #include "tie/fit.h"
 
@@ -104,11 +105,30 @@ TEST(EncoderTuning, LearnsWhatTheFrozenEncoderDoesNotShow) {
 
   // The tuned layers come back from their file: same encoder, same features.
   const std::string file = file_name(".safetensors");
-  ASSERT_TRUE(save_tuned_layers(*world.features.encoder(), 3, file));
+  ASSERT_TRUE(save_tuned_layers(*world.features.encoder(), tune, file));
   const auto again = PromptFeatures::open(kEncoder, 1, file);
   ASSERT_TRUE(again) << again.error().message;
   EXPECT_EQ(again->encoder_fingerprint(), tuned->head.weights.info.encoder_fingerprint);
   EXPECT_NE(again->encoder_fingerprint(), frozen->weights.info.encoder_fingerprint);
+  EXPECT_EQ(again->compute(world.texts).value(), world.table.features);
+  std::filesystem::remove(file);
+}
+
+TEST(EncoderTuning, BiasesAloneAreTunedWhereThatIsAskedFor) {
+  World world = make_world(300);
+  TuneOptions tune = tune_options();
+  tune.biases_only = true, tune.epochs = 3;
+  const auto tuned =
+      train_in_stages(world.features, world.texts, world.table, world.info, head_options(), tune);
+  ASSERT_TRUE(tuned) << tuned.error().message;
+  const std::string file = file_name("-biases.safetensors");
+  ASSERT_TRUE(save_tuned_layers(*world.features.encoder(), tune, file));
+  const auto stored = weights::SafetensorsFile::open(file);
+  ASSERT_TRUE(stored);
+  EXPECT_EQ(stored->tensors().size(), 3u * 10);  // q, k, v, out, two of the MLP; two norms of two
+  for (const auto& tensor : stored->tensors()) EXPECT_EQ(tensor.shape.size(), 1u) << tensor.name;
+  const auto again = PromptFeatures::open(kEncoder, 1, file);  // all else is as it was
+  ASSERT_TRUE(again) << again.error().message;
   EXPECT_EQ(again->compute(world.texts).value(), world.table.features);
   std::filesystem::remove(file);
 }

@@ -22,7 +22,8 @@ namespace tailor::tie {
 struct TuneOptions {
   int layers = 0;  ///< the encoder's last so many; more than it has = all and the embeddings; 0 =
                    ///< frozen: train_head() alone
-  double learning_rate = 1e-4;       ///< of the encoder, highest
+  bool biases_only = false;          ///< of those layers, and norms: a file of KBs, not MBs
+  double learning_rate = 0;          ///< of the encoder, highest; 0 = 1e-4, of biases 1e-3
   double head_learning_rate = 1e-3;  ///< of the head beside it
   int epochs = 8;
   int patience = 3;
@@ -50,6 +51,7 @@ Result<StagedHead> train_in_stages(const PromptFeatures& features,
 
 /// The tuned layers, F16, as a file that PromptFeatures::open takes as overlay. Errors:
 /// Unavailable.
-Result<void> save_tuned_layers(const Encoder& encoder, int layers, const std::string& path);
+Result<void> save_tuned_layers(const Encoder& encoder, const TuneOptions& tune,
+                               const std::string& path);
 
 }  // namespace tailor::tie

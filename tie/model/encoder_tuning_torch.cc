@@ -24,6 +24,14 @@ int64_t first_layer(const Encoder& encoder, int layers) {
   return std::max<int64_t>(-1, encoder.net()->config().num_layers - layers);
 }
 
+/// What is tuned of the net, by name.
+Named tuned_parameters(const Encoder& encoder, const TuneOptions& tune) {
+  Named all = encoder.net()->parameters(first_layer(encoder, tune.layers));
+  if (tune.biases_only)
+    std::erase_if(all, [](const auto& parameter) { return parameter.second.dim() > 1; });
+  return all;
+}
+
 /// Gradients for the tuned layers while a training runs, and never after.
 class Unfrozen {
  public:
@@ -48,6 +56,7 @@ class Tuner {
         const TrainOptions& train, const TuneOptions& tune, const HeadWeights& weights)
       : net_(*encoder.net()),
         first_(first_layer(encoder, tune.layers)),
+        tuned_(tuned_parameters(encoder, tune)),
         data_(data),
         train_(train),
         tune_(tune),
@@ -90,7 +99,7 @@ class Tuner {
     }
     run_.use_best();
     const at::NoGradGuard no_grad;  // as the file will hold them
-    for (const auto& [name, tensor] : net_.parameters(first_)) tensor.copy_(tensor.to(at::kHalf));
+    for (const auto& [name, tensor] : tuned_) tensor.copy_(tensor.to(at::kHalf));
     return {};
   }
 
@@ -117,19 +126,22 @@ class Tuner {
   Named all_parameters() {
     Named out;
     for (const auto& [name, tensor] : head_.parameters()) out.emplace_back("head." + name, tensor);
-    for (const auto& [name, tensor] : net_.parameters(first_)) out.emplace_back(name, tensor);
+    out.insert(out.end(), tuned_.begin(), tuned_.end());
     return out;
+  }
+  double rate() const {
+    return tune_.learning_rate > 0 ? tune_.learning_rate : tune_.biases_only ? 1e-3 : 1e-4;
   }
   std::vector<double> rates() {  // multiples of the head's
     std::vector<double> out(head_.parameters().size(), 1);
-    out.resize(out.size() + net_.parameters(first_).size(),
-               tune_.learning_rate / tune_.head_learning_rate);
+    out.resize(out.size() + tuned_.size(), rate() / tune_.head_learning_rate);
     return out;
   }
   std::string identity() const {
     char text[160];
-    std::snprintf(text, sizeof text, ",tuned %d at %g and %g, %d epochs of %d tokens", tune_.layers,
-                  tune_.learning_rate, tune_.head_learning_rate, tune_.epochs, tune_.max_tokens);
+    std::snprintf(text, sizeof text, ",tuned %d%s at %g and %g, %d epochs of %d tokens",
+                  tune_.layers, tune_.biases_only ? " (biases)" : "", rate(),
+                  tune_.head_learning_rate, tune_.epochs, tune_.max_tokens);
     return training_identity(train_, weights_.info, data_.rows(Split::kTrain).size()) + text;
   }
 
@@ -267,6 +279,7 @@ class Tuner {
 
   const EncoderNet& net_;
   const int64_t first_;  // tuned layer; -1 = the embeddings too
+  const Named tuned_;
   const TrainingData& data_;
   const TrainOptions& train_;
   const TuneOptions& tune_;
@@ -292,7 +305,7 @@ Result<std::vector<EpochLoss>> tune_encoder(
   weights.info.input_size = table.width, weights.info.nu = train.nu;
   TAILOR_ASSIGN(const TrainingData data, TrainingData::make(table, train, weights));
   at::manual_seed(train.seed * 1000003);
-  const Unfrozen unfrozen(encoder.net()->parameters(first_layer(encoder, tune.layers)));
+  const Unfrozen unfrozen(tuned_parameters(encoder, tune));
   Tuner tuner(encoder, table, data, train, tune, weights);
   if (train.resume && std::filesystem::exists(tune.checkpoint)) TAILOR_TRY(tuner.restore());
   TAILOR_TRY(tuner.tokenize(encoder, texts));
@@ -326,9 +339,10 @@ Result<StagedHead> train_in_stages(const PromptFeatures& features,
   return out;
 }
 
-Result<void> save_tuned_layers(const Encoder& encoder, int layers, const std::string& path) {
+Result<void> save_tuned_layers(const Encoder& encoder, const TuneOptions& tune,
+                               const std::string& path) {
   SafetensorsWriter writer;
-  for (const auto& [name, tensor] : encoder.net()->parameters(first_layer(encoder, layers))) {
+  for (const auto& [name, tensor] : tuned_parameters(encoder, tune)) {
     const at::Tensor half = tensor.detach().to(at::kHalf).contiguous();
     writer.add_half(
         name, half.sizes().vec(),
