@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "bench/summary.h"
 #include "tie/law.h"
+#include "tie/length_head.h"
 #include "tie/rank_table.h"
 #include "tie/score_queue.h"
 
@@ -71,6 +72,25 @@ void time_laws(const std::string& kind, const std::vector<LengthLaw>& laws, std:
     });
 }
 
+/// The heads that ship, on numbers of any kind.
+void time_heads(std::vector<Case>& out, double& sink) {
+  std::mt19937_64 random(3);
+  for (const char* name : {"prompt", "probe", "remaining"}) {
+    const auto head = tie::LengthHead::load(std::string(TAILOR_DATA_FOLDER "/predictors/default/") +
+                                            name + ".safetensors");
+    if (!head) continue;
+    Case c{std::string("shipped head: ") + name, {}};
+    std::vector<float> input(static_cast<size_t>(head->info().input_size));
+    for (int repeat = 0; repeat < 500; ++repeat) {
+      for (float& x : input) x = static_cast<float>(random() % 2000) / 1000 - 1;
+      const Time begin = now();
+      sink += static_cast<double>(head->predict(input).mu);
+      c.us.push_back(us_since(begin));
+    }
+    out.push_back(std::move(c));
+  }
+}
+
 /// Pushes `waiting` requests, re-keys as many, moves the level, pops and pushes at full length.
 void time_queue(int waiting, uint64_t seed, std::vector<Case>& out, double& sink) {
   std::mt19937_64 random(seed);
@@ -127,6 +147,7 @@ TieReport bench_tie(const TieBench& options) {
     std::vector<Case> cases;
     time_laws("log-t", log_t_laws(), cases, sink);
     time_laws("histogram", histogram_laws(), cases, sink);
+    time_heads(cases, sink);
     time_queue(options.waiting, 1 + static_cast<uint64_t>(round), cases, sink);
     rows.resize(cases.size());
     for (size_t i = 0; i < cases.size(); ++i) {

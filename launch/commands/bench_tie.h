@@ -1,5 +1,6 @@
 // `tailor bench tie`: what the scheduler's own arithmetic costs on this machine, on one thread:
-// moments of a law, a full rank table, and every move in a queue of many waiting requests.
+// moments of a law, a full rank table, the shipped heads, and every move in a queue of many waiting
+// requests.
 #pragma once
 
 #include <string>
