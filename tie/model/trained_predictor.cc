@@ -31,15 +31,16 @@ Result<std::unique_ptr<TrainedPredictor>> TrainedPredictor::load(const std::stri
   std::string what = info.encoder;
   if (!encoder.empty() && info.encoder != "lexical")
     what = encoder + (info.encoder.ends_with("+lexical") ? "+lexical" : "");
-  std::string tuned = tuned_encoder_file(path);
-  if (info.encoder == "lexical" || !std::filesystem::exists(tuned)) tuned.clear();
-  TAILOR_ASSIGN(PromptFeatures features, PromptFeatures::open(what, threads, tuned));
+  const std::string tuned = tuned_encoder_file(path);
+  const bool overlay = info.encoder != "lexical" && std::filesystem::exists(tuned);
+  TAILOR_ASSIGN(PromptFeatures features, PromptFeatures::open(what, threads, overlay ? tuned : ""));
   if (features.size() != info.input_size ||
       features.encoder_fingerprint() != info.encoder_fingerprint)
-    return fail(ErrorCode::kInvalidArgument, path + " was trained with encoder " + info.encoder +
-                                                 " (" + info.encoder_fingerprint +
-                                                 "), found another one (" +
-                                                 features.encoder_fingerprint() + ")");
+    return fail(ErrorCode::kInvalidArgument,
+                path + " was trained with encoder " + info.encoder + " (" +
+                    info.encoder_fingerprint + "), found another one (" +
+                    features.encoder_fingerprint() + ")" +
+                    (overlay ? "" : "; layers tuned with it belong in " + tuned));
   return std::unique_ptr<TrainedPredictor>(
       new TrainedPredictor(std::move(head), std::move(features)));
 }
