@@ -36,20 +36,8 @@ th,td{padding:5px 9px;text-align:right;border-bottom:1px solid var(--rule);white
 th{color:var(--soft);font-weight:500}th:first-child,td:first-child{text-align:left}
 td.best{font-weight:650}
 a{color:var(--log_t)}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(440px,100%),1fr));gap:18px;
-margin-top:18px}
-figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:8px;
-padding:14px 14px 10px}
-svg{display:block;width:100%;height:auto;margin-top:8px}svg text{fill:var(--soft);
-font-size:11.5px}svg .label{font-size:12px;fill:var(--ink)}
-.grid{stroke:var(--rule);fill:none}.line{fill:none;stroke-width:1.8}.bar{opacity:.85}
-.legend{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:13px;margin:6px 0 2px}
-.legend i{display:inline-block;width:18px;margin-right:6px;vertical-align:middle;
-border-top:2px solid var(--k)}
-.legend i.dash{border-top-style:dashed}.legend i.dot{width:7px;height:7px;border:0;
-border-radius:4px;background:var(--k)}
-.legend i.box{width:11px;height:11px;border:0;background:var(--k)}
-</style></head><body><main>
+)";
+constexpr const char* kTitle = R"(</style></head><body><main>
 <h1>Answer lengths and their laws</h1>
 <p>Every prompt was answered several times;
 each family of laws was fitted to each prompt's lengths by maximum
@@ -295,7 +283,7 @@ void section(std::string& out, const FileReport& r, size_t index) {
 }  // namespace
 
 std::string fit_report_html(std::span<const FileReport> reports) {
-  std::string out = kHead;
+  std::string out = std::string(kHead) + kPlotStyle + kTitle;
   overview(out, reports);
   out +=
       "<p class=\"soft\">Tail index: Hill's, over length / median of the prompt's other answers. "

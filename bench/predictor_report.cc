@@ -88,19 +88,8 @@ font-variant-numeric:tabular-nums;margin:14px 0}
 th,td{padding:5px 9px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th{color:var(--soft);font-weight:500}th:first-child,td:first-child{text-align:left}
 td span{color:var(--soft);font-size:12px;display:block}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(440px,100%),1fr));gap:18px;
-margin-top:18px}
-figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:8px;
-padding:14px 14px 10px}
-svg{display:block;width:100%;height:auto;margin-top:8px}svg text{fill:var(--soft);
-font-size:11.5px}svg .label{font-size:12px;fill:var(--ink)}
-.grid{stroke:var(--rule);fill:none}.line{fill:none;stroke-width:1.8}.bar{opacity:.85}
-.legend{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:13px;margin:6px 0 2px}
-.legend i{display:inline-block;width:18px;margin-right:6px;vertical-align:middle;
-border-top:2px solid var(--k)}
-.legend i.dash{border-top-style:dashed}.legend i.box{width:11px;height:11px;border:0;
-background:var(--k)}
-</style></head><body><main>
+)";
+constexpr const char* kTitle = R"(</style></head><body><main>
 <h1>Length predictors</h1>
 <p>Judged by answers to prompts that no fit has seen. Under each figure its 95 % interval, by
 bootstrap over prompts. <b>Kendall tau</b>: order by E[min(X, limit)] against single answers.
@@ -219,7 +208,7 @@ std::string predictor_report_json(const PredictorReport& report) {
 }
 
 std::string predictor_report_html(const PredictorReport& report) {
-  std::string out = kHead;
+  std::string out = std::string(kHead) + kPlotStyle + kTitle;
   const auto table = [&](auto row_of) {
     out += "<div class=\"wide\"><table><tr><th>head</th>";
     for (const Figure& figure : kFigures) out += std::string("<th>") + figure.title + "</th>";

@@ -14,6 +14,10 @@ struct PlotAxis {
   std::vector<double> ticks;  ///< empty: chosen
 };
 
+/// CSS of a page with plots: their grid, figures, lines and legends. It wants --soft, --rule,
+/// --card and --ink.
+extern const char* const kPlotStyle;
+
 class SvgPlot {
  public:
   /// `title` is read out by screen readers.

@@ -27,15 +27,6 @@ struct Summary {
   double answers = 0;
 };
 
-double log_likelihood_of(const LawMath& math, const LengthLaw& law, double length, bool cut) {
-  const double tiny = 1e-12;
-  if (cut) return std::log(std::max(tiny, math.survival(law, length)));
-  if (law.kind == LengthLaw::Kind::kHistogram)
-    return std::log(
-        std::max(tiny, math.survival(law, length - 0.5) - math.survival(law, length + 0.5)));
-  return std::max(std::log(tiny), math.log_density(law, length));
-}
-
 void add_answer(const LawMath& math, const JudgedPrompt& prompt, double length, bool cut,
                 Summary& out) {
   const AnswerPlace place = place_of(math, prompt.law, length, cut);
@@ -176,6 +167,15 @@ std::vector<std::vector<uint32_t>> resamples_of(size_t items, const EvaluationOp
 }
 
 }  // namespace
+
+double log_likelihood_of(const LawMath& math, const LengthLaw& law, double length, bool cut) {
+  const double tiny = 1e-12;
+  if (cut) return std::log(std::max(tiny, math.survival(law, length)));
+  if (law.kind == LengthLaw::Kind::kHistogram)
+    return std::log(
+        std::max(tiny, math.survival(law, length - 0.5) - math.survival(law, length + 0.5)));
+  return std::max(std::log(tiny), math.log_density(law, length));
+}
 
 AnswerPlace place_of(const LawMath& math, const LengthLaw& law, double length, bool cut) {
   const double low = 1 - math.survival(law, cut ? length : length - 0.5);

@@ -36,6 +36,9 @@ struct AnswerPlace {
 };
 AnswerPlace place_of(const LawMath& math, const LengthLaw& law, double length, bool cut);
 
+/// ln f(length), or ln P(X > length) of a cut answer; at least ln 1e-12.
+double log_likelihood_of(const LawMath& math, const LengthLaw& law, double length, bool cut);
+
 /// Mean over prompts of ((integral of (F(x) - 1{x >= L})^2 dx up to the limit), per answer.
 double crps(const LawMath& math, const LengthLaw& law, double length, double limit);
 /// E ln min(X, limit), from the law's quantiles.

@@ -1,13 +1,13 @@
 // `tailor fit-report` as a user runs it: good files, damaged ones, and what it writes.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#include "tests/launch/run_tailor.h"
 
 namespace tailor::launch {
 namespace {
@@ -19,11 +19,6 @@ constexpr const char* kPrompt =
     R"({"id":"a/1","prompt_tokens":9,"lengths":[30,41,35,60],"finish":["stop","stop","stop","stop"]})"
     "\n";
 
-struct Ran {
-  int code = -1;
-  std::string out;  // stdout and stderr
-};
-
 class FitReportCli : public testing::Test {
  protected:
   FitReportCli() {
@@ -33,15 +28,7 @@ class FitReportCli : public testing::Test {
   ~FitReportCli() override { std::filesystem::remove_all(folder_); }
 
   Ran report(const std::string& files, const std::string& options = "") const {
-    const std::string command = TAILOR_BINARY_DIR "/bin/tailor fit-report " + files + " --out " +
-                                folder_ + "/out --bootstrap 200 " + options + " 2>&1";
-    Ran ran;
-    FILE* pipe = popen(command.c_str(), "r");
-    char buffer[4096];
-    while (const size_t got = fread(buffer, 1, sizeof buffer, pipe)) ran.out.append(buffer, got);
-    const int status = pclose(pipe);
-    ran.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    return ran;
+    return tailor("fit-report " + files + " --out " + folder_ + "/out --bootstrap 200 " + options);
   }
   std::string file(const std::string& name, const std::string& text) const {
     std::ofstream(folder_ + "/" + name) << text;

@@ -1,36 +1,23 @@
 // `tailor score`: the published example, its options and its refusals.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#include "tests/launch/run_tailor.h"
 
 namespace tailor::launch {
 namespace {
 
-struct Ran {
-  int code = -1;
-  std::string out;  // stdout and stderr
-  nlohmann::json json() const { return nlohmann::json::parse(out); }
-};
-
-Ran score(const std::string& arguments) {
-  Ran ran;
-  FILE* pipe = popen((TAILOR_BINARY_DIR "/bin/tailor score " + arguments + " 2>&1").c_str(), "r");
-  char buffer[4096];
-  while (const size_t got = fread(buffer, 1, sizeof buffer, pipe)) ran.out.append(buffer, got);
-  const int status = pclose(pipe);
-  ran.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return ran;
-}
+Ran score(const std::string& arguments) { return tailor("score " + arguments); }
+nlohmann::json json_of(const Ran& ran) { return nlohmann::json::parse(ran.out); }
 
 const std::string kExample = "--mu 5 --sigma 0.5 --max-tokens 2048 ";
 
 TEST(ScoreCommand, PrintsTheExample) {
   const Ran ran = score(kExample);
   ASSERT_EQ(ran.code, 0) << ran.out;
-  const auto json = ran.json();
+  const auto json = json_of(ran);
   EXPECT_NEAR(json.at("E").get<double>(), 193.908, 1e-3);
   EXPECT_NEAR(json.at("VaR").get<double>(), 326.454, 1e-3);
   EXPECT_NEAR(json.at("CVaR").get<double>(), 617.438, 1e-3);
@@ -41,7 +28,7 @@ TEST(ScoreCommand, PrintsTheExample) {
 }
 
 TEST(ScoreCommand, WithGeneratedTellsWhatRemains) {
-  const auto json = score(kExample + "--generated 150 --queue 80 --batch 32").json();
+  const auto json = json_of(score(kExample + "--generated 150 --queue 80 --batch 32"));
   EXPECT_NEAR(json.at("E").get<double>(), 142.750, 1e-3);
   EXPECT_NEAR(json.at("VaR").get<double>(), 304.407, 1e-3);
   EXPECT_NEAR(json.at("CVaR").get<double>(), 713.957, 1e-3);
@@ -50,10 +37,10 @@ TEST(ScoreCommand, WithGeneratedTellsWhatRemains) {
 }
 
 TEST(ScoreCommand, NuAndKappaMatter) {
-  const auto usual = score(kExample).json();
-  EXPECT_LT(score(kExample + "--nu 30").json().at("CVaR"), usual.at("CVaR"));
-  EXPECT_EQ(score(kExample + "--nu 3.5 --kappa 20 --queue 0 --batch 1").json(), usual);
-  EXPECT_GT(score(kExample + "--kappa 0").json().at("rank"), usual.at("rank"));
+  const auto usual = json_of(score(kExample));
+  EXPECT_LT(json_of(score(kExample + "--nu 30")).at("CVaR"), usual.at("CVaR"));
+  EXPECT_EQ(json_of(score(kExample + "--nu 3.5 --kappa 20 --queue 0 --batch 1")), usual);
+  EXPECT_GT(json_of(score(kExample + "--kappa 0")).at("rank"), usual.at("rank"));
 }
 
 TEST(ScoreCommand, ABadOptionIsOneSentence) {

@@ -1,37 +1,22 @@
 // `tailor train-predictor` and `eval-predictor`: from length files to a head and its figures, and
 // what is said when something is missing.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/launch/run_tailor.h"
+
 namespace tailor::launch {
 namespace {
 
 namespace fs = std::filesystem;
 const std::string kData = TAILOR_SOURCE_DIR "/data/";
-
-struct Ran {
-  int code = -1;
-  std::string out;  // stdout and stderr
-};
-
-Ran tailor(const std::string& arguments) {
-  Ran ran;
-  FILE* pipe = popen((TAILOR_BINARY_DIR "/bin/tailor " + arguments + " 2>&1").c_str(), "r");
-  char buffer[4096];
-  while (const size_t got = fread(buffer, 1, sizeof buffer, pipe)) ran.out.append(buffer, got);
-  const int status = pclose(pipe);
-  ran.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return ran;
-}
 
 class TrainPredictor : public ::testing::Test {
  protected:

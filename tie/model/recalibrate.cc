@@ -12,7 +12,6 @@ namespace tailor::tie {
 namespace {
 
 constexpr double kWorthIt = 0.0005;
-constexpr double kTinyChance = 1e-12;
 // Of the squared error of a quantile's coverage: three points cost as much as 0.054 in likelihood.
 constexpr double kCoverageWeight = 60;
 constexpr std::array<double, 2> kHeld = {0.5, 0.9};
@@ -25,19 +24,11 @@ struct Judged {
   const FeatureRow* row = nullptr;
 };
 
-double log_chance(const LawMath& math, const LengthLaw& law, double length, bool cut) {
-  if (cut) return std::log(std::max(kTinyChance, math.survival(law, length)));
-  if (law.kind == LengthLaw::Kind::kHistogram)
-    return std::log(
-        std::max(kTinyChance, math.survival(law, length - 0.5) - math.survival(law, length + 0.5)));
-  return std::max(std::log(kTinyChance), math.log_density(law, length));
-}
-
 double mean_log_chance(const LawMath& math, const LengthLaw& law, const FeatureRow& row) {
   double sum = 0;
   for (size_t i = 0; i < row.lengths.size(); ++i)
-    sum +=
-        log_chance(math, law, std::max(1.0, static_cast<double>(row.lengths[i])), row.censored[i]);
+    sum += log_likelihood_of(math, law, std::max(1.0, static_cast<double>(row.lengths[i])),
+                             row.censored[i]);
   return sum / static_cast<double>(row.lengths.size());
 }
 
