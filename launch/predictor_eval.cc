@@ -78,11 +78,8 @@ Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
           path + " reads hidden states: expected --hidden FILE (tailor collect --features)");
     data.features = "hidden:" + o.hidden + ":" + std::to_string(info.layer);
   } else {
-    data.features = info.encoder;
-    if (!o.encoder.empty() && info.encoder != "lexical")
-      data.features = o.encoder + (info.encoder.ends_with("+lexical") ? "+lexical" : "");
-    const std::string tuned = tie::tuned_encoder_file(path);
-    if (info.encoder != "lexical" && fs::exists(tuned)) data.overlay = tuned;
+    const tie::HeadFeatures from = tie::features_of_head(info, path, o.encoder);
+    data.features = from.what, data.overlay = from.overlay;
   }
   TAILOR_ASSIGN(const PredictorTable table, load_predictor_table(data));
   const auto fits = [](const std::string& asked, const std::string& found) {

@@ -18,6 +18,16 @@ std::string tuned_encoder_file(const std::string& head_file) {
 
 bool is_tuned_encoder_file(const std::string& file) { return file.ends_with(kTuned); }
 
+HeadFeatures features_of_head(const HeadInfo& info, const std::string& head_file,
+                              const std::string& encoder) {
+  HeadFeatures out{info.encoder, ""};
+  if (info.encoder == "lexical") return out;
+  if (!encoder.empty()) out.what = encoder + (info.encoder.ends_with("+lexical") ? "+lexical" : "");
+  const std::string tuned = tuned_encoder_file(head_file);
+  if (std::filesystem::exists(tuned)) out.overlay = tuned;
+  return out;
+}
+
 Result<std::unique_ptr<TrainedPredictor>> TrainedPredictor::load(const std::string& folder,
                                                                  int threads,
                                                                  const std::string& encoder,
@@ -28,19 +38,16 @@ Result<std::unique_ptr<TrainedPredictor>> TrainedPredictor::load(const std::stri
   if (info.kind != "prompt")
     return fail(ErrorCode::kInvalidArgument,
                 path + ": expected a head for prompts, found one of kind " + info.kind);
-  std::string what = info.encoder;
-  if (!encoder.empty() && info.encoder != "lexical")
-    what = encoder + (info.encoder.ends_with("+lexical") ? "+lexical" : "");
-  const std::string tuned = tuned_encoder_file(path);
-  const bool overlay = info.encoder != "lexical" && std::filesystem::exists(tuned);
-  TAILOR_ASSIGN(PromptFeatures features, PromptFeatures::open(what, threads, overlay ? tuned : ""));
+  const HeadFeatures from = features_of_head(info, path, encoder);
+  TAILOR_ASSIGN(PromptFeatures features, PromptFeatures::open(from.what, threads, from.overlay));
   if (features.size() != info.input_size ||
       features.encoder_fingerprint() != info.encoder_fingerprint)
-    return fail(ErrorCode::kInvalidArgument,
-                path + " was trained with encoder " + info.encoder + " (" +
-                    info.encoder_fingerprint + "), found another one (" +
-                    features.encoder_fingerprint() + ")" +
-                    (overlay ? "" : "; layers tuned with it belong in " + tuned));
+    return fail(
+        ErrorCode::kInvalidArgument,
+        path + " was trained with encoder " + info.encoder + " (" + info.encoder_fingerprint +
+            "), found another one (" + features.encoder_fingerprint() + ")" +
+            (from.overlay.empty() ? "; layers tuned with it belong in " + tuned_encoder_file(path)
+                                  : ""));
   return std::unique_ptr<TrainedPredictor>(
       new TrainedPredictor(std::move(head), std::move(features)));
 }

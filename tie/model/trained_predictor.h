@@ -17,6 +17,15 @@ namespace tailor::tie {
 std::string tuned_encoder_file(const std::string& head_file);
 bool is_tuned_encoder_file(const std::string& file);
 
+/// What PromptFeatures::open needs for the head in `head_file`: its features, with the encoder in
+/// folder `encoder` instead of the named one unless that is empty, and its tuned layers' file,
+/// empty where there is none.
+struct HeadFeatures {
+  std::string what, overlay;
+};
+HeadFeatures features_of_head(const HeadInfo& info, const std::string& head_file,
+                              const std::string& encoder);
+
 class TrainedPredictor final : public PromptPredictor {
  public:
   /// `head_file` in the folder. `encoder`: minilm or a Hugging Face folder, empty = the one that
