@@ -1,8 +1,10 @@
 #include "bench/load_run.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -47,6 +49,7 @@ class Run {
     if (const auto* chunk = std::get_if<api::TokenChunk>(&event)) {
       if (auto* row = find(chunk->request_id)) {
         if (row->first_token_s == 0) row->first_token_s = since_sent(row->index);
+        hash_new_tokens(*row, *chunk);
         note(event, row->index);
       }
     } else if (const auto* accepted = std::get_if<api::Accepted>(&event)) {
@@ -79,6 +82,21 @@ class Run {
     auto it = by_id_.find(id);
     return it == by_id_.end() ? nullptr : &result_.rows[it->second];
   }
+  /// A chunk may repeat tokens that have been seen (docs/api.md): each place counts once.
+  void hash_new_tokens(RequestRow& row, const api::TokenChunk& chunk) {
+    uint32_t& next = next_token_[{row.index, chunk.sample}];
+    for (size_t i = 0; i < chunk.token_ids.size(); ++i) {
+      const auto place = chunk.first_index + static_cast<uint32_t>(i);
+      if (place < next) continue;
+      next = place + 1;
+      uint64_t word = (uint64_t{chunk.sample} << 56 ^ uint64_t{place} << 32 ^
+                       static_cast<uint32_t>(chunk.token_ids[i])) +
+                      0x9e3779b97f4a7c15ull;  // splitmix64's finish; a sum keeps no order
+      word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9ull;
+      word = (word ^ (word >> 27)) * 0x94d049bb133111ebull;
+      row.tokens_hash += word ^ (word >> 31);
+    }
+  }
   double since_sent(size_t index) const { return to_seconds(now() - sent_[index]); }
   void note(const api::ServerEvent& event, size_t index) {
     if (options_.on_event) options_.on_event(event, index);
@@ -98,6 +116,7 @@ class Run {
 
   const LoadOptions& options_;
   std::unordered_map<std::string, size_t> by_id_;
+  std::map<std::pair<size_t, uint32_t>, uint32_t> next_token_;  // by request and sample
   std::vector<Time> sent_;
   size_t open_ = 0;
   LoadResult result_;

@@ -32,6 +32,8 @@ struct RequestRow {
   double queue_wait_s = 0;     ///< as the coordinator measured it: arrival to dispatch
   double first_token_s = 0;    ///< TTFT
   double finished_s = 0;       ///< end to end
+  /// Of the tokens of all samples, each with its place: equal answers have equal hashes.
+  uint64_t tokens_hash = 0;
   std::string finish_reason;
   std::string error;  ///< empty when all went well
 

@@ -96,8 +96,9 @@ std::string summary_table(const LoadResult& result) {
   return out;
 }
 
-std::string summary_json(const LoadResult& result) {
+std::string summary_json(const LoadResult& result, const std::string& label) {
   nlohmann::ordered_json json;
+  json["label"] = label;
   json["wall_s"] = result.wall_s;
   json["output_tokens"] = result.output_tokens();
   json["tokens_per_s"] = result.output_tokens() / result.wall_s;
@@ -114,12 +115,43 @@ std::string summary_json(const LoadResult& result) {
                             {"replica", row.replica},
                             {"prompt_tokens", row.prompt_tokens},
                             {"output_tokens", row.output_tokens},
+                            {"tokens_hash", row.tokens_hash},
                             {"queue_wait_s", row.queue_wait_s},
                             {"ttft_s", row.first_token_s},
                             {"e2e_s", row.finished_s},
                             {"finish_reason", row.finish_reason},
                             {"error", row.error}});
   return json.dump();
+}
+
+Result<std::string> comparison_table(const std::string& former_json, const LoadResult& result,
+                                     const std::string& label) {
+  const auto former = nlohmann::json::parse(former_json, nullptr, /*allow_exceptions=*/false);
+  if (!former.is_object() || !former.contains("rows") || !former.contains("label"))
+    return fail(ErrorCode::kInvalidArgument, "this is not what `tailor bench burst --json` writes");
+  const nlohmann::json now = nlohmann::json::parse(summary_json(result, label));
+  if (former["rows"].size() != now["rows"].size())
+    return fail(ErrorCode::kInvalidArgument,
+                "the former run had " + std::to_string(former["rows"].size()) +
+                    " requests, this one " + std::to_string(now["rows"].size()));
+  std::string out;
+  const auto old_label = former["label"].get<std::string>();
+  append(out, "%-32s %10s %10s %10s\n", "milliseconds", old_label.c_str(), label.c_str(), "ratio");
+  for (const auto& metric : kMetrics) {
+    for (const char* what : {"mean", "p50", "p90"}) {
+      const double before = former[metric.key][what], after = now[metric.key][what];
+      append(out, "%-27s %4s %10.1f %10.1f", metric.name, what, before * 1e3, after * 1e3);
+      append(out, " %10.2f\n", before > 0 ? after / before : 1.0);
+    }
+  }
+  size_t same = 0;
+  for (size_t i = 0; i < now["rows"].size(); ++i)
+    same += former["rows"][i]["tokens_hash"] == now["rows"][i]["tokens_hash"];
+  append(out, "%-32s %10.1f %10.1f %10.2f\n", "tokens/s", former["tokens_per_s"].get<double>(),
+         now["tokens_per_s"].get<double>(),
+         now["tokens_per_s"].get<double>() / former["tokens_per_s"].get<double>());
+  append(out, "the same tokens in both runs: %zu of %zu answers\n", same, now["rows"].size());
+  return out;
 }
 
 }  // namespace tailor::bench

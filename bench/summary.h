@@ -21,7 +21,13 @@ Statistics statistics(std::vector<double> values);
 /// requests are counted below it.
 std::string summary_table(const LoadResult& result);
 
-/// The same numbers and every row, as one JSON object.
-std::string summary_json(const LoadResult& result);
+/// The same numbers and every row, as one JSON object. `label` says what was measured (the policy).
+std::string summary_json(const LoadResult& result, const std::string& label);
+
+/// Mean, P50 and P90 of each time, of a former run (its summary_json) and of this one, and their
+/// ratio (below 1: this one is faster); then how many requests gave the same tokens in both.
+/// Errors: InvalidArgument (no such JSON, other requests).
+Result<std::string> comparison_table(const std::string& former_json, const LoadResult& result,
+                                     const std::string& label);
 
 }  // namespace tailor::bench

@@ -15,7 +15,9 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
+#include <optional>
 
 #include "bench/answer_viewer.h"
 #include "bench/load_run.h"
@@ -37,6 +39,8 @@ struct BenchOptions {
   std::string endpoint = kDefaultEndpoint;
   std::string prompts;
   std::string json;
+  std::string against;
+  std::optional<uint64_t> seed;
   int requests = 0;
   int concurrency = 0;
   int max_tokens = 64;
@@ -86,6 +90,10 @@ Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size
   for (size_t i = 0; i < (count > 0 ? count : read.size()); ++i) {
     requests.push_back(read[i % read.size()]);
     requests.back().request_id = comm::new_request_id();
+    if (options.seed) {
+      requests.back().has_seed = true;
+      requests.back().sampling.seed = *options.seed + i;
+    }
   }
   return requests;
 }
@@ -114,7 +122,14 @@ Result<void> burst(const BenchOptions& options) {
   load.on_event = [&](const api::ServerEvent& event, size_t index) { viewer.take(event, index); };
   TAILOR_ASSIGN(const auto result, bench::run_load(*client, requests, load));
   std::printf("\n%s", bench::summary_table(result).c_str());
-  return write_json(options.json, bench::summary_json(result));
+  TAILOR_TRY(write_json(options.json, bench::summary_json(result, status.policy)));
+  if (options.against.empty()) return {};
+  std::ifstream file(options.against);
+  const std::string former{std::istreambuf_iterator<char>(file), {}};
+  const auto table = bench::comparison_table(former, result, status.policy);
+  if (!table) return fail_with(options.against, table.error());
+  std::printf("\n%s", table->c_str());
+  return {};
 }
 
 Result<void> serve(const BenchOptions& options) {
@@ -187,6 +202,11 @@ Command add_bench(CLI::App& parent) {
   burst_command->add_option("--temperature", options->temperature, "0 = greedy");
   burst_command->add_flag("--ignore-eos", options->ignore_eos,
                           "generate to max-tokens whatever the model says");
+  burst_command->add_option("--seed", options->seed,
+                            "seed of the first request; the next one has the next number");
+  burst_command->add_option("--against", options->against,
+                            "the --json file of a former run of the same requests: prints the "
+                            "ratio of both");
   burst_command->add_option("--show", options->show, "stream this many answers to the terminal");
 
   options->reference_python = reference_python();

@@ -1,5 +1,6 @@
 #include "bench/summary.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -35,13 +36,35 @@ LoadResult two_rows() {
 }
 
 TEST(Summary, FailedRequestsAreCountedAndKeptOutOfTheTimes) {
-  const auto json = nlohmann::json::parse(summary_json(two_rows()));
+  const auto json = nlohmann::json::parse(summary_json(two_rows(), "fcfs"));
   EXPECT_DOUBLE_EQ(json["ttft_s"]["mean"], 0.5);
   EXPECT_DOUBLE_EQ(json["tpot_s"]["p99"], 0.5);                // (2.5 - 0.5) / 4
   EXPECT_DOUBLE_EQ(json["per_token_latency_s"]["mean"], 0.5);  // 2.5 / 5
   EXPECT_DOUBLE_EQ(json["tokens_per_s"], 2.0);
   EXPECT_EQ(json["rows"].size(), 2u);
   EXPECT_NE(summary_table(two_rows()).find("1 requests failed"), std::string::npos);
+}
+
+TEST(Comparison, GivesTheRatioOfBothRunsAndCountsEqualAnswers) {
+  LoadResult before = two_rows(), after = two_rows();
+  before.rows[1].error.clear();
+  after.rows[1].error.clear();
+  after.rows[0].first_token_s = 0.25;
+  after.rows[1].tokens_hash = 7;
+  const auto table = comparison_table(summary_json(before, "fcfs"), after, "tie");
+  ASSERT_TRUE(table) << table.error().message;
+  // (0.25 + 0) / (0.5 + 0); the second request gave other tokens.
+  EXPECT_THAT(*table, testing::ContainsRegex("time to first token +mean +250.0 +125.0 +0.50"));
+  EXPECT_THAT(*table, testing::HasSubstr("the same tokens in both runs: 1 of 2 answers"));
+}
+
+TEST(Comparison, OfOtherRequestsOrOfNoRunIsRefused) {
+  LoadResult one = two_rows();
+  one.rows.pop_back();
+  const auto other = comparison_table(summary_json(one, "fcfs"), two_rows(), "tie");
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().message, "the former run had 1 requests, this one 2");
+  EXPECT_EQ(comparison_table("{}", two_rows(), "tie").error().code, ErrorCode::kInvalidArgument);
 }
 
 }  // namespace
