@@ -26,6 +26,20 @@ struct ChatMessage {
 // ---- client to coordinator
 // ---------------------------------------------------------------------------------
 
+/// How the answer's tokens are drawn. What is absent has the served model's default.
+struct Sampling : AnswerParams {
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+
+  Sampling() = default;
+  /// All of them given, whatever the model advises: for what must be reproduced.
+  explicit Sampling(const SamplingParams& all);
+  SamplingParams resolved(const SamplingDefaults& defaults) const;
+};
+
 struct Submit {
   std::string
       request_id;  ///< chosen by the client, 1..128 bytes, unique in the cluster (a UUID will do)
@@ -33,7 +47,7 @@ struct Submit {
   std::variant<std::string, std::vector<ChatMessage>, std::vector<TokenId>> prompt;
   bool add_special_tokens =
       true;  ///< for text: put the model's begin token in front where the model has one
-  SamplingParams sampling;
+  Sampling sampling;
   bool has_seed = false;  ///< without one the coordinator fixes a seed at acceptance
   PriorityClass priority = PriorityClass::kStandard;
   std::string tenant;

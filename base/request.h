@@ -17,16 +17,10 @@ namespace tailor {
 
 using TokenId = int32_t;
 
-/// How the next token is drawn. Names and defaults are the field's; see docs/api.md for the exact
-/// order of steps.
-struct SamplingParams {
-  float temperature = 1.0f;         ///< 0 = greedy
-  int32_t top_k = 0;                ///< 0 = off
-  float top_p = 1.0f;               ///< 1 = off
-  float min_p = 0.0f;               ///< 0 = off
-  float repetition_penalty = 1.0f;  ///< over prompt and answer; 1 = off
-  float presence_penalty = 0.0f;    ///< over the answer
-  float frequency_penalty = 0.0f;   ///< over the answer
+/// What a request says about its answers whatever the model: these defaults hold everywhere.
+struct AnswerParams {
+  float presence_penalty = 0.0f;   ///< over the answer
+  float frequency_penalty = 0.0f;  ///< over the answer
   std::vector<std::pair<TokenId, float>> logit_bias;
   uint64_t seed = 0;  ///< fixed at acceptance when the client gave none
   int32_t n = 1;      ///< answers per prompt
@@ -38,6 +32,26 @@ struct SamplingParams {
   bool include_stop_in_output = false;
   int32_t logprobs = -1;  ///< -1 = none; 0 = the chosen token's; k = and the k best
   bool skip_special_tokens = true;
+};
+
+/// How the next token is drawn. Names are the field's; see docs/api.md for the exact order of
+/// steps. The values here change nothing; what a client that says nothing gets: SamplingDefaults.
+struct SamplingParams : AnswerParams {
+  float temperature = 1.0f;         ///< 0 = greedy
+  int32_t top_k = 0;                ///< 0 = off
+  float top_p = 1.0f;               ///< 1 = off
+  float min_p = 0.0f;               ///< 0 = off
+  float repetition_penalty = 1.0f;  ///< over prompt and answer; 1 = off
+};
+
+/// What stands in where a client says nothing: the model's own advice (generation_config.json), and
+/// without one these values. Applied by the coordinator (api::Sampling::resolved).
+struct SamplingDefaults {
+  float temperature = 0.7f;
+  int32_t top_k = 0;
+  float top_p = 0.95f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
 };
 
 /// Names the first thing wrong with `params` in one sentence. `vocab_size` bounds the token ids.

@@ -39,7 +39,7 @@ void put(const Dispatch& in, v1::CommandEnvelope* envelope) {
   auto* request = out->mutable_request();
   request->set_id(in.request.id.value);
   request->mutable_prompt()->Add(in.request.prompt.begin(), in.request.prompt.end());
-  to_wire(in.request.sampling, request->mutable_sampling());
+  to_wire(api::Sampling(in.request.sampling), request->mutable_sampling());
   request->set_priority(static_cast<uint32_t>(in.request.priority));
   request->set_tenant(to_utf8(in.request.tenant));
   if (in.request.deadline != Duration::max()) request->set_deadline_ns(in.request.deadline.count());
@@ -61,7 +61,7 @@ Dispatch take(v1::Dispatch& in) {
   auto& request = *in.mutable_request();
   out.request.id.value = request.id();
   out.request.prompt.assign(request.prompt().begin(), request.prompt().end());
-  out.request.sampling = from_wire(request.sampling());
+  out.request.sampling = from_wire(request.sampling()).resolved({});  // all are there
   out.request.priority = static_cast<PriorityClass>(request.priority());
   out.request.tenant = std::move(*request.mutable_tenant());
   if (request.has_deadline_ns()) out.request.deadline = Duration(request.deadline_ns());

@@ -10,12 +10,12 @@
 
 namespace tailor::comm {
 
-void to_wire(const SamplingParams& in, v1::SamplingParams* out) {
-  out->set_temperature(in.temperature);
-  out->set_top_k(in.top_k);
-  out->set_top_p(in.top_p);
-  out->set_min_p(in.min_p);
-  out->set_repetition_penalty(in.repetition_penalty);
+void to_wire(const api::Sampling& in, v1::SamplingParams* out) {
+  if (in.temperature) out->set_temperature(*in.temperature);
+  if (in.top_k) out->set_top_k(*in.top_k);
+  if (in.top_p) out->set_top_p(*in.top_p);
+  if (in.min_p) out->set_min_p(*in.min_p);
+  if (in.repetition_penalty) out->set_repetition_penalty(*in.repetition_penalty);
   out->set_presence_penalty(in.presence_penalty);
   out->set_frequency_penalty(in.frequency_penalty);
   for (const auto& [token, bias] : in.logit_bias) {
@@ -35,12 +35,12 @@ void to_wire(const SamplingParams& in, v1::SamplingParams* out) {
   out->set_skip_special_tokens(in.skip_special_tokens);
 }
 
-SamplingParams from_wire(const v1::SamplingParams& in) {
-  SamplingParams out;
+api::Sampling from_wire(const v1::SamplingParams& in) {
+  api::Sampling out;
   if (in.has_temperature()) out.temperature = in.temperature();
-  out.top_k = in.top_k();
+  if (in.has_top_k()) out.top_k = in.top_k();
   if (in.has_top_p()) out.top_p = in.top_p();
-  out.min_p = in.min_p();
+  if (in.has_min_p()) out.min_p = in.min_p();
   if (in.has_repetition_penalty()) out.repetition_penalty = in.repetition_penalty();
   out.presence_penalty = in.presence_penalty();
   out.frequency_penalty = in.frequency_penalty();

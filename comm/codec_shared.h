@@ -5,8 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/api.h"
 #include "base/messages.h"
-#include "base/request.h"
 #include "base/result.h"
 
 namespace tailor::v1 {
@@ -18,10 +18,10 @@ class SamplingParams;
 
 namespace tailor::comm {
 
-void to_wire(const SamplingParams& in, v1::SamplingParams* out);
-/// A field that is absent keeps the default of base/request.h. Nothing is judged here: validate()
-/// does.
-SamplingParams from_wire(const v1::SamplingParams& in);
+void to_wire(const api::Sampling& in, v1::SamplingParams* out);
+/// A field that is absent stays absent, or keeps the default of base/request.h. Nothing is judged
+/// here: validate() does.
+api::Sampling from_wire(const v1::SamplingParams& in);
 
 void to_wire(const ReplicaInfo& in, v1::ReplicaInfo* out);
 ReplicaInfo from_wire(v1::ReplicaInfo* in);

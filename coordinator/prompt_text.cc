@@ -61,8 +61,9 @@ std::string predictor_words(const api::Submit& submit) {
 
 Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context,
                                       const api::Submit& submit) {
-  TAILOR_TRY(validate(submit.sampling, text.vocab_size));
   PreparedPrompt prepared;
+  prepared.sampling = submit.sampling.resolved(text.sampling);
+  TAILOR_TRY(validate(prepared.sampling, text.vocab_size));
   TAILOR_ASSIGN(prepared.tokens, prompt_tokens(text, submit));
   if (prepared.tokens.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   if (prepared.tokens.size() >= max_context)
@@ -71,7 +72,6 @@ Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_conte
                                                " tokens, but prompt and answer together may have " +
                                                std::to_string(max_context));
   prepared.words = predictor_words(submit);
-  prepared.sampling = submit.sampling;
   const auto room =
       static_cast<int64_t>(max_context) - static_cast<int64_t>(prepared.tokens.size());
   prepared.sampling.max_tokens =

@@ -19,13 +19,16 @@ struct PromptText {
   std::shared_ptr<const text::Tokenizer>
       tokenizer;  ///< null: token ids only (random weights of a bare config)
   std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: the model has none
-  int64_t vocab_size = 0;  ///< of the model's output: bounds token ids
+  int64_t vocab_size = 0;     ///< of the model's output: bounds token ids
+  SamplingDefaults sampling;  ///< where the client says nothing
 };
 
 struct PreparedPrompt {
   std::vector<TokenId> tokens;
-  std::string words;        ///< what the predictor is shown: predictor_words()
-  SamplingParams sampling;  ///< max_tokens (and min_tokens) cut to what the context leaves
+  std::string words;  ///< what the predictor is shown: predictor_words()
+  /// Complete: with the model's defaults, max_tokens (and min_tokens) cut to what the context
+  /// leaves.
+  SamplingParams sampling;
 };
 
 inline constexpr size_t kPredictorHeadBytes = 12u << 10, kPredictorTailBytes = 4u << 10;

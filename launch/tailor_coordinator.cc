@@ -74,6 +74,7 @@ Result<coordinator::PromptText> load_text(const weights::WeightFiles& files) {
   coordinator::PromptText text;
   text.vocab_size = files.config().vocab_size;
   auto loaded = load_model_text(files);
+  text.sampling = files.config().sampling;
   if (loaded) {
     text.tokenizer = loaded->tokenizer;
     text.chat_template = loaded->chat_template;
@@ -114,6 +115,11 @@ Result<void> serve(const Options& o, int stop_fd) {
   TAILOR_ASSIGN(const auto files, open_model(o.model));
   TAILOR_ASSIGN(auto text, load_text(*files));
 
+  const SamplingDefaults& advised = text.sampling;
+  LOG_INFO(
+      "where a request says nothing: temperature {}, top_k {}, top_p {}, min_p {}, "
+      "repetition_penalty {}",
+      advised.temperature, advised.top_k, advised.top_p, advised.min_p, advised.repetition_penalty);
   const auto since_1970 = static_cast<uint64_t>(wall_clock_ms()) / 1000;
   options.core.queue_limit = o.queue_limit;
   options.core.expected_replicas = o.replicas;

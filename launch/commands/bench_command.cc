@@ -70,9 +70,10 @@ Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size
   std::ifstream file(options.prompts);
   if (!file) return fail(ErrorCode::kNotFound, "cannot read the prompts file " + options.prompts);
   api::Submit defaults;
-  defaults.sampling.max_tokens = options.max_tokens;
+  defaults.sampling = api::Sampling(SamplingParams{});  // whatever the model advises
   defaults.sampling.temperature = options.temperature;
   defaults.sampling.ignore_eos = options.ignore_eos;
+  defaults.sampling.max_tokens = options.max_tokens;
   std::vector<api::Submit> read;
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {

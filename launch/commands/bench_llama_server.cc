@@ -68,8 +68,9 @@ Result<double> load_ours(comm::Client& client, const Load& load, int max_tokens)
     api::Submit submit;
     submit.request_id = comm::new_request_id();
     submit.prompt = prompt;
-    submit.sampling.max_tokens = max_tokens;
+    submit.sampling = api::Sampling(SamplingParams{});  // greedy, nothing in front of it
     submit.sampling.temperature = 0;
+    submit.sampling.max_tokens = max_tokens;
     submit.sampling.ignore_eos = true;
     requests.push_back(std::move(submit));
   }

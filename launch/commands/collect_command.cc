@@ -278,7 +278,7 @@ Result<int> collect_from_cluster(const Options& o) {
   const auto submit = [&](size_t index) -> Result<void> {
     api::Submit s;
     s.prompt = std::vector<api::ChatMessage>{{"user", work.prompts[index].text}};
-    s.sampling = sampling_of(o, work.prompts[index].id);
+    s.sampling = api::Sampling(sampling_of(o, work.prompts[index].id));
     s.has_seed = true;
     return requests.submit(index, std::move(s));
   };

@@ -15,13 +15,15 @@ Unexpected wrong(const std::string& field, const char* expected, const json& fou
               "field '" + field + "' must be " + expected + ", found " + text);
 }
 
-Result<void> read_float(const std::string& name, const json& value, float& out) {
+template <class Out>  // float or std::optional<float>
+Result<void> read_float(const std::string& name, const json& value, Out& out) {
   if (!value.is_number()) return wrong(name, "a number", value);
   out = value.get<float>();
   return {};
 }
 
-Result<void> read_int(const std::string& name, const json& value, int32_t& out) {
+template <class Out>  // int32_t or std::optional<int32_t>
+Result<void> read_int(const std::string& name, const json& value, Out& out) {
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
   const bool whole =
       value.is_number_integer() ||
@@ -141,7 +143,7 @@ Result<void> read_deadline(const json& value, std::optional<Duration>& out) {
 /// False: no such field.
 Result<bool> read_field(const std::string& name, const json& value, PromptLine& line) {
   api::Submit& submit = line.submit;
-  SamplingParams& s = submit.sampling;
+  api::Sampling& s = submit.sampling;
   const auto known = [](Result<void> result) -> Result<bool> {
     if (!result) return fail(result.error());
     return true;

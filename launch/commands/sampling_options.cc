@@ -6,12 +6,19 @@ void SamplingOptions::add_to(CLI::App& app) {
   app.add_option("--endpoint", endpoint, "The cluster's address");
   app.add_option("--max-tokens", params.max_tokens, "Longest answer, in tokens");
   app.add_option("--min-tokens", params.min_tokens, "No end before that many tokens");
-  app.add_option("--temperature", params.temperature, "0 = greedy");
-  app.add_option("--top-k", params.top_k, "Draw from the k likeliest tokens; 0 = off");
-  app.add_option("--top-p", params.top_p, "Draw from the likeliest tokens of this mass; 1 = off");
-  app.add_option("--min-p", params.min_p, "Drop tokens below this share of the likeliest; 0 = off");
-  app.add_option("--repetition-penalty", params.repetition_penalty,
-                 "Over prompt and answer; 1 = off");
+  // Filled in by the server, which knows the model; the numbers are those of SamplingDefaults.
+  const auto advised = [&](const char* name, auto& value, const char* what, const char* usual) {
+    app.add_option(name, value,
+                   std::string(what) + "; default: the model's generation_config, else " + usual)
+        ->always_capture_default(false)
+        ->default_str("");
+  };
+  advised("--temperature", params.temperature, "0 = greedy", "0.7");
+  advised("--top-k", params.top_k, "Draw from the k likeliest tokens; 0 = off", "0");
+  advised("--top-p", params.top_p, "Draw from the likeliest tokens of this mass; 1 = off", "0.95");
+  advised("--min-p", params.min_p, "Drop tokens below this share of the likeliest; 0 = off", "0");
+  advised("--repetition-penalty", params.repetition_penalty, "Over prompt and answer; 1 = off",
+          "1");
   app.add_option("--presence-penalty", params.presence_penalty, "Over the answer; 0 = off");
   app.add_option("--frequency-penalty", params.frequency_penalty, "Over the answer; 0 = off");
   seed_option =

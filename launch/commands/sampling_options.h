@@ -12,7 +12,7 @@ namespace tailor::launch {
 
 struct SamplingOptions {
   std::string endpoint = kDefaultEndpoint;
-  SamplingParams params;
+  api::Sampling params;
   uint64_t seed = 0;
   CLI::Option* seed_option = nullptr;
   std::string priority = "standard";

@@ -7,6 +7,8 @@
 #include <optional>
 #include <sstream>
 
+#include "base/api.h"
+
 namespace tailor::weights {
 namespace {
 
@@ -80,6 +82,37 @@ struct Fields {
     return out;
   }
 };
+
+/// The makers' advice on how to sample; `do_sample: false` advises greedy answers.
+void read_sampling(Fields& fields, SamplingDefaults& out) {
+  out.temperature = fields.real("temperature", out.temperature);
+  if (!fields.boolean("do_sample", true)) out.temperature = 0;
+  const int64_t top_k = fields.integer("top_k", out.top_k);
+  out.top_k = static_cast<int32_t>(std::clamp<int64_t>(top_k, INT32_MIN, INT32_MAX));
+  out.top_p = fields.real("top_p", out.top_p);
+  out.min_p = fields.real("min_p", out.min_p);
+  out.repetition_penalty = fields.real("repetition_penalty", out.repetition_penalty);
+}
+
+/// The same by llama.cpp's names (its converter copies generation_config.json into the file).
+void read_gguf_sampling(const GgufFile& file, SamplingDefaults& out) {
+  const auto real = [&](const char* key, float otherwise) {
+    return static_cast<float>(file.number(key).value_or(otherwise));
+  };
+  out.temperature = real("general.sampling.temp", out.temperature);
+  const double top_k = file.number("general.sampling.top_k").value_or(out.top_k);
+  out.top_k = static_cast<int32_t>(std::clamp<double>(top_k, INT32_MIN, INT32_MAX));
+  out.top_p = real("general.sampling.top_p", out.top_p);
+  out.min_p = real("general.sampling.min_p", out.min_p);
+  out.repetition_penalty = real("general.sampling.penalty_repeat", out.repetition_penalty);
+}
+
+/// Refused now and by the file's name, not at every request that relies on it.
+Result<void> check_sampling(const ModelConfig& config, const std::string& path) {
+  auto valid = tailor::validate(api::Sampling().resolved(config.sampling), config.vocab_size);
+  if (!valid) return fail_with(path, std::move(valid.error()));
+  return {};
+}
 
 Result<void> check_architecture(Fields& fields) {
   const auto refuse = [&](const std::string& what, const std::string& expected,
@@ -289,7 +322,9 @@ Result<ModelConfig> config_from_json(const std::string& path) {
     TAILOR_ASSIGN(const json generation, load_json_object(generation_path));
     Fields more{generation, generation_path, {}};
     auto eos = more.tokens("eos_token_id");
+    read_sampling(more, config.sampling);
     if (more.error) return fail(*more.error);
+    TAILOR_TRY(check_sampling(config, generation_path));
     if (!eos.empty()) config.eos_tokens = std::move(eos);
   }
   if (auto valid = validate(config); !valid) return fail_with(path, valid.error());
@@ -347,6 +382,8 @@ Result<ModelConfig> config_from_gguf(const GgufFile& file) {
   }
   config.bos_token = keys.token("tokenizer.ggml.bos_token_id");
   add_named_end_tokens(file, config);
+  read_gguf_sampling(file, config.sampling);
+  TAILOR_TRY(check_sampling(config, file.path()));
   if (auto valid = validate(config); !valid) return fail_with(file.path(), valid.error());
   TAILOR_TRY(read_gguf_rope(file, keys, config));
   if (auto valid = validate(config); !valid) return fail_with(file.path(), valid.error());

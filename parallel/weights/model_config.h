@@ -35,6 +35,8 @@ struct ModelConfig {
   bool attention_bias = false, mlp_bias = false;
   TokenId bos_token = -1;  ///< -1 = none
   std::vector<TokenId> eos_tokens;
+  /// What the model's makers advise (generation_config.json, GGUF's general.sampling.*).
+  SamplingDefaults sampling;
 
   int64_t heads_per_group() const { return num_heads / num_kv_heads; }
 };

@@ -46,7 +46,7 @@ class EchoCoordinator {
   };
 
   void take(Client& client, const api::Submit& in) {
-    if (auto ok = validate(in.sampling, 1 << 20); !ok) {
+    if (auto ok = validate(in.sampling.resolved({}), 1 << 20); !ok) {
       client.events.push_back(api::Rejected{in.request_id, ok.error(), {}});
       return;
     }

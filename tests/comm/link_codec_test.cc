@@ -277,12 +277,25 @@ TEST(LinkCodec, AbsentFieldsTakeTheDefaultsOfTheValues) {
   EXPECT_EQ(Dump::of(std::get<api::Submit>(*message)), Dump::of(expected));
 }
 
+TEST(LinkCodec, ANeutralValueThatIsGivenIsNotAnAbsentOne) {
+  api::Submit s = submit_of("x");
+  s.sampling = api::Sampling(SamplingParams{});
+  const auto back = decode_client_message(encode(api::ClientMessage(s)), kLimit);
+  ASSERT_TRUE(back);
+  const api::Sampling& given = std::get<api::Submit>(*back).sampling;
+  EXPECT_EQ(given.temperature, 1.0f);
+  EXPECT_EQ(given.top_k, 0);
+  EXPECT_EQ(given.top_p, 1.0f);
+  EXPECT_EQ(given.min_p, 0.0f);
+  EXPECT_EQ(given.repetition_penalty, 1.0f);
+}
+
 TEST(LinkCodec, NanTemperatureReachesValidation) {
   api::Submit s = submit_of("x");
   s.sampling.temperature = std::nanf("");
   const auto back = decode_client_message(encode(api::ClientMessage(s)), kLimit);
   ASSERT_TRUE(back);
-  EXPECT_FALSE(validate(std::get<api::Submit>(*back).sampling, 100));
+  EXPECT_FALSE(validate(std::get<api::Submit>(*back).sampling.resolved({}), 100));
 }
 
 TEST(LinkCodec, AnEndlessDeadlineIsNone) {

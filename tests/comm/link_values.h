@@ -51,11 +51,25 @@ class RandomValues {
 
   SamplingParams sampling() {
     SamplingParams p;
+    static_cast<AnswerParams&>(p) = answer();
     p.temperature = real();
     p.top_k = i32();
     p.top_p = real();
     p.min_p = real();
     p.repetition_penalty = real();
+    return p;
+  }
+  api::Sampling said() {
+    api::Sampling p(sampling());
+    if (coin()) p.temperature.reset();
+    if (coin()) p.top_k.reset();
+    if (coin()) p.top_p.reset();
+    if (coin()) p.min_p.reset();
+    if (coin()) p.repetition_penalty.reset();
+    return p;
+  }
+  AnswerParams answer() {
+    AnswerParams p;
     p.presence_penalty = real();
     p.frequency_penalty = real();
     p.logit_bias = list([&] { return std::pair<TokenId, float>(i32(), real()); });
@@ -110,7 +124,7 @@ class RandomValues {
             s.prompt = tokens();
         }
         s.add_special_tokens = coin();
-        s.sampling = sampling();
+        s.sampling = said();
         s.has_seed = coin();
         if (!s.has_seed) s.sampling.seed = 0;
         s.priority = priority();
@@ -342,9 +356,14 @@ class Dump {
     put(v.message);
   }
   void put(const SequenceId& v) { all(v.request, v.sample); }
-  void put(const SamplingParams& v) {
-    const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = v;
-    all(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
+  void put(const AnswerParams& v) {
+    const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = v;
+    all(a, b, c, d, e, f, g, h, i, j, k, l, m);
+  }
+  void put(const SamplingParams& v) { put(api::Sampling(v)); }
+  void put(const api::Sampling& v) {
+    put(static_cast<const AnswerParams&>(v));
+    all(v.temperature, v.top_k, v.top_p, v.min_p, v.repetition_penalty);
   }
   void put(const Request& v) {
     const auto& [a, b, c, d, e, arrival, g] = v;

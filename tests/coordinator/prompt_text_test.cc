@@ -71,6 +71,24 @@ TEST(PromptText, CutsWhatTheContextDoesNotLeave) {
   EXPECT_EQ(prepare_prompt(text, 11, submit)->sampling.max_tokens, 1);
 }
 
+TEST(PromptText, WhatTheClientDoesNotSayIsTheModelsAdviceAndWhatItSaysWins) {
+  PromptText text = byte_text();
+  auto submit = Caller::ask("r", "Hi", 8);
+  const auto drawn = [&] {
+    const SamplingParams p = prepare_prompt(text, 100, submit)->sampling;
+    return std::vector<float>{p.temperature, static_cast<float>(p.top_k), p.top_p, p.min_p,
+                              p.repetition_penalty};
+  };
+  EXPECT_EQ(drawn(), (std::vector<float>{0.7f, 0, 0.95f, 0, 1}));
+  text.sampling = {0.25f, 40, 0.5f, 0.125f, 1.5f};
+  EXPECT_EQ(drawn(), (std::vector<float>{0.25f, 40, 0.5f, 0.125f, 1.5f}));
+  submit.sampling.temperature = 0;
+  submit.sampling.top_k = 0;
+  EXPECT_EQ(drawn(), (std::vector<float>{0, 0, 0.5f, 0.125f, 1.5f}));
+  submit.sampling = api::Sampling(SamplingParams{});
+  EXPECT_EQ(drawn(), (std::vector<float>{1, 0, 1, 0, 1}));
+}
+
 TEST(PromptText, NamesWhatIsWrong) {
   const PromptText text = byte_text();
   const auto why = [&](const api::Submit& submit, const PromptText& with) {

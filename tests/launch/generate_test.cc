@@ -166,6 +166,7 @@ TEST_F(Generate, StreamsTextAndEndsWithANewline) {
   EXPECT_TRUE(asked.submit.has_seed);
   EXPECT_EQ(asked.submit.sampling.stop, (std::vector<std::string>{"x", "y"}));
   answer(asked, " a time \xC3\xA9");
+  EXPECT_EQ(asked.submit.sampling.top_p, std::nullopt) << "the server knows the model's default";
   EXPECT_EQ(exit_code(), 0) << text_of("err");
   EXPECT_EQ(text_of("out"), " a time \xC3\xA9\n");
 }

@@ -12,6 +12,7 @@ TEST(PromptJson, ReadsEveryKindOfPromptAndKeepsTheDefaults) {
   ASSERT_TRUE(text.has_value()) << text.error().message;
   EXPECT_EQ(std::get<std::string>(text->submit.prompt), "a\xC3\xA9");
   EXPECT_EQ(text->submit.sampling.temperature, 0.0f);
+  EXPECT_EQ(text->submit.sampling.top_p, std::nullopt);
   EXPECT_EQ(text->submit.sampling.max_tokens, 7);
   EXPECT_FALSE(text->submit.has_seed);
   EXPECT_EQ(text->id, 12);

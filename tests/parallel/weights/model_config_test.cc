@@ -55,6 +55,27 @@ TEST(RopeInverseFrequencies, EqualTransformers) {
   }
 }
 
+TEST(ConfigFromJson, TheMakersAdviceOnSamplingIsTheDefault) {
+  const auto advised = [](const json& generation) {
+    auto config = parse(llama(), generation);
+    EXPECT_TRUE(config) << config.error().message;
+    const SamplingDefaults s = config ? config->sampling : SamplingDefaults{};
+    return std::vector<float>{s.temperature, static_cast<float>(s.top_k), s.top_p, s.min_p,
+                              s.repetition_penalty};
+  };
+  EXPECT_EQ(advised(json()), (std::vector<float>{0.7f, 0, 0.95f, 0, 1}));
+  EXPECT_EQ(advised({{"do_sample", true}, {"temperature", 0.5}, {"top_p", nullptr}}),
+            (std::vector<float>{0.5f, 0, 0.95f, 0, 1}));
+  EXPECT_EQ(
+      advised({{"top_k", 50}, {"top_p", 0.25}, {"min_p", 0.125}, {"repetition_penalty", 1.5}}),
+      (std::vector<float>{0.7f, 50, 0.25f, 0.125f, 1.5f}));
+  EXPECT_EQ(advised({{"do_sample", false}, {"temperature", 1.0}})[0], 0) << "greedy";
+  const auto bad = parse(llama(), {{"temperature", -1}});
+  ASSERT_FALSE(bad);
+  EXPECT_THAT(bad.error().message, AllOf(HasSubstr("generation_config.json"),
+                                         HasSubstr("temperature"), HasSubstr("-1")));
+}
+
 TEST(ConfigFromJson, BothSpellingsOfRopeMeanTheSame) {
   json older = llama(), newer = llama();
   older["rope_theta"] = 500000.0;
