@@ -29,6 +29,7 @@
 #include "launch/commands/bench_tie.h"
 #include "launch/commands/command.h"
 #include "launch/commands/engine_run.h"
+#include "launch/commands/open_requests.h"
 #include "launch/commands/prompt_json.h"
 #include "parallel/weights/default_model.h"
 
@@ -72,8 +73,8 @@ Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size
   api::Submit defaults;
   defaults.sampling = api::Sampling(SamplingParams{});  // whatever the model advises
   defaults.sampling.temperature = options.temperature;
-  defaults.sampling.ignore_eos = options.ignore_eos;
   defaults.sampling.max_tokens = options.max_tokens;
+  defaults.sampling.ignore_eos = options.ignore_eos;
   std::vector<api::Submit> read;
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
@@ -109,8 +110,8 @@ Result<void> write_json(const std::string& path, const std::string& json) {
 
 Result<void> burst(const BenchOptions& options) {
   TAILOR_ASSIGN(auto requests, read_requests(options, options.requests));
-  TAILOR_ASSIGN(auto client, comm::Client::connect({options.endpoint}));
-  TAILOR_ASSIGN(auto status, client->status(seconds(3)));
+  TAILOR_ASSIGN(const auto client, connect_to_cluster(options.endpoint, seconds(3)));
+  TAILOR_ASSIGN(const auto status, client->status(seconds(3)));
   if (!status.ready)
     return fail(ErrorCode::kUnavailable,
                 "the cluster at " + options.endpoint + " is not ready yet");

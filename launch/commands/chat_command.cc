@@ -108,9 +108,10 @@ class Chat {
     while (true) {
       OpenRequests requests(client_, options_.sampling.endpoint, std::nullopt);
       std::string answer;
+      WordWrap wrap;
       requests.on_text = [&](size_t, uint32_t, std::string_view piece) {
         answer += piece;
-        say(piece);
+        say(wrap.add(piece, terminal_columns(STDOUT_FILENO)));
       };
       Result<void> sent = requests.submit(0, submit());
       if (!sent) return print_error(sent.error());
@@ -122,10 +123,12 @@ class Chat {
       } while (stopped == 0 && ended && ended->empty());
       if (stopped != 0) {
         requests.cancel_all(seconds(1));
+        say(wrap.rest());
         if (stopped == SIGTERM) return kTerminated;
         say("\n(stopped)\n");
         return remember(answer);
       }
+      say(wrap.rest());
       if (!ended) return print_error(ended.error());
       const Error& error = ended->front().answer.error();
       if (error.code == ErrorCode::kOk) {

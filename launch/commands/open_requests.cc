@@ -1,12 +1,25 @@
 #include "launch/commands/open_requests.h"
 
 #include "base/clock.h"
+#include "launch/commands/command.h"
 
 namespace tailor::launch {
 namespace {
 constexpr Duration kSilence = seconds(5);
 constexpr Duration kStatusTimeout = seconds(5);
+
+/// " --endpoint X" where a command needs it to find the same cluster.
+std::string endpoint_option(const std::string& endpoint) {
+  return endpoint == kDefaultEndpoint ? "" : " --endpoint " + endpoint;
+}
+
 }  // namespace
+
+Error no_cluster_at(const std::string& endpoint) {
+  return {ErrorCode::kUnavailable, "no cluster answers at " + endpoint +
+                                       "; start one with: tailor serve" +
+                                       endpoint_option(endpoint)};
+}
 
 Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endpoint,
                                                          Duration timeout) {
@@ -15,9 +28,7 @@ Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endp
   TAILOR_ASSIGN(std::unique_ptr<comm::Client> client, comm::Client::connect(options));
   if (auto status = client->status(timeout); !status) {
     if (status.error().code != ErrorCode::kTimeout) return fail(status.error());
-    const std::string where = endpoint == "tcp://127.0.0.1:5555" ? "" : " --endpoint " + endpoint;
-    return fail(ErrorCode::kUnavailable,
-                "no cluster answers at " + endpoint + "; start one with: tailor serve" + where);
+    return fail(no_cluster_at(endpoint));
   }
   return client;
 }
@@ -105,8 +116,9 @@ Result<void> OpenRequests::look_for_silent_server(std::vector<EndedAnswer>& ende
   if (open_.empty() || now() - last_event_ < kSilence) return {};
   const Result<api::StatusReport> status = client_.status(kStatusTimeout);
   if (!status) {
-    return fail(ErrorCode::kUnavailable,
-                "the cluster at " + endpoint_ + " has stopped answering (see: tailor status)");
+    return fail(ErrorCode::kUnavailable, "the cluster at " + endpoint_ +
+                                             " has stopped answering (see: tailor status" +
+                                             endpoint_option(endpoint_) + ")");
   }
   // A coordinator younger than our request has never heard of it.
   const Time started = now() - from_seconds(status->uptime_s);

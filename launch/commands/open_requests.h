@@ -15,8 +15,12 @@
 
 namespace tailor::launch {
 
+/// What to say when nobody answers at `endpoint`: Unavailable, with the endpoint and how to start a
+/// cluster there.
+Error no_cluster_at(const std::string& endpoint);
+
 /// Connects and makes sure somebody answers within `timeout`.
-/// Errors: Unavailable (names the endpoint and how to start a cluster), InvalidArgument (endpoint).
+/// Errors: no_cluster_at(), InvalidArgument (endpoint).
 Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endpoint,
                                                          Duration timeout);
 

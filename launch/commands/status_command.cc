@@ -134,8 +134,7 @@ int run(const Options& options) {
         const json out = {{"ready", false}, {"error", error_to_json(report.error())}};
         (void)write_all(STDOUT_FILENO, dump_line(out), &interrupts);
       }
-      return print_error({ErrorCode::kUnavailable, "no cluster answers at " + options.endpoint +
-                                                       "; start one with: tailor serve"});
+      return print_error(no_cluster_at(options.endpoint));
     }
     if (!options.quiet) {
       const std::string text =

@@ -2,12 +2,15 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <clocale>
+#include <cwchar>
 #include <utility>
 
 #include "base/check.h"
@@ -17,6 +20,30 @@ namespace {
 
 int poll_ms(Duration duration) {
   return static_cast<int>(duration_cast<milliseconds>(duration).count());
+}
+
+constexpr size_t kTabColumns = 8;
+
+/// The first character of `text`; a byte that begins none stands for itself.
+std::string_view first_character(std::string_view text) {
+  size_t size = 1;
+  while (size < text.size() && size < 4 && (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80)
+    ++size;
+  return text.substr(0, static_cast<unsigned char>(text[0]) < 0xC0 ? 1 : size);
+}
+
+/// Columns that a terminal gives it, whatever locale the user has.
+size_t width_of(std::string_view character) {
+  if (character.size() == 1) return 1;
+  static const locale_t kUtf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", locale_t{});
+  if (kUtf8 == locale_t{}) return 1;
+  const locale_t before = uselocale(kUtf8);
+  wchar_t wide = 0;
+  std::mbstate_t state{};
+  const size_t read = std::mbrtowc(&wide, character.data(), character.size(), &state);
+  const int width = read == character.size() ? wcwidth(wide) : 1;
+  uselocale(before);
+  return width < 0 ? 0 : static_cast<size_t>(width);
 }
 
 }  // namespace
@@ -112,6 +139,65 @@ size_t whole_utf8(std::string_view text) {
     }
   }
   return text.size();
+}
+
+size_t terminal_columns(int fd) {
+  winsize size{};
+  return isatty(fd) && ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+std::string WordWrap::add(std::string_view piece, size_t columns) {
+  columns_ = columns;
+  std::string out;
+  for (size_t at = 0; at < piece.size();) {
+    const std::string_view character = first_character(piece.substr(at));
+    at += character.size();
+    if (character == "\n") {
+      end_word(out);
+      out += '\n';
+      spaces_.clear();
+      spaces_width_ = column_ = 0;
+    } else if (character == " " || character == "\t") {
+      end_word(out);
+      spaces_ += character;
+      spaces_width_ += character == " " ? 1 : kTabColumns;
+    } else {
+      const size_t width = width_of(character);
+      if (width > 1) end_word(out);  // scripts of wide characters break between any two
+      word_ += character;
+      word_width_ += width;
+      if (width <= 1 && word_width_ < columns_) continue;
+      end_word(out);
+      continues_ = width <= 1;  // longer than a line: the terminal breaks it
+    }
+  }
+  return out;
+}
+
+void WordWrap::end_word(std::string& out) {
+  const bool may_break = !std::exchange(continues_, false) && column_ > 0;
+  if (word_.empty()) return;
+  if (columns_ > 0 && may_break && column_ + spaces_width_ + word_width_ > columns_) {
+    out += '\n';
+    column_ = 0;
+  } else {
+    out += spaces_;
+    column_ += spaces_width_;
+  }
+  out += word_;
+  column_ += word_width_;
+  if (columns_ > 0 && column_ > columns_) column_ = (column_ - 1) % columns_ + 1;
+  spaces_.clear();
+  word_.clear();
+  spaces_width_ = word_width_ = 0;
+}
+
+std::string WordWrap::rest() {
+  std::string out;
+  end_word(out);
+  out += spaces_;
+  *this = WordWrap();
+  return out;
 }
 
 bool sleep_or_interrupt(InterruptWatch& watch, Duration duration) {

@@ -73,6 +73,28 @@ class InputLines {
   bool closed_ = false;
 };
 
+/// Columns of the terminal behind `fd`; 0 where it is none.
+size_t terminal_columns(int fd);
+
+/// Text that comes in pieces of whole characters, with line breaks where a terminal would cut a
+/// word. A word is kept until its end is known.
+class WordWrap {
+ public:
+  /// What can be written now; with `columns` 0 all of it, unchanged.
+  std::string add(std::string_view piece, size_t columns);
+  /// What was kept, where nothing follows; then as new.
+  std::string rest();
+
+ private:
+  void end_word(std::string& out);
+
+  std::string spaces_, word_;  // not written yet, in this order
+  size_t spaces_width_ = 0, word_width_ = 0;
+  size_t column_ = 0;  // of what was written
+  size_t columns_ = 0;
+  bool continues_ = false;  // the word that was written last has not ended
+};
+
 /// Length of the longest prefix of `text` that ends on a whole UTF-8 character.
 size_t whole_utf8(std::string_view text);
 

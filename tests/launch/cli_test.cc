@@ -170,11 +170,14 @@ TEST_F(Cli, WrongRequestsAreOneSentenceAndExitCodeOne) {
   EXPECT_EQ(ran.code, 1);
   ran = tailor("generate --chat a --prompt b");
   EXPECT_EQ(ran.code, 1);
-  ran = tailor("generate hello --endpoint ipc://" + folder_ + "/nobody --connect-timeout 0.2");
-  EXPECT_EQ(ran.code, 1);
-  EXPECT_EQ(ran.out, "tailor: no cluster answers at ipc://" + folder_ +
-                         "/nobody; start one with: tailor serve --endpoint ipc://" + folder_ +
-                         "/nobody\n");
+  const std::string nobody = "ipc://" + folder_ + "/nobody";
+  for (const std::string command :
+       {"generate hello --connect-timeout 0.2", "status --timeout 0.2", "chat", "bench burst"}) {
+    ran = tailor(command + " --endpoint " + nobody);
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_EQ(ran.out, "tailor: no cluster answers at " + nobody +
+                           "; start one with: tailor serve --endpoint " + nobody + "\n");
+  }
 }
 
 TEST_F(Cli, BenchWithoutThePeerSaysWhatBuildsIt) {

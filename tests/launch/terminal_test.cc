@@ -60,5 +60,33 @@ TEST(InputLines, ASignalEndsTheWaitAndIsLeftToBeAskedFor) {
   close(pipe.ends[1]);
 }
 
+/// The text wrapped, whatever pieces it comes in.
+std::string wrapped(const std::string& text, size_t columns) {
+  WordWrap whole;
+  std::string at_once = whole.add(text, columns);
+  at_once += whole.rest();
+  WordWrap cut;
+  std::string in_pieces;
+  size_t from = 0;
+  for (size_t to = 1; to <= text.size(); ++to) {
+    if (to < text.size() && (text[to] & 0xC0) == 0x80) continue;
+    in_pieces += cut.add(text.substr(from, to - from), columns);
+    from = to;
+  }
+  in_pieces += cut.rest();
+  EXPECT_EQ(in_pieces, at_once);
+  return at_once;
+}
+
+TEST(WordWrap, BreaksBetweenWordsWhereTheLineEnds) {
+  EXPECT_EQ(wrapped("the quick brown fox", 10), "the quick\nbrown fox");
+  EXPECT_EQ(wrapped("the quick  brown", 9), "the quick\nbrown") << "spaces become the break";
+  EXPECT_EQ(wrapped("a b\n  indented line\n\nend ", 12), "a b\n  indented\nline\n\nend ");
+  EXPECT_EQ(wrapped("no terminal, no change  \n", 0).find("no change"), 13u);
+  EXPECT_EQ(wrapped("a 0123456789abcdef b", 8), "a\n0123456789abcdef\nb") << "longer than a line";
+  EXPECT_EQ(wrapped("été été été", 7), "été été\nété") << "columns, not bytes";
+  EXPECT_EQ(wrapped("\u4f60\u597d\u4f60\u597d\u4f60", 5), "\u4f60\u597d\n\u4f60\u597d\n\u4f60");
+}
+
 }  // namespace
 }  // namespace tailor::launch
