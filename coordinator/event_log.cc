@@ -3,6 +3,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <type_traits>
 
@@ -188,9 +189,27 @@ std::string take_record(std::FILE* file, std::vector<uint8_t>& record) {
   return {};
 }
 
+/// An event log cannot be had again: what is at `path` gets the first free name. Not so a pipe or a
+/// device.
+Result<void> keep_older(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return {};
+  int number = 1;
+  const auto kept = [&] { return path + "." + std::to_string(number); };
+  while (number < kMaxKeptEventLogs && std::filesystem::exists(kept(), error)) ++number;
+  if (!std::filesystem::exists(kept(), error))
+    std::filesystem::rename(path, kept(), error);
+  else
+    error = std::make_error_code(std::errc::file_exists);
+  if (!error) return {};
+  return fail(ErrorCode::kUnavailable,
+              "cannot keep the older event log " + path + ": " + error.message());
+}
+
 }  // namespace
 
 Result<EventLogWriter> EventLogWriter::create(const std::string& path, const CoreOptions& options) {
+  TAILOR_TRY(keep_older(path));
   File file(std::fopen(path.c_str(), "wb"));
   if (!file)
     return fail(ErrorCode::kUnavailable,

@@ -20,6 +20,7 @@
 namespace tailor::coordinator {
 
 inline constexpr uint32_t kEventLogVersion = 2;
+inline constexpr int kMaxKeptEventLogs = 9999;
 
 struct FileCloser {
   void operator()(std::FILE* file) const { std::fclose(file); }
@@ -28,8 +29,9 @@ using File = std::unique_ptr<std::FILE, FileCloser>;
 
 class EventLogWriter {
  public:
-  /// Begins a new file (an old one of this name is replaced). Errors: Unavailable (names the file
-  /// and why).
+  /// Begins a new file. One of this name that is there (an earlier run's, or a coordinator's before
+  /// its restart) is kept: as PATH.1, PATH.2, ..., the first that is free. Errors: Unavailable
+  /// (names the file and why).
   static Result<EventLogWriter> create(const std::string& path, const CoreOptions& options);
 
   /// Appends one record to the buffer. Cost: O(entries), no allocation once the buffer has grown.

@@ -52,7 +52,8 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--tokenizer-threads", o.tokenizer_threads, "Threads that tokenize prompts")
       ->check(CLI::Range(1u, 256u));
   app.add_option("--record", o.record,
-                 "Write the scheduler's event log there (read it with: tailor replay)");
+                 "Write the scheduler's event log there (read it with: tailor replay); one that is "
+                 "there is kept as FILE.1, FILE.2, ...");
   app.add_option("--heartbeat-timeout-ms", o.heartbeat_timeout_ms,
                  "A replica with a rank silent for so long is lost")
       ->check(CLI::Range(int64_t{200}, int64_t{3600000}));
@@ -73,8 +74,8 @@ Result<std::unique_ptr<weights::WeightFiles>> open_model(const std::string& mode
 Result<coordinator::PromptText> load_text(const weights::WeightFiles& files) {
   coordinator::PromptText text;
   text.vocab_size = files.config().vocab_size;
-  auto loaded = load_model_text(files);
   text.sampling = files.config().sampling;
+  auto loaded = load_model_text(files);
   if (loaded) {
     text.tokenizer = loaded->tokenizer;
     text.chat_template = loaded->chat_template;
@@ -114,12 +115,12 @@ Result<void> serve(const Options& o, int stop_fd) {
       auto io, comm::CoordinatorIo::start(io_options));  // first: an address in use is said at once
   TAILOR_ASSIGN(const auto files, open_model(o.model));
   TAILOR_ASSIGN(auto text, load_text(*files));
-
   const SamplingDefaults& advised = text.sampling;
   LOG_INFO(
       "where a request says nothing: temperature {}, top_k {}, top_p {}, min_p {}, "
       "repetition_penalty {}",
       advised.temperature, advised.top_k, advised.top_p, advised.min_p, advised.repetition_penalty);
+
   const auto since_1970 = static_cast<uint64_t>(wall_clock_ms()) / 1000;
   options.core.queue_limit = o.queue_limit;
   options.core.expected_replicas = o.replicas;

@@ -273,8 +273,9 @@ Result<int> collect_from_cluster(const Options& o) {
   ProgressLine line(work.wanted - work.prompts.size(), work.wanted);
   Gathering gathering(writer, line);
   OpenRequests requests(*client, o.endpoint, std::nullopt);
-  std::vector<size_t> again;
+  std::set<std::pair<Time, size_t>> again;  // refused for now: when, and which
   size_t next = 0;
+  const auto is_due = [&] { return !again.empty() && again.begin()->first <= now(); };
   const auto submit = [&](size_t index) -> Result<void> {
     api::Submit s;
     s.prompt = std::vector<api::ChatMessage>{{"user", work.prompts[index].text}};
@@ -290,11 +291,11 @@ Result<int> collect_from_cluster(const Options& o) {
       return 130;
     }
     while (requests.size() < static_cast<size_t>(std::max(1, o.slots / o.samples + 1)) &&
-           (next < work.prompts.size() || !again.empty())) {
+           (next < work.prompts.size() || is_due())) {
       size_t index = next;
-      if (!again.empty()) {
-        index = again.back();
-        again.pop_back();
+      if (is_due()) {
+        index = again.begin()->second;
+        again.erase(again.begin());
       } else {
         ++next;
         gathering.begin(index, work.prompts[index].id, o.samples);
@@ -304,7 +305,7 @@ Result<int> collect_from_cluster(const Options& o) {
     TAILOR_ASSIGN(const auto ended, requests.poll(milliseconds(200)));
     for (const EndedAnswer& end : ended) {
       if (end.retry_after > Duration{}) {
-        again.push_back(end.tag);
+        again.emplace(now() + end.retry_after, end.tag);
         continue;
       }
       if (end.answer.error().code != ErrorCode::kOk) {

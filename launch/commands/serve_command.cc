@@ -210,21 +210,13 @@ ChildSpec predictor_child(const ClusterOptions& cluster, const RunDir& run, Addr
           true};
 }
 
-/// A coordinator that starts again would write over the event log of its predecessor: moves it to
-/// FILE.1, FILE.2, ...
-void keep_record(const std::string& file, int number) {
-  std::error_code ignored;
-  if (!file.empty()) std::filesystem::rename(file, file + "." + std::to_string(number), ignored);
-}
-
 std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
                                    Addresses& addresses) {
   const ClusterOptions& cluster = options.cluster;
   std::vector<ChildSpec> children;
   if (options.single) {
     children.push_back({"cluster", run.logs + "/cluster.log",
-                        [&, starts = 0]() mutable -> std::optional<CommandLine> {
-                          if (starts++ > 0) keep_record(cluster.record, starts - 1);
+                        [&]() -> std::optional<CommandLine> {
                           addresses.before_coordinator_start();
                           const Result<std::string> control = with_free_port(addresses.control());
                           if (!control) return std::nullopt;
@@ -237,8 +229,7 @@ std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
     return children;
   }
   children.push_back({"coordinator", run.logs + "/coordinator.log",
-                      [&, starts = 0]() mutable -> std::optional<CommandLine> {
-                        if (starts++ > 0) keep_record(cluster.record, starts - 1);
+                      [&]() -> std::optional<CommandLine> {
                         addresses.before_coordinator_start();
                         ClusterOptions bound = cluster;
                         bound.endpoint = addresses.endpoint();
@@ -375,7 +366,8 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_flag("--dummy-weights", cluster.dummy_weights,
                "Random weights: for speed, not for sense");
   app.add_option("--record", cluster.record,
-                 "Write every scheduler event to this file, for replay");
+                 "Write every scheduler event to this file, for replay; one that is there is "
+                 "kept as FILE.1, FILE.2, ...");
   app.add_option("--log-level", cluster.log_level, "trace, debug, info, warn or error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
   app.add_flag("--oversubscribe", cluster.oversubscribe,

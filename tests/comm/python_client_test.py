@@ -173,6 +173,35 @@ class PythonClient(unittest.TestCase):
             client.submit("x", temprature=1.0)
         self.assertEqual(client.generate("still here", timeout_s=PATIENCE_S)["text"], "still here")
 
+    def test_what_is_refused_here_was_never_sent(self):
+        talk = Conversation(self)
+        hi = dict(role="user", content="hi")
+        picture = dict(role="user", content=[dict(type="image_url", image_url=dict(url="x"))])
+        for said, wrong in ((dict(role="user", content=None), "content must be text"),
+                            (dict(role="user"), "content must be text"), (dict(content="hi"), "role must be text"),
+                            (dict(role="user", content=["a", None]), r"content\[1\] must be text"),
+                            (picture, r"content\[0\] must be text"), ("hi", "a dict with role and content")):
+            with self.assertRaisesRegex(ValueError, r"messages\[1\].*" + wrong):
+                talk.client.submit(messages=[hi, said])
+        for wrong in (dict(n="2"), dict(n=2.5), dict(n=2**40), dict(temprature=1.0), dict(temprature=None),
+                      dict(stop=7.5), dict(logit_bias={"a": 1}), dict(priority="urgent"), dict(deadline_s="soon")):
+            with self.assertRaises((TypeError, ValueError), msg=wrong):
+                talk.client.submit("x", **wrong)
+        talk.client.submit(messages=[hi, dict(role="user", content=[dict(type="text", text="a"), "b"])])
+        submit = talk.said("submit")  # the first of all
+        self.assertEqual([m.content for m in submit.chat.messages], ["hi", "ab"])
+
+    def test_none_is_not_given(self):
+        talk = Conversation(self)
+        talk.client.submit("x", request_id="r", n=None, stop=None, stop_token_ids=None, logit_bias=None,
+                           temperature=None, top_k=0, min_p=0.0)
+        self.assertEqual(sorted(f.name for f, _ in talk.said("submit").sampling.ListFields()), ["min_p", "top_k"])
+        self.assertEqual(len(talk.say(piece(0, "ab"), end_after(2))), 2)
+        client = self.connect()
+        self.assertEqual(client.generate("hello", n=None, timeout_s=PATIENCE_S)["text"], "hello")
+        with self.assertRaisesRegex(tailor_client.RequestFailed, "n must be in 1..64"):
+            client.generate("hello", n=2**31 - 1, timeout_s=PATIENCE_S)  # and takes no memory for them
+
     def test_cancel_and_resume(self):
         client = self.connect()
         request = client.submit("forever")

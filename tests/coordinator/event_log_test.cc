@@ -14,9 +14,12 @@ namespace {
 class EventLog : public testing::Test {
  protected:
   EventLog()
-      : path_(std::filesystem::temp_directory_path() /
-              ("tailor_event_log_" + std::to_string(getpid()))) {}
-  ~EventLog() override { std::filesystem::remove(path_); }
+      : folder_(std::filesystem::temp_directory_path() /
+                ("tailor_event_log_" + std::to_string(getpid()))),
+        path_(folder_ / "log") {
+    std::filesystem::create_directory(folder_);
+  }
+  ~EventLog() override { std::filesystem::remove_all(folder_); }
 
   /// Runs a random world, records it, and returns every command it led to.
   std::vector<std::string> record(uint64_t seed) {
@@ -59,6 +62,7 @@ class EventLog : public testing::Test {
     return lines;
   }
 
+  const std::filesystem::path folder_;
   const std::string path_;
   std::vector<std::string> events_;
   CoreCounters counters_;
@@ -119,6 +123,24 @@ TEST_F(EventLog, ADamagedRecordStopsTheReplayThere) {
   replay(summary);
   EXPECT_LT(summary.events, events_.size());
   EXPECT_NE(summary.damage, "");
+}
+
+TEST_F(EventLog, AnEarlierOneOfItsNameIsKept) {
+  for (const Time last : {Time(seconds(1)), Time(seconds(2)), Time(seconds(3))}) {
+    auto writer = EventLogWriter::create(path_, {});
+    ASSERT_TRUE(writer) << writer.error().message;
+    ASSERT_TRUE(writer->append(last, CoreEvent(Tick{})));
+  }
+  const auto time_in = [](const std::string& path) {
+    Time now{};
+    CoreEvent event;
+    auto reader = EventLogReader::open(path);
+    return reader && reader->next(now, event) ? to_seconds(now.time_since_epoch()) : 0;
+  };
+  EXPECT_EQ(time_in(path_), 3) << "the newest has the name";
+  EXPECT_EQ(time_in(path_ + ".1"), 1);
+  EXPECT_EQ(time_in(path_ + ".2"), 2);
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".3"));
 }
 
 TEST_F(EventLog, SaysWhatIsWrongWithAFile) {

@@ -280,6 +280,36 @@ TEST_F(Generate, AFullQueueIsTriedAgainForAFile) {
 TEST_F(Generate, InterruptCancelsOnTheServer) {
   start("generate hello");
   const Asked asked = next_submit();
+TEST_F(Generate, CollectSendsAgainNotBeforeItIsToldTo) {
+  api::ReplicaStatus replica;
+  replica.info.model_fingerprint = "f";
+  replica.info.arithmetic_version = "a";
+  status_.replicas = {replica};
+  std::ofstream(folder_ + "/prompts") << "{\"id\": \"a\", \"text\": \"A\"}\n"
+                                      << "{\"id\": \"b\", \"text\": \"B\"}\n";
+  start("collect --prompts " + folder_ + "/prompts --out " + folder_ +
+        "/lengths --samples 1 --slots 2");
+  const auto word = [](const Asked& asked) {
+    return std::get<std::vector<api::ChatMessage>>(asked.submit.prompt).at(0).content;
+  };
+  const Asked a = next_submit(), b = next_submit();
+  ASSERT_EQ(word(a) + word(b), "AB");
+  EXPECT_EQ(a.submit.sampling.top_p, 0.95f) << "all of it is given";
+  EXPECT_EQ(a.submit.sampling.repetition_penalty, 1.0f);
+  // At once, so that both waits begin together: the shorter one ends first.
+  const auto full = [](const Asked& asked, Duration wait) {
+    return api::Rejected{asked.submit.request_id, {ErrorCode::kQueueFull, "full"}, wait};
+  };
+  io_->send(comm::ToClient{a.client, {full(a, seconds(1)), full(b, milliseconds(1))}});
+  const Asked first = next_submit(), second = next_submit();
+  EXPECT_EQ(word(first) + word(second), "BA");
+  answer(first, "x");
+  answer(second, "y");
+  EXPECT_EQ(exit_code(), 0) << text_of("err");
+  const std::string lengths = text_of("lengths");
+  EXPECT_EQ(std::count(lengths.begin(), lengths.end(), '\n'), 3) << lengths;
+}
+
   answer(asked, "partial", /*finish=*/false);
   const Time until = now() + seconds(10);
   while (text_of("out") != "partial" && now() < until) poll(nullptr, 0, 10);

@@ -15,6 +15,7 @@ PROTOCOL_VERSION = 1
 _LEASE_EVERY_S = 3.0
 _FORGOTTEN_AFTER_S = 8.0  # silent for so long, the server may have dropped our credit and our requests
 _RESUME_AGAIN_S = 1.0
+_MAX_SAMPLES = 64  # of a request; the server refuses more
 
 _PRIORITIES = {"interactive": 1, "standard": 2, "batch": 3}
 _REASONS = {0: "none", 1: "stop", 2: "length", 3: "cancelled", 4: "failed"}
@@ -75,6 +76,31 @@ def _code_name(code: int) -> str:
     except ValueError:
         return "Internal"
     return "".join(word.capitalize() for word in name.removeprefix("ERROR_CODE_").split("_"))
+
+
+def _message(message, where: str) -> tuple:
+    """(role, text) of one chat message; a list of text parts (OpenAI's form) is joined."""
+    if not isinstance(message, dict):
+        raise ValueError(f"{where} must be a dict with role and content, found {message!r:.60}")
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str):
+        raise ValueError(f"{where}: role must be text, found {role!r:.60}")
+    if isinstance(content, (list, tuple)):
+        content = "".join(_part(part, f"{where}: content[{i}]") for i, part in enumerate(content))
+    if not isinstance(content, str):
+        raise ValueError(f"{where}: content must be text or a list of text parts, found {content!r:.60}")
+    return role, content
+
+
+def _part(part, where: str) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
+    if not isinstance(text, str):
+        raise ValueError(f"{where} must be text or {{'type': 'text', 'text': ...}}, found {part!r:.60}")
+    return text
+
+
+def _num_samples(sampling) -> int:
+    return min(max(sampling.n, 1), _MAX_SAMPLES) if sampling.HasField("n") else 1
 
 
 @dataclasses.dataclass
@@ -143,8 +169,11 @@ class Client:
                priority: str = "standard", tenant: str = "", deadline_s: Optional[float] = None, detach: bool = False,
                add_special_tokens: bool = True, **sampling) -> str:
         """Sends a request and returns its id at once. Exactly one of `prompt` (text), `messages` (dicts with role
-        and content) and `token_ids`. `sampling`: any field of SamplingParams (temperature, top_p, max_tokens, seed,
-        stop, logit_bias as a dict of token to bias, ...); what is not given has the server's default."""
+        and content: text, or a list of text parts, which are joined) and `token_ids`. `sampling`: any field of
+        SamplingParams (temperature, top_p, max_tokens, seed, stop, logit_bias as a dict of token to bias, ...); what
+        is None or not given has the server's default: for temperature, top_k, top_p, min_p and repetition_penalty
+        the served model's own, else 0.7, off, 0.95, off and off. Raises ValueError or TypeError before anything is
+        sent."""
         if sum(x is not None for x in (prompt, messages, token_ids)) != 1:
             raise ValueError("give exactly one of prompt, messages and token_ids")
         message = api.ClientMessage(protocol_version=PROTOCOL_VERSION)
@@ -154,12 +183,15 @@ class Client:
             submit.text = prompt
         elif messages is not None:
             submit.chat.SetInParent()
-            for m in messages:
-                submit.chat.messages.add(role=m["role"], content=m["content"])
+            for i, m in enumerate(messages):
+                role, content = _message(m, f"messages[{i}]")
+                submit.chat.messages.add(role=role, content=content)
         else:
             submit.token_ids.SetInParent()
             submit.token_ids.ids.extend(token_ids)
         submit.add_special_tokens = add_special_tokens
+        if priority not in _PRIORITIES:
+            raise ValueError(f"priority must be one of {', '.join(_PRIORITIES)}, found {priority!r}")
         submit.priority = _PRIORITIES[priority]
         submit.tenant = tenant
         submit.detach = detach
@@ -167,7 +199,7 @@ class Client:
             submit.deadline_us = int(deadline_s * 1e6)
         self._put_sampling(submit.sampling, sampling)
         self._say(message)
-        self._open[submit.request_id] = _Open([_Sample() for _ in range(max(1, sampling.get("n", 1)))])
+        self._open[submit.request_id] = _Open([_Sample() for _ in range(_num_samples(submit.sampling))])
         return submit.request_id
 
     def cancel(self, request_id: str) -> None:
@@ -206,7 +238,7 @@ class Client:
         prompt_token_ids, seed, timings); with n > 1, `samples` holds a text and token_ids for each.
         Raises RequestFailed, or Unavailable when nothing at all came for `timeout_s`."""
         mine = self.submit(prompt, messages=messages, token_ids=token_ids, **options)
-        samples = [dict(text="", token_ids=[], logprobs=[]) for _ in range(options.get("n", 1))]
+        samples = [dict(text="", token_ids=[], logprobs=[]) for _ in self._open[mine].samples]
         accepted, others = None, []
         try:
             while True:
@@ -258,14 +290,16 @@ class Client:
     @staticmethod
     def _put_sampling(out, sampling: dict) -> None:
         for name, value in sampling.items():
+            if name not in out.DESCRIPTOR.fields_by_name:
+                raise TypeError(f"there is no sampling parameter {name!r}")
+            if value is None:
+                continue
             if name == "logit_bias":
                 for token, bias in value.items():
                     out.logit_bias.add(token=int(token), bias=bias)
             elif name in ("stop", "stop_token_ids"):
                 getattr(out, name).extend([value] if isinstance(value, (str, int)) else value)
-            elif value is not None:
-                if name not in out.DESCRIPTOR.fields_by_name:
-                    raise TypeError(f"there is no sampling parameter {name!r}")
+            else:
                 setattr(out, name, value)
 
     def _say(self, message) -> None:
