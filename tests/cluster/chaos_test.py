@@ -4,7 +4,7 @@ import pathlib
 import signal
 import unittest
 
-from cluster import Cluster, processes_under, shared_memory_files, wait_until
+from cluster import PATIENCE_S, Cluster, processes_under, wait_until
 from tailor_client import Client, Finished, TokenChunk
 
 STORY = "Tell me a long story about a lighthouse keeper and the sea."
@@ -36,7 +36,7 @@ class Chaos(unittest.TestCase):
             self.assertIsNone(end.error)
             self.assertGreaterEqual(end.timings["attempts"], 2)
             self.assertEqual(ids, alone)
-            wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+            wait_until(lambda: (cluster.status() or {}).get("ready"), PATIENCE_S, "ready again")
             self.assertNotEqual(cluster.workers(), [worker])
 
     def test_a_killed_rank_of_a_tp_group_takes_its_group_down_and_the_group_comes_back(self):
@@ -53,8 +53,8 @@ class Chaos(unittest.TestCase):
             (old,) = [p for p, line in processes_under(cluster.run_dir).items()
                       if line.split(" ", 1)[0].endswith("tailor-coordinator")]
             os.kill(old, signal.SIGKILL)
-            wait_until(lambda: old not in processes_under(cluster.run_dir), 5, "the old coordinator is gone")
-            wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+            wait_until(lambda: old not in processes_under(cluster.run_dir), PATIENCE_S, "the old coordinator is gone")
+            wait_until(lambda: (cluster.status() or {}).get("ready"), PATIENCE_S, "ready again")
             (answer,) = cluster.generate("--chat", "Hello", "--max-tokens", 4, "--temperature", 0)
             self.assertTrue(answer["token_ids"])
 
@@ -63,17 +63,18 @@ class Chaos(unittest.TestCase):
             (worker,) = cluster.workers()
             status = pathlib.Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()
             os.kill(int(status[1]), signal.SIGKILL)
-            wait_until(lambda: worker not in cluster.workers(), 5, "the rank of the killed mpirun is gone")
-            wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+            wait_until(lambda: worker not in cluster.workers(), PATIENCE_S, "the rank of the killed mpirun is gone")
+            wait_until(lambda: (cluster.status() or {}).get("ready"), PATIENCE_S, "ready again")
 
     def test_a_killed_supervisor_leaves_no_process_and_no_shared_memory(self):
-        before = shared_memory_files()
         with Cluster(replicas=1, tp=2) as cluster:
             self.assertTrue(processes_under(cluster.run_dir))
+            shared = cluster.shared_memory()
+            self.assertTrue(shared, "there is something to leave behind")
             cluster.process.kill()
             cluster.process.wait()
-            wait_until(lambda: not processes_under(cluster.run_dir), 10, "no process left")
-            wait_until(lambda: not (shared_memory_files() - before), 10, "no shared memory left")
+            wait_until(lambda: not processes_under(cluster.run_dir), PATIENCE_S, "no process left")
+            wait_until(lambda: not any(map(os.path.exists, shared)), PATIENCE_S, "no shared memory left")
 
 
 if __name__ == "__main__":

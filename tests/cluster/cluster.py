@@ -1,13 +1,13 @@
 """A real cluster for tests: `tailor serve` on the default model, its real processes, its real sockets.
 
-Everything waits for events with deadlines; nothing sleeps to let things happen.
+Everything waits for events with deadlines; nothing sleeps to let things happen. Several can run at once, beside
+others of the user: a cluster has a port of the system's choice, and is asked about its own processes and files.
 """
 import contextlib
 import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,13 +18,8 @@ BIN = pathlib.Path(os.environ.get("TAILOR_BIN", ROOT / "build/cpu/bin"))
 sys.path.insert(0, str(ROOT / "comm/python"))
 
 READY_S = 180
+PATIENCE_S = 120  # for anything else: ends a test that hangs, and no machine is too busy for it
 ENVIRONMENT = dict(os.environ)
-
-
-def free_endpoint():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{s.getsockname()[1]}"
 
 
 def run_tailor(*args, timeout=300, **kwargs):
@@ -45,15 +40,8 @@ def wait_until(condition, timeout, what):
         time.sleep(0.02)
 
 
-def shared_memory_files():
-    names = set()
-    for pattern in ("vader_segment*", "tailor*", "ompi*", "psm*", "sm_segment*"):
-        names.update(str(p) for p in pathlib.Path("/dev/shm").glob(pattern))
-    return names
-
-
 def processes_under(marker):
-    """Live processes whose command line or environment names `marker` (a run folder), as {pid: command line}."""
+    """Live processes whose command line names `marker` (a run folder), as {pid: command line}."""
     found = {}
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -67,14 +55,13 @@ def processes_under(marker):
 
 class Cluster:
     def __init__(self, *args, model="default", replicas=1, tp=1, threads=1):
-        self.endpoint = free_endpoint()
+        self.endpoint = None  # known when the coordinator is bound
         self.folder = tempfile.TemporaryDirectory(prefix="tlr-")
         self.run_dir = os.path.join(self.folder.name, "run")
-        self.shared_before = shared_memory_files()
         self.log = open(os.path.join(self.folder.name, "serve.log"), "w+", encoding="utf-8")
         self.process = subprocess.Popen(
             [str(BIN / "tailor"), "serve", "--model", model, "--replicas", str(replicas), "--tp", str(tp),
-             "--threads", str(threads), "--endpoint", self.endpoint, "--run-dir", self.run_dir, *map(str, args)],
+             "--threads", str(threads), "--endpoint", "tcp://127.0.0.1:*", "--run-dir", self.run_dir, *map(str, args)],
             stdout=self.log, stderr=subprocess.STDOUT, env=ENVIRONMENT)
 
     def __enter__(self):
@@ -89,7 +76,7 @@ class Cluster:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(20)
+                self.process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -101,6 +88,22 @@ class Cluster:
         self.log.flush()
         return pathlib.Path(self.log.name).read_text(encoding="utf-8", errors="replace")
 
+    def shared_memory(self):
+        """What this cluster has in /dev/shm: its folder, and what its processes have mapped by name."""
+        found = {str(p) for p in [pathlib.Path(f"/dev/shm/tailor-{os.getuid()}-{self.process.pid}")] if p.exists()}
+        for pid in processes_under(self.run_dir):
+            with contextlib.suppress(OSError):
+                for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines():
+                    path = line.partition("/dev/shm/")[2]
+                    if path and not path.endswith(" (deleted)"):
+                        found.add("/dev/shm/" + path)
+        return found
+
+    def stop(self, signal_number=signal.SIGTERM):
+        """Asks it to stop; gives its exit code."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(PATIENCE_S)
+
     def status(self):
         done = run_tailor("status", "--endpoint", self.endpoint, "--json", timeout=30)
         return json.loads(done.stdout) if done.returncode == 0 else None
@@ -109,6 +112,11 @@ class Cluster:
         def ready():
             if self.process.poll() is not None:
                 raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.output()}")
+            if self.endpoint is None:
+                with contextlib.suppress(OSError):  # not there yet
+                    addresses = pathlib.Path(self.run_dir, "coordinator.json").read_text(encoding="utf-8")
+                    self.endpoint = json.loads(addresses)["api_endpoint"]
+                return None
             status = self.status()
             return status if status and status["ready"] else None
 

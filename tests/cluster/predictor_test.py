@@ -6,7 +6,7 @@ import re
 import signal
 import unittest
 
-from cluster import Cluster, wait_until
+from cluster import PATIENCE_S, Cluster, wait_until
 from storm_test import prompts
 from tailor_client import Client, Finished, TokenChunk
 
@@ -23,7 +23,7 @@ def answers(cluster, then=lambda: None):
             client.submit(messages=[{"role": "user", "content": prompt}], request_id=run + name, max_tokens=max_tokens,
                           temperature=0.7, seed=7, ignore_eos=True)
         told = False
-        for event in client.events(timeout_s=60):
+        for event in client.events(timeout_s=PATIENCE_S):
             name = event.request_id.removeprefix(run)
             if isinstance(event, TokenChunk):
                 found[name][0].extend(event.token_ids)
@@ -52,10 +52,10 @@ class Predictor(unittest.TestCase):
         return int(re.search(r"pid (\d+)", self.state(cluster)).group(1))
 
     def wait_state(self, cluster, state):
-        wait_until(lambda: self.state(cluster).startswith(state), 20, f"predictor {state}: {self.state(cluster)}")
+        wait_until(lambda: self.state(cluster).startswith(state), PATIENCE_S, f"predictor {state}: {self.state(cluster)}")
 
     def wait_all_predicted(self, cluster):
-        wait_until(lambda: cluster.status()["counters"]["predictor_open"] == 0, 20, "no question is open")
+        wait_until(lambda: cluster.status()["counters"]["predictor_open"] == 0, PATIENCE_S, "no question is open")
 
     def test_killed_stopped_or_absent_it_changes_no_answer(self):
         with Cluster("--slots", 2, "--policy", "fcfs", "--predictor", "none") as cluster:
@@ -76,7 +76,7 @@ class Predictor(unittest.TestCase):
 
             old = self.pid(cluster)
             self.check(answers(cluster, then=lambda: os.kill(old, signal.SIGKILL)), reference)
-            wait_until(lambda: self.state(cluster).startswith("ready") and self.pid(cluster) != old, 20,
+            wait_until(lambda: self.state(cluster).startswith("ready") and self.pid(cluster) != old, PATIENCE_S,
                        "it is started again")
             before = cluster.status()["counters"]["predictor_answered"]
             self.check(answers(cluster), reference)
@@ -114,7 +114,7 @@ class Predictor(unittest.TestCase):
             with Client(cluster.endpoint) as client:
                 for i, text in enumerate(strange):
                     client.submit(messages=[{"role": "user", "content": text}], request_id=f"strange/{i}", max_tokens=4)
-                ends = [event for event in client.events(timeout_s=60) if isinstance(event, Finished)]
+                ends = [event for event in client.events(timeout_s=PATIENCE_S) if isinstance(event, Finished)]
             self.assertEqual(len(ends), len(strange))
             self.assertTrue(all(end.error is None for end in ends))
 

@@ -1,12 +1,13 @@
 """One cluster, end to end: the commands a user types, with the real model."""
 import json
+import os
 import pathlib
 import signal
 import tempfile
 import time
 import unittest
 
-from cluster import ROOT, Cluster, processes_under, run_tailor, shared_memory_files, wait_until
+from cluster import ROOT, Cluster, processes_under, run_tailor, wait_until
 
 QUESTION = "Why are Christmas markets so popular in Germany?"
 
@@ -91,35 +92,33 @@ class TwoReplicas(unittest.TestCase):
 
 
 class TensorParallel(unittest.TestCase):
-    def test_tp_2_answers_as_tp_1_does_and_stops_within_5_seconds(self):
+    def test_tp_2_answers_as_tp_1_does_and_leaves_nothing_when_it_stops(self):
         with Cluster(replicas=1, tp=1) as one:
             (alone,) = one.generate("--chat", QUESTION, "--max-tokens", 48, "--temperature", 0)
-        before = shared_memory_files()
         with Cluster(replicas=1, tp=2) as two:
+            shared = two.shared_memory()
+            self.assertTrue(shared, "there is something to leave behind")
             (split,) = two.generate("--chat", QUESTION, "--max-tokens", 48, "--temperature", 0)
             self.assertEqual(len(two.workers()), 2)
             self.assertEqual(split["prompt_token_ids"], alone["prompt_token_ids"])
             self.assertEqual(split["token_ids"], alone["token_ids"])
-            two.process.send_signal(signal.SIGINT)
-            two.process.wait(5)
-            self.assertEqual(two.process.returncode, 0, two.output())
+            self.assertEqual(two.stop(signal.SIGINT), 0, two.output())
             self.assertEqual(processes_under(two.run_dir), {})
-        self.assertEqual(shared_memory_files() - before, set())
+        self.assertEqual([path for path in shared if os.path.exists(path)], [])
 
 
 class SingleLine(unittest.TestCase):
-    def test_one_mpmd_line_serves_and_stops_within_5_seconds(self):
+    def test_one_mpmd_line_serves_and_stops(self):
         with Cluster("--single", replicas=2) as cluster:
             (answer,) = cluster.generate("--chat", QUESTION, "--max-tokens", 8, "--temperature", 0)
             self.assertEqual(len(answer["token_ids"]), 8)
-            cluster.process.send_signal(signal.SIGTERM)
-            cluster.process.wait(5)
+            cluster.stop()
             self.assertEqual(processes_under(cluster.run_dir), {})
 
 
 class Idle(unittest.TestCase):
     def test_an_idle_2_by_2_cluster_uses_under_3_percent_of_a_core(self):
-        ticks_per_s = 100
+        ticks_per_s = os.sysconf("SC_CLK_TCK")
         with Cluster("--oversubscribe", replicas=2, tp=2) as cluster:
             cluster.generate("--chat", "Hi", "--max-tokens", 4)  # it has worked, and now it idles
 

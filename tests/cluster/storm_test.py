@@ -10,7 +10,7 @@ import unittest
 
 import zmq
 
-from cluster import ROOT, Cluster, wait_until
+from cluster import PATIENCE_S, ROOT, Cluster, wait_until
 from tailor_client import Client, Finished, Rejected, RequestFailed, TokenChunk
 
 CLIENTS = 64
@@ -74,11 +74,11 @@ class Storm(unittest.TestCase):
                 self.assertEqual(answer.ends[0].samples[0]["completion_tokens"], max_tokens)
             for reference, events in zip(alone, seen):
                 self.assertEqual(reference.token_ids, Answer(events).token_ids)
-            wait_until(lambda: cluster.status()["active_requests"] == 0, 60, "those of the vanished are cancelled")
+            wait_until(lambda: cluster.status()["active_requests"] == 0, PATIENCE_S, "those of the vanished are cancelled")
             status = cluster.status()
             self.assertGreater(status["counters"]["preemptions"], 0, "the storm was too mild to test anything")
             # A cancelled request is gone from the coordinator at once; its blocks return with the leader's next report.
-            wait_until(lambda: all(r["free_blocks"] == r["num_blocks"] for r in cluster.status()["replicas"]), 60,
+            wait_until(lambda: all(r["free_blocks"] == r["num_blocks"] for r in cluster.status()["replicas"]), PATIENCE_S,
                        "every replica has all its blocks back")
 
 
@@ -168,7 +168,7 @@ def unknown_fields(endpoint, stop):
     s.send(api.ClientMessage(protocol_version=1, status=api.StatusQuery()).SerializeToString() + unknown)
     missing = {"finished", "status"}
     while missing:
-        if not s.poll(120_000):
+        if not s.poll(PATIENCE_S * 1000):
             failures.append(f"unknown_fields: no {missing}")
             break
         missing -= {event.WhichOneof("body") for event in api.ServerMessage.FromString(s.recv()).events}
@@ -178,7 +178,7 @@ def unknown_fields(endpoint, stop):
 
 def expect_refusal(client, codes, **request):
     try:
-        client.generate(timeout_s=60, **request)
+        client.generate(timeout_s=PATIENCE_S, **request)
         failures.append(f"{codes}: was accepted")
     except RequestFailed as error:
         if error.code not in codes:

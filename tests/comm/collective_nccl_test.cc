@@ -82,7 +82,7 @@ TEST_P(NcclCollective, IsBitEqualToTheInProcessTransport) {
 
 TEST(NcclCollectiveErrors, NoGpuIsADeviceFailureNotACrash) {
   if (nccl_device_count() > 0) GTEST_SKIP() << "this machine has a GPU";
-  InProcessGroup host(1, seconds(5));
+  InProcessGroup host(1, seconds(60));
   auto nccl = make_nccl_collective(*host.join(0), {});
   ASSERT_FALSE(nccl);
   EXPECT_EQ(nccl.error().code, ErrorCode::kDeviceFailure) << nccl.error().message;

@@ -19,7 +19,7 @@
 namespace tailor::comm::test {
 
 inline constexpr Duration kPatience =
-    seconds(20);  // a bound, not a pause: tests end as soon as they can
+    seconds(60);  // a bound, not a pause: tests end as soon as they can
 
 /// Values from a mailbox in order, one at a time.
 template <class T>

@@ -22,6 +22,8 @@
 
 namespace tailor::coordinator {
 
+inline constexpr Duration kPatience = seconds(60);  // a bound, not a pause
+
 /// Every byte is a token: byte b has id b. The written forms are GPT-2's (printable bytes as they
 /// are, the others from U+0100 on).
 inline text::VocabularySpec byte_vocabulary() {
@@ -297,7 +299,7 @@ class Caller {
   comm::Client& client() { return *client_; }
 
   /// Listens until `enough` says so; false after `limit`.
-  bool listen(const std::function<bool()>& enough, Duration limit = seconds(20)) {
+  bool listen(const std::function<bool()>& enough, Duration limit = kPatience) {
     const Time until = now() + limit;
     while (!enough()) {
       if (now() > until) return false;
@@ -307,7 +309,7 @@ class Caller {
     }
     return true;
   }
-  bool listen_until_over(const std::vector<std::string>& ids, Duration limit = seconds(20)) {
+  bool listen_until_over(const std::vector<std::string>& ids, Duration limit = kPatience) {
     return listen(
         [&] {
           return std::all_of(ids.begin(), ids.end(),
@@ -316,7 +318,7 @@ class Caller {
         limit);
   }
   api::StatusReport status() {
-    auto report = client_->status(seconds(10));
+    auto report = client_->status(kPatience);
     EXPECT_TRUE(report.has_value());
     return report ? *report : api::StatusReport{};
   }
@@ -326,9 +328,9 @@ class Caller {
     ADD_FAILURE() << "no counter " << name;
     return -1;
   }
-  /// Asks until the status is as `enough` wants it; false after 20 s.
+  /// Asks until the status is as `enough` wants it; false after kPatience.
   bool wait_status(const std::function<bool(const api::StatusReport&)>& enough) {
-    const Time until = now() + seconds(20);
+    const Time until = now() + kPatience;
     while (now() < until)
       if (enough(status())) return true;
     return false;
@@ -345,7 +347,7 @@ class Caller {
         [&](const api::StatusReport& report) { return report.predictor.rfind(state, 0) == 0; });
   }
   bool wait_ready(uint32_t replicas = 1) {
-    const Time until = now() + seconds(20);
+    const Time until = now() + kPatience;
     while (now() < until)
       if (status().replicas.size() >= replicas) return true;
     return false;

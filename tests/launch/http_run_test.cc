@@ -65,7 +65,7 @@ TEST(HttpRun, NobodyListeningIsAnError) {
     asio::io_context io;
     port = tcp::acceptor(io, {asio::ip::address_v4::loopback(), 0}).local_endpoint().port();
   }
-  const auto run = run_http(port, {{Duration{}, "/health", ""}}, seconds(5));
+  const auto run = run_http(port, {{Duration{}, "/health", ""}}, seconds(60));
   ASSERT_FALSE(run);
   EXPECT_EQ(run.error().code, ErrorCode::kUnavailable);
 }

@@ -1,5 +1,6 @@
 // Bad and big input: an error or an answer, never a crash.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -63,7 +64,8 @@ TEST(RoughText, MissingFileAndFolder) {
 }
 
 TEST(RoughText, DamagedTokenizerFiles) {
-  const std::string path = testing::TempDir() + "tailor_damaged_tokenizer.json";
+  const std::string path =
+      testing::TempDir() + "tailor_damaged_" + std::to_string(getpid()) + ".json";
   const auto load = [&](const std::string& content) {
     std::ofstream(path, std::ios::binary) << content;
     return Tokenizer::from_file(path);

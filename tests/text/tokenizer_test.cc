@@ -2,7 +2,9 @@
 #include "text/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <sstream>
 
 #include "tests/text/fixture_files.h"
@@ -210,9 +212,11 @@ TEST(Tokenizer, FileAndVocabularyAgree) {
        {{"type", "Sequence"},
         {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, level}}}},
       {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
-  const std::string path = testing::TempDir() + "tailor_text_tokenizer.json";
+  const std::string path =
+      testing::TempDir() + "tailor_tokenizer_" + std::to_string(getpid()) + ".json";
   std::ofstream(path) << file.dump();
   const auto tokenizer = must(Tokenizer::from_file(path));
+  std::remove(path.c_str());
   EXPECT_EQ(tokenizer->vocab_size(), smollm2()->vocab_size());
   const nlohmann::json j = read_json(fixture("text/smollm2.json"));
   for (const auto& prompt :

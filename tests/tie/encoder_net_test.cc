@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -23,6 +24,10 @@ using testing::HasSubstr;
 const std::string kFixtures = std::string(TAILOR_SOURCE_DIR) + "/tests/fixtures/encoder/";
 const std::vector<std::string> kSmall = {"bert_small", "deberta_small", "deberta_other_small"};
 const std::vector<std::vector<TokenId>> kRows = {{1, 7, 8, 9, 10, 2}, {1, 20, 2}, {1, 30, 31, 2}};
+
+fs::path scratch_file(const std::string& name) {
+  return fs::path(testing::TempDir()) / (std::to_string(getpid()) + "_" + name);
+}
 
 std::shared_ptr<EncoderNet> load(const std::string& name) {
   at::set_num_threads(1);  // tests share the cores
@@ -143,7 +148,7 @@ TEST_P(EncoderNetTest, OverlayReplacesLayers) {
   EXPECT_EQ(tuned->parameters(0).size() % parameters.size(), 0u);
   EXPECT_TRUE(tuned->parameters(last + 1).empty());
   for (const auto& [name, tensor] : parameters) at::Tensor(tensor).add_(0.1);
-  const fs::path path = fs::path(testing::TempDir()) / (GetParam() + "_overlay.safetensors");
+  const fs::path path = scratch_file(GetParam() + "_overlay.safetensors");
   write_safetensors(path, parameters);
   const auto done = plain->overlay(path);
   ASSERT_TRUE(done.has_value()) << done.error().message;
@@ -160,7 +165,7 @@ TEST_P(EncoderNetTest, OverlayReplacesLayers) {
 TEST(EncoderNet, OverlayOfAnotherModelChangesNothing) {
   const auto net = load("bert_small");
   const std::string before = net->fingerprint();
-  const fs::path path = fs::path(testing::TempDir()) / "foreign_overlay.safetensors";
+  const fs::path path = scratch_file("foreign_overlay.safetensors");
   auto tensors = net->parameters(2);
   for (auto& [name, tensor] : tensors) tensor = tensor + 1;
   tensors.emplace_back("encoder.layer.9.output.dense.bias", at::zeros({32}));
