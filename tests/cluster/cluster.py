@@ -60,7 +60,7 @@ class Cluster:
         self.run_dir = os.path.join(self.folder.name, "run")
         self.log = open(os.path.join(self.folder.name, "serve.log"), "w+", encoding="utf-8")
         self.process = subprocess.Popen(
-            [str(BIN / "tailor"), "serve", "--model", model, "--replicas", str(replicas), "--tp", str(tp),
+            [str(BIN / "tailor"), "serve", "--model", str(model), "--replicas", str(replicas), "--tp", str(tp),
              "--threads", str(threads), "--endpoint", "tcp://127.0.0.1:*", "--run-dir", self.run_dir, *map(str, args)],
             stdout=self.log, stderr=subprocess.STDOUT, env=ENVIRONMENT)
 

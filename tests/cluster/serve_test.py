@@ -1,13 +1,20 @@
 """One cluster, end to end: the commands a user types, with the real model."""
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import pty
+import shutil
 import signal
+import struct
+import subprocess
 import tempfile
+import termios
 import time
 import unittest
 
-from cluster import ROOT, Cluster, processes_under, run_tailor, wait_until
+from cluster import BIN, PATIENCE_S, ROOT, Cluster, processes_under, run_tailor
 
 QUESTION = "Why are Christmas markets so popular in Germany?"
 
@@ -78,6 +85,25 @@ class TwoReplicas(unittest.TestCase):
         self.assertEqual(cut["finish_reason"], "stop")
         self.assertEqual(cut["text"], plain["text"][: plain["text"].index(word)])
 
+    def test_chat_breaks_lines_between_words_on_a_terminal(self):
+        command = [BIN / "tailor", "chat", "--endpoint", self.cluster.endpoint, "--temperature", "0", "--max-tokens", "60"]
+        plain = subprocess.run(command, input=QUESTION + "\n", capture_output=True, text=True, timeout=PATIENCE_S).stdout
+        terminal, its_end = pty.openpty()
+        fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=its_end) as process:
+            os.close(its_end)
+            process.stdin.write(QUESTION.encode() + b"\n")
+            process.stdin.close()
+            shown = b""
+            with contextlib.suppress(OSError):  # EIO: the program is gone
+                while piece := os.read(terminal, 4096):
+                    shown += piece
+        os.close(terminal)
+        lines = shown.decode().replace("\r\n", "\n").split("\n")
+        self.assertGreater(max(map(len, plain.split("\n"))), 40)
+        self.assertLessEqual(max(map(len, lines)), 40)
+        self.assertEqual(" ".join(" ".join(lines).split()), " ".join(plain.split()))
+
     def test_status_names_both_replicas(self):
         status = self.cluster.status()
         self.assertTrue(status["ready"])
@@ -105,6 +131,23 @@ class TensorParallel(unittest.TestCase):
             self.assertEqual(two.stop(signal.SIGINT), 0, two.output())
             self.assertEqual(processes_under(two.run_dir), {})
         self.assertEqual([path for path in shared if os.path.exists(path)], [])
+
+
+class Advice(unittest.TestCase):
+    def test_generation_config_holds_where_a_request_says_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = pathlib.Path(folder, "model")
+            model.mkdir()
+            shutil.copy(ROOT / "tests/fixtures/models/llama31_small/config.json", model)
+            (model / "generation_config.json").write_text(json.dumps({"do_sample": False}), encoding="utf-8")
+            prompts = pathlib.Path(folder, "prompts.jsonl")
+            prompts.write_text("".join(json.dumps(dict(token_ids=[1, 5, 9], max_tokens=24, ignore_eos=True, **says)) + "\n"
+                                       for says in (dict(seed=1), dict(seed=2), dict(seed=2, temperature=1.0, top_p=1.0))),
+                               encoding="utf-8")
+            with Cluster("--predictor", "none", "--dummy-weights", model=model) as cluster:
+                one, two, three = (answer["token_ids"] for answer in cluster.generate("--prompts", prompts))
+        self.assertEqual(one, two)  # greedy: the seed does not matter
+        self.assertNotEqual(two, three)
 
 
 class SingleLine(unittest.TestCase):
