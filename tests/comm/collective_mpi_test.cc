@@ -61,7 +61,7 @@ TEST_F(MpiCollective, RanksMayBeFarApart) {
 TEST_F(MpiCollective, AbsentRankGivesTimeoutThatNamesIt) {
   if (environment->world_size() < 2) GTEST_SKIP() << "needs mpirun with at least 2 ranks";
   auto healthy = make();
-  auto group = make({.deadline = milliseconds(150)});
+  auto group = make({.deadline = milliseconds(500)});
   const int absent = group->size() - 1;
   if (group->rank() != absent) {
     const Time started = now();
@@ -72,7 +72,7 @@ TEST_F(MpiCollective, AbsentRankGivesTimeoutThatNamesIt) {
     EXPECT_EQ(result.error().code, ErrorCode::kTimeout);
     EXPECT_THAT(result.error().message, HasSubstr("all_gather #1"));
     EXPECT_THAT(result.error().message, HasSubstr("no answer from rank " + std::to_string(absent)));
-    EXPECT_GE(waited, milliseconds(150));
+    EXPECT_GE(waited, milliseconds(500));
     auto again = group->barrier();
     ASSERT_FALSE(again);
     EXPECT_THAT(again.error().message, HasSubstr("the group is broken"));

@@ -247,10 +247,10 @@ TEST(WorkerIo, AWorkingMainThreadIsLeftAlone) {
   Progress progress;
   progress.busy = true;
   auto options = leader_of(coordinator->control_endpoint());
-  options.stuck_after = milliseconds(400);
+  options.stuck_after = milliseconds(800);
   options.heartbeat_every = milliseconds(50);
   auto worker = start_worker(options, progress);
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 40; ++i) {  // 2 s
     ASSERT_TRUE(next_report<Heartbeat>(in));
     ++progress.counter;
   }

@@ -62,6 +62,12 @@ class Tags(unittest.TestCase):
             self.assertTrue(block.promise, f"{block}: the fence says {block.info!r}; expected a language and `run`, "
                                            "`nightly` or `show: REASON` (tests/docs/blocks.py)")
 
+    def test_what_counts_as_a_tag(self):
+        promises = {"sh run": "run", "cpp nightly": "nightly", "text show: a drawing": "show", "": "", "sh": "", "run": "",
+                    "sh show": "", "sh show:": "", "text run": "", "sh runs": "", "show: a drawing": ""}
+        for info, promise in promises.items():
+            self.assertEqual(blocks.Block(ROOT / "README.md", 1, info).promise, promise, info)
+
     def test_every_option_of_tailor_that_a_block_names_exists(self):
         helps = {}
         for block in blocks.all_blocks():
