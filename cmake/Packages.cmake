@@ -11,6 +11,7 @@ find_package(CLI11 REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(ZLIB REQUIRED)
 pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 
 add_library(ext_expected INTERFACE)  # tl::expected is header-only (libexpected-dev)
 find_path(TL_EXPECTED_INCLUDE tl/expected.hpp REQUIRED)

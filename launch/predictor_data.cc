@@ -8,6 +8,7 @@
 #include <map>
 #include <unordered_map>
 
+#include "base/model_stamp.h"
 #include "parallel/weights/default_model.h"
 #include "parallel/weights/safetensors_file.h"
 #include "tie/feature_file.h"
@@ -41,10 +42,12 @@ Result<Lengths> read_lengths(const PredictorData& data) {
     TAILOR_ASSIGN(tie::LengthFile file, tie::read_length_file(path));
     if (out.trained_on.empty()) {
       out.header = file, out.header.prompts.clear();
-    } else if (file.model_fingerprint != out.header.model_fingerprint &&
-               !file.model_fingerprint.empty() && !out.header.model_fingerprint.empty()) {
-      return fail(ErrorCode::kInvalidArgument, path + ": lengths of model " + file.model +
-                                                   ", expected those of " + out.header.model);
+    } else if (!stamp_fits(file.model_fingerprint, out.header.model_fingerprint)) {
+      const bool older = is_sampled_stamp(out.header.model_fingerprint);
+      return fail(ErrorCode::kInvalidArgument,
+                  older ? stamp_misfit(data.lengths.front(), out.header.model_fingerprint,
+                                       file.model_fingerprint)
+                        : stamp_misfit(path, file.model_fingerprint, out.header.model_fingerprint));
     }
     out.header.max_tokens = std::max(out.header.max_tokens, file.max_tokens);
     if (data.limit > 0) cut_at(data.limit, file.prompts);
@@ -148,6 +151,10 @@ Result<void> add_hidden(const PredictorData& data, const Lengths& lengths, Predi
     if (remaining) out.table.features.push_back(std::log1p(static_cast<float>(record.generated)));
   }
   out.table.width = static_cast<int>(header.hidden) + (remaining ? 1 : 0);
+  if (!stamp_fits(header.model_fingerprint, lengths.header.model_fingerprint))
+    return fail(ErrorCode::kInvalidArgument,
+                stamp_misfit(spec.substr(0, colon), header.model_fingerprint,
+                             lengths.header.model_fingerprint));
   out.info.encoder = "hidden";
   out.info.layer = layer;
   out.info.takes_generated = remaining;

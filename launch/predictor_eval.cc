@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "base/model_stamp.h"
 #include "launch/predictor_data.h"
 #include "launch/predictor_judge.h"
 #include "parallel/weights/config_json.h"
@@ -82,15 +83,13 @@ Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
     data.features = from.what, data.overlay = from.overlay;
   }
   TAILOR_ASSIGN(const PredictorTable table, load_predictor_table(data));
-  const auto fits = [](const std::string& asked, const std::string& found) {
-    return asked.empty() || found.empty() || asked == found;
-  };
-  if (!fits(info.encoder_fingerprint, table.info.encoder_fingerprint) ||
-      !fits(info.model_fingerprint, table.info.model_fingerprint))
+  if (!stamp_fits(info.model_fingerprint, table.info.model_fingerprint))
     return fail(ErrorCode::kInvalidArgument,
-                path + " was trained for model " + info.model_name + " (" + info.model_fingerprint +
-                    ") with encoder " + info.encoder_fingerprint + ", found " +
-                    table.info.model_fingerprint + " and " + table.info.encoder_fingerprint);
+                stamp_misfit(path, info.model_fingerprint, table.info.model_fingerprint));
+  if (!stamp_fits(info.encoder_fingerprint, table.info.encoder_fingerprint))
+    return fail(ErrorCode::kInvalidArgument, path + " was trained with the encoder " +
+                                                 info.encoder_fingerprint + ", found " +
+                                                 table.info.encoder_fingerprint);
   return judge_head(head, fs::path(path).stem().string(), table, o.resamples, o.replay);
 }
 

@@ -245,6 +245,16 @@ Result<std::unique_ptr<comm::WorkerIo>> start_io(const Options& o, comm::Collect
   return comm::WorkerIo::start(io, progress);
 }
 
+/// Ranks on several hosts read files of their own.
+Result<void> check_same_model(comm::Collective& control, const std::string& fingerprint) {
+  if (control.size() == 1) return {};
+  TAILOR_ASSIGN(const std::string leaders, from_leader(control, fingerprint));
+  if (leaders == fingerprint) return {};
+  return fail(ErrorCode::kInvalidArgument, "rank " + std::to_string(control.rank()) +
+                                               " has the model " + fingerprint + ", rank 0 has " +
+                                               leaders + ": expected the same on every host");
+}
+
 struct Loaded {
   std::unique_ptr<comm::Collective> device_collective;  ///< null: the CPU's transport serves
   std::unique_ptr<parallel::Engine> engine;
@@ -260,7 +270,9 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   Loaded out;
   const bool leader = control.rank() == 0;
   STEP_TRY(auto files, open_files(o), kExitModel);
-  out.fingerprint = files->fingerprint();
+  out.fingerprint = files->fingerprint([&shown](double part) { shown.show(0.1 * part); });
+  if (auto same = check_same_model(control, out.fingerprint); !same)
+    return tl::unexpected(Stop{kExitModel, std::move(same.error())});
   out.eos_tokens = files->config().eos_tokens;
   if (leader) {
     auto text = load_model_text(*files);
@@ -294,6 +306,8 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   engine.ranks_on_host = o.ranks_on_host;
   engine.on_load_progress = [&shown](double part) { shown.show(0.95 * part); };
   STEP_TRY(out.engine, make_worker_engine(*files, tp, engine), kExitModel);
+  if (auto same = files->check_unchanged(); !same)
+    return tl::unexpected(Stop{kExitModel, std::move(same.error())});
   parallel::log_ready(out.engine->info());
 
   STEP_TRY(out.num_blocks, minimum(control, out.engine->info().num_blocks), kExitUnavailable);

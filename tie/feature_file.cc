@@ -11,6 +11,8 @@
 #include <tuple>
 #include <utility>
 
+#include "base/model_stamp.h"
+
 namespace tailor::tie {
 namespace {
 
@@ -133,9 +135,11 @@ Result<FeatureWriter> FeatureWriter::open(const std::string& path, const Feature
   }
   std::ifstream in(path, std::ios::binary);
   TAILOR_ASSIGN(const auto found, read_header(in, path));
-  if (found.first != header)
+  if (!stamp_fits(found.first.model_fingerprint, header.model_fingerprint))
     return fail(ErrorCode::kInvalidArgument,
-                path + " holds another collection: another model or other layers");
+                stamp_misfit(path, found.first.model_fingerprint, header.model_fingerprint));
+  if (found.first != header)
+    return fail(ErrorCode::kInvalidArgument, path + " holds another collection: other layers");
   const off_t records =
       (size - static_cast<off_t>(found.second)) / static_cast<off_t>(record_bytes(header));
   const off_t whole =

@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/model_stamp.h"
+
 namespace tailor::tie {
 namespace {
 
@@ -180,6 +182,10 @@ Result<LengthWriter> LengthWriter::open(const std::string& path, const LengthFil
   }
   TAILOR_ASSIGN(LengthFile there, read_length_file(path));
   const json found = header_json(there), wanted = header_json(header);
+  if (is_sampled_stamp(there.model_fingerprint) &&
+      there.model_fingerprint != header.model_fingerprint)
+    return fail(ErrorCode::kInvalidArgument,
+                stamp_misfit(path, there.model_fingerprint, header.model_fingerprint));
   for (const auto& [key, value] : wanted.items())
     if (found[key] != value)
       return fail(ErrorCode::kInvalidArgument, path + " holds another collection: " + key +

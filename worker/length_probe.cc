@@ -4,6 +4,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "base/model_stamp.h"
+
 namespace tailor::worker {
 
 Result<LengthProbe> LengthProbe::load(const std::string& folder,
@@ -30,9 +32,8 @@ Result<void> LengthProbe::take(std::optional<tie::LengthHead>& head, const std::
   TAILOR_ASSIGN(auto loaded, tie::LengthHead::load(path));
   const tie::HeadInfo& its = loaded.info();
   if (its.model_fingerprint != model_fingerprint)
-    return fail(ErrorCode::kInvalidArgument, path + " was trained on the model " +
-                                                 its.model_fingerprint + ", this one is " +
-                                                 model_fingerprint);
+    return fail(ErrorCode::kInvalidArgument,
+                stamp_misfit(path, its.model_fingerprint, model_fingerprint));
   const int64_t wanted = info.hidden_size + (its.takes_generated ? 1 : 0);
   if (its.layer < 1 || its.layer > info.num_layers || its.input_size != wanted)
     return fail(ErrorCode::kInvalidArgument,

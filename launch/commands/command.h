@@ -28,6 +28,7 @@ Command add_replay(CLI::App& parent);
 Command add_bench(CLI::App& parent);
 Command add_collect(CLI::App& parent);
 Command add_score(CLI::App& parent);
+Command add_restamp(CLI::App& parent);
 Command add_fit_report(CLI::App& parent);
 
 /// Commands that another program carries out: shown in --help, and run before anything is parsed.

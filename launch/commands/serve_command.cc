@@ -118,9 +118,12 @@ Result<void> settle(Options& options) {
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
-  cluster.probe = choose_probe(cluster.predictor, cluster.model);
-  TAILOR_ASSIGN(cluster.predictor,
-                choose_predictor(cluster.predictor, cluster.model, own_folder()));
+  TAILOR_ASSIGN(
+      const PredictorChoice choice,
+      choose_predictor({cluster.predictor, cluster.model, cluster.dummy_weights, own_folder()}));
+  if (!choice.warning.empty()) std::fprintf(stderr, "tailor: %s\n", choice.warning.c_str());
+  cluster.predictor = choice.predictor;
+  cluster.probe = choice.probe;
   if (cluster.policy == "auto")
     cluster.policy = cluster.predictor == "none" && cluster.probe.empty() ? "fcfs" : "tie";
   if (cluster.model != "default") {  // a path that also holds in the children's folder

@@ -9,6 +9,17 @@
 #include <cstring>
 
 namespace tailor::weights {
+namespace {
+
+FileIdentity identity_of(const struct stat& info) {
+  const auto ns = [](const timespec& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  return {info.st_dev, info.st_ino, static_cast<uint64_t>(info.st_size), ns(info.st_mtim),
+          ns(info.st_ctim)};
+}
+
+}  // namespace
 
 Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -29,8 +40,15 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::string& pa
     return fail(ErrorCode::kInternal, "cannot map " + path + ": " + std::strerror(mmap_errno));
   }
   return std::shared_ptr<const MappedFile>(
-      new MappedFile(path, static_cast<const std::byte*>(data), size));
+      new MappedFile(path, identity_of(info), static_cast<const std::byte*>(data), size));
 }
+
+bool MappedFile::is_unchanged() const {
+  struct stat info {};
+  return ::stat(path_.c_str(), &info) == 0 && identity_of(info) == identity_;
+}
+
+void MappedFile::release() const { ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED); }
 
 MappedFile::~MappedFile() { ::munmap(const_cast<std::byte*>(data_), size_); }
 

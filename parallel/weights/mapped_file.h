@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +12,13 @@
 #include "base/result.h"
 
 namespace tailor::weights {
+
+/// What changes when a file does. Times are in nanoseconds since 1970, by the file system's clock.
+struct FileIdentity {
+  uint64_t device = 0, inode = 0, bytes = 0;
+  int64_t modified_ns = 0, changed_ns = 0;
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
 
 class MappedFile {
  public:
@@ -22,12 +30,20 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  /// As it was when it was opened.
+  const FileIdentity& identity() const { return identity_; }
+  /// Whether `path()` still names the same file, untouched since it was opened.
+  bool is_unchanged() const;
+  /// Takes the bytes out of this process's memory (they stay in the system's cache) until they are
+  /// read again.
+  void release() const;
 
  private:
-  MappedFile(std::string path, const std::byte* data, size_t size)
-      : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::string path, FileIdentity identity, const std::byte* data, size_t size)
+      : path_(std::move(path)), identity_(identity), data_(data), size_(size) {}
 
   const std::string path_;
+  const FileIdentity identity_;
   const std::byte* const data_;
   const size_t size_;
 };

@@ -4,9 +4,12 @@
 #include <bit>
 #include <filesystem>
 #include <map>
+#include <mutex>
 #include <optional>
 
 #include "base/check.h"
+#include "base/clock.h"
+#include "base/model_stamp.h"
 #include "parallel/weights/config_json.h"
 #include "parallel/weights/gguf_file.h"
 #include "parallel/weights/mix.h"
@@ -44,7 +47,12 @@ class IndexedWeights : public WeightFiles {
   const ModelConfig& config() const override { return config_; }
   const std::vector<TensorInfo>& tensors() const override { return infos_; }
   uint64_t total_stored_bytes() const override { return total_stored_bytes_; }
-  const std::string& fingerprint() const override { return fingerprint_; }
+  const std::string& fingerprint(const HashProgress& on_progress) const override {
+    std::call_once(hashed_, [&] { fingerprint_ = hash_all(on_progress); });
+    return fingerprint_;
+  }
+  std::string sampled_fingerprint() const override;
+  Result<void> check_unchanged() const override;
   const GgufVocabulary* vocabulary() const override {
     return vocabulary_ ? &*vocabulary_ : nullptr;
   }
@@ -119,18 +127,28 @@ class IndexedWeights : public WeightFiles {
     dequantize_row(stored.type, row_data(source, row, cols), begin, end, to);
   }
 
+  std::string hash_all(const HashProgress& on_progress) const;
+
   // All constant after construction.
   std::string path_;
   ModelConfig config_;
   std::vector<TensorInfo> infos_;  // sorted by name
   std::vector<Source> sources_;    // same order
   uint64_t total_stored_bytes_ = 0;
-  std::string fingerprint_;
+  uint64_t seed_ = 0;  // of random weights
   std::optional<GgufVocabulary> vocabulary_;
   std::vector<std::shared_ptr<const MappedFile>> files_;  // what the sources point into
+  std::shared_ptr<const MappedFile> tokenizer_;           // a folder's tokenizer.json; may be null
+  // Made by the first who asks.
+  mutable std::once_flag hashed_;
+  mutable std::string fingerprint_;
+  mutable std::vector<std::string> file_hashes_;  // of files_
+  mutable int64_t hashed_at_ns_ = 0;              // wall clock, before they were
 };
 const std::string IndexedWeights::kEmbedding = "model.embed_tokens.weight";
 
+// Never changed, as files carry what it gave; a field that a config gets later is added where it is
+// set, behind these.
 void hash_config(const ModelConfig& c, Hasher& hash) {
   for (int64_t v : {c.hidden_size, c.intermediate_size, c.num_layers, c.num_heads, c.num_kv_heads,
                     c.head_dim, c.vocab_size, c.max_position, c.rope_original_max_position,
@@ -143,6 +161,72 @@ void hash_config(const ModelConfig& c, Hasher& hash) {
     hash.add(std::bit_cast<uint32_t>(v));
   }
   for (float v : c.rope_frequency_factors) hash.add(std::bit_cast<uint32_t>(v));
+}
+
+// The order of the files and of the tensors in them is part of the hash; their names are not.
+std::string IndexedWeights::hash_all(const HashProgress& on_progress) const {
+  Hasher config;
+  hash_config(config_, config);
+  std::string text = "tailor-model-1 " + config.hex() + " " + std::to_string(seed_) + "\n";
+  for (size_t i = 0; i < infos_.size(); ++i) {
+    text += infos_[i].name + " " + infos_[i].type + " " + shape_string(infos_[i].shape);
+    for (size_t f = 0; f < files_.size(); ++f) {
+      const auto bytes = files_[f]->bytes();
+      const std::byte* data = sources_[i].stored.data;
+      if (data < bytes.data() || data >= bytes.data() + bytes.size()) continue;
+      text += " " + std::to_string(f) + " " + std::to_string(data - bytes.data());
+    }
+    text += "\n";
+  }
+  hashed_at_ns_ = wall_clock_ms() * 1'000'000;
+  uint64_t all = 0, done = 0;
+  for (const auto& file : files_) all += file->bytes().size();
+  for (const auto& file : files_) {
+    const uint64_t size = file->bytes().size();
+    file_hashes_.push_back(file_hash(*file, size, [&](double part) {
+      if (on_progress)
+        on_progress((static_cast<double>(done) + part * static_cast<double>(size)) /
+                    static_cast<double>(all));
+    }));
+    done += size;
+    text += file_hashes_.back() + "\n";
+  }
+  if (tokenizer_) text += file_hash(*tokenizer_, tokenizer_->bytes().size()) + "\n";
+  return std::string(kStampPrefix) + content_hash(std::as_bytes(std::span(text)));
+}
+
+Result<void> IndexedWeights::check_unchanged() const {
+  fingerprint({});
+  for (size_t i = 0; i < files_.size(); ++i) {
+    const MappedFile& file = *files_[i];
+    const bool same = file.is_unchanged() && (had_rested(file.identity(), hashed_at_ns_) ||
+                                              content_hash(file.bytes()) == file_hashes_[i]);
+    if (!same)
+      return fail(ErrorCode::kDataLoss,
+                  file.path() + " was changed while it was read: start again when it is whole");
+  }
+  return {};
+}
+
+// Reads at most four windows of 64 bytes of each tensor. Never changed: files carry what it gave.
+std::string IndexedWeights::sampled_fingerprint() const {
+  Hasher hash;
+  if (files_.empty()) hash.add(seed_);
+  hash_config(config_, hash);
+  for (size_t i = 0; i < infos_.size(); ++i) {
+    const TensorInfo& info = infos_[i];
+    hash.add(info.name);
+    hash.add(info.type);
+    hash.add(info.stored_bytes);
+    const StoredTensor& stored = sources_[i].stored;
+    if (!stored.data) continue;
+    const auto* bytes = reinterpret_cast<const char*>(stored.data);
+    for (uint64_t window = 0; window < 4; ++window) {
+      const uint64_t at = stored.bytes / 4 * window;
+      hash.add(std::string_view(bytes + at, std::min<uint64_t>(64, stored.bytes - at)));
+    }
+  }
+  return hash.hex();
 }
 
 std::optional<GgufVocabulary> read_vocabulary(const GgufFile& file) {
@@ -226,13 +310,15 @@ class WeightsBuilder {
       const auto it = by_name.find(needed.name);
       TAILOR_TRY(add(needed, needed.name, it == by_name.end() ? nullptr : it->second, 0));
     }
+    if (auto tokenizer = MappedFile::open(folder + "/tokenizer.json"))
+      out_->tokenizer_ = std::move(*tokenizer);
     return finish();
   }
 
   Opened random(ModelConfig config, std::optional<GgufVocabulary> vocabulary, uint64_t seed) {
     out_->config_ = std::move(config);
     out_->vocabulary_ = std::move(vocabulary);
-    hash_.add(seed);
+    out_->seed_ = seed;
     for (const NeededTensor& needed : needed_tensors(out_->config_)) {
       Hasher key;
       key.add(seed);
@@ -264,28 +350,9 @@ class WeightsBuilder {
     return {};
   }
 
-  // The fingerprint reads at most four windows of 64 bytes of each tensor.
-  Opened finish() {
-    hash_config(out_->config_, hash_);
-    for (size_t i = 0; i < out_->infos_.size(); ++i) {
-      const TensorInfo& info = out_->infos_[i];
-      hash_.add(info.name);
-      hash_.add(info.type);
-      hash_.add(info.stored_bytes);
-      const StoredTensor& stored = out_->sources_[i].stored;
-      if (!stored.data) continue;
-      const auto* bytes = reinterpret_cast<const char*>(stored.data);
-      for (uint64_t window = 0; window < 4; ++window) {
-        const uint64_t at = stored.bytes / 4 * window;
-        hash_.add(std::string_view(bytes + at, std::min<uint64_t>(64, stored.bytes - at)));
-      }
-    }
-    out_->fingerprint_ = hash_.hex();
-    return std::unique_ptr<WeightFiles>(std::move(out_));
-  }
+  Opened finish() { return std::unique_ptr<WeightFiles>(std::move(out_)); }
 
   std::unique_ptr<IndexedWeights> out_ = std::make_unique<IndexedWeights>();
-  Hasher hash_;
 };
 
 Result<std::unique_ptr<WeightFiles>> open_path(const std::string& path) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "parallel/weights/content_hash.h"
 #include "parallel/weights/model_config.h"
 
 namespace tailor::weights {
@@ -52,9 +53,17 @@ class WeightFiles {
   virtual const ModelConfig& config() const = 0;
   virtual const std::vector<TensorInfo>& tensors() const = 0;  ///< sorted by name
   virtual uint64_t total_stored_bytes() const = 0;
-  /// Hash of config, tensor names, types, sizes and sampled contents: replicas of one cluster
-  /// compare it.
-  virtual const std::string& fingerprint() const = 0;
+  /// "xxh3-" and 32 hexadecimal digits: a hash of the config, of every byte of the weight files
+  /// (all shards) and of a folder's tokenizer.json. Replicas of one cluster compare it; packed
+  /// weights, heads and length files are tied to a model by it (base/model_stamp.h). Cost: the
+  /// first call of a host reads all files (content_hash.h), later ones look it up. Thread-safe.
+  virtual const std::string& fingerprint(const HashProgress& on_progress = {}) const = 0;
+  /// The fingerprint as it was before: of samples, 32 digits. For `tailor restamp` alone.
+  virtual std::string sampled_fingerprint() const = 0;
+  /// Whether the files are still those that were opened; what is read of files that are written to
+  /// meanwhile is of no model. Cost: a look at each file, or its hash again where it was written
+  /// within content_hash.h's kRestingTimeNs before. Errors: DataLoss (names the file).
+  virtual Result<void> check_unchanged() const = 0;
   /// The vocabulary inside a GGUF file; null for a folder (its tokenizer.json is in `folder()`).
   virtual const GgufVocabulary* vocabulary() const = 0;
   virtual const std::string& path() const = 0;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "parallel/weights/default_model.h"
 #include "tests/parallel/weights/test_files.h"
@@ -171,6 +172,64 @@ TEST(WeightFiles, FingerprintFollowsContentNotPlace) {
   config["rms_norm_eps"] = 1e-6;
   write_file(tiny / "config.json", config.dump());
   EXPECT_NE(before, open_ok(tiny.path())->fingerprint());
+}
+
+/// What the fingerprint was before was of samples: 64 bytes at each quarter of a tensor.
+TEST(WeightFiles, EveryByteOfTheFilesCounts) {
+  TinyFolder tiny;
+  write_file(tiny / "model.gguf", as_gguf(*open_ok(tiny.path())).bytes());
+  ScratchFolder shards;
+  std::filesystem::copy(
+      fixtures("models/llama2_small"), shards.path(),
+      std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
+  const std::pair<std::string, std::string> models[] = {
+      {tiny.path(), tiny / "model.safetensors"},
+      {tiny / "model.gguf", tiny / "model.gguf"},
+      {shards.path(), shards / "model-00001-of-00002.safetensors"},
+      {shards.path(), shards / "model-00002-of-00002.safetensors"}};
+  for (const auto& [model, file] : models) {
+    const auto before = open_ok(model);
+    EXPECT_TRUE(before->fingerprint().starts_with("xxh3-"));
+    EXPECT_EQ(before->fingerprint().size(), 37u);
+    const std::string bytes = read_file(file);
+    std::set<std::string> seen = {before->fingerprint()};
+    size_t edits = 0, unsampled = 0;
+    for (size_t at = bytes.size() - 1; at > bytes.size() / 2; at -= bytes.size() / 40) {
+      std::string edited = bytes;
+      edited[at] = static_cast<char>(edited[at] ^ 1);
+      write_file(file, edited);
+      const auto after = open_ok(model);
+      EXPECT_TRUE(seen.insert(after->fingerprint()).second) << file << ", byte " << at;
+      unsampled += after->sampled_fingerprint() == before->sampled_fingerprint();
+      ++edits;
+    }
+    EXPECT_GE(edits, 15u);
+    if (file.starts_with(shards.path())) {
+      EXPECT_GT(unsampled, 0u) << "the samples did not tell";
+    }
+    write_file(file, bytes);
+    EXPECT_EQ(open_ok(model)->fingerprint(), before->fingerprint());
+  }
+  const std::string before = open_ok(tiny.path())->fingerprint();
+  write_file(tiny / "tokenizer.json", "{}");
+  EXPECT_NE(open_ok(tiny.path())->fingerprint(), before) << "other words from the same weights";
+}
+
+TEST(WeightFiles, FilesThatChangeUnderTheReaderAreNamed) {
+  TinyFolder tiny;
+  const auto files = open_ok(tiny.path());
+  EXPECT_TRUE(files->check_unchanged());
+  const std::string path = tiny / "model.safetensors";
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    file.put('x');
+  }
+  const auto changed = files->check_unchanged();
+  ASSERT_FALSE(changed);
+  EXPECT_EQ(changed.error().code, ErrorCode::kDataLoss);
+  EXPECT_THAT(changed.error().message, HasSubstr(path));
+  EXPECT_TRUE(open_ok(tiny.path())->check_unchanged());
 }
 
 TEST(WeightFiles, TiedHeadIsTheEmbedding) {
