@@ -114,6 +114,7 @@ Result<void> serve(const Options& o, int stop_fd) {
   TAILOR_ASSIGN(
       auto io, comm::CoordinatorIo::start(io_options));  // first: an address in use is said at once
   TAILOR_ASSIGN(const auto files, open_model(o.model));
+  for (const std::string& remark : files->remarks()) LOG_WARN("{}", remark);
   TAILOR_ASSIGN(auto text, load_text(*files));
   const SamplingDefaults& advised = text.sampling;
   LOG_INFO(

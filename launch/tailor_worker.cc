@@ -275,6 +275,7 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
     return tl::unexpected(Stop{kExitModel, std::move(same.error())});
   out.eos_tokens = files->config().eos_tokens;
   if (leader) {
+    for (const std::string& remark : files->remarks()) LOG_WARN("{}", remark);
     auto text = load_model_text(*files);
     if (text) {
       out.tokenizer = text->tokenizer;

@@ -219,6 +219,8 @@ void check_model(const Options& options, Findings& out) {
   text << *path << ": " << static_cast<long>(values / 1e6) << " M values, "
        << gigabytes(static_cast<double>((*files)->total_stored_bytes())) << " on disk";
   out.push_back({"model", Verdict::kGood, text.str(), ""});
+  for (const std::string& remark : (*files)->remarks())
+    out.push_back({"model", Verdict::kNote, remark, ""});
 
   constexpr double kBesides = 0.2e9;  // program, a little KV
   const double free = static_cast<double>(parallel::available_memory_bytes());

@@ -278,6 +278,28 @@ class GgufParser {
       }
       tensor.data = file_->bytes().data() + start + offsets_[i];
     }
+    return check_overlaps(start);
+  }
+
+  /// Also finds the end of the last tensor.
+  Result<void> check_overlaps(uint64_t start) {
+    std::vector<const StoredTensor*> placed;
+    for (const StoredTensor& tensor : result_.tensors_)
+      if (tensor.data) placed.push_back(&tensor);
+    std::sort(placed.begin(), placed.end(),
+              [](const auto* a, const auto* b) { return a->data < b->data; });
+    for (size_t i = 1; i < placed.size(); ++i) {
+      if (placed[i - 1]->data + placed[i - 1]->bytes <= placed[i]->data) continue;
+      return damaged("tensors " + printable(placed[i - 1]->name) + " and " +
+                     printable(placed[i]->name) + " overlap");
+    }
+    const std::byte* begin = file_->bytes().data();
+    uint64_t end = start;
+    if (!placed.empty())
+      end = static_cast<uint64_t>(placed.back()->data + placed.back()->bytes - begin);
+    end = (end + alignment_ - 1) / alignment_ * alignment_;
+    const uint64_t size = file_->bytes().size();
+    result_.trailing_bytes_ = size > end ? size - end : 0;
     return {};
   }
 

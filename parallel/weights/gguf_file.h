@@ -43,6 +43,8 @@ class GgufFile {
   /// Integer, or a float, as double; nothing if absent or no number.
   std::optional<double> number(const std::string& key) const;
   bool has(const std::string& key) const { return metadata_.count(key) != 0; }
+  /// Bytes behind the last tensor and its padding, which belong to nothing.
+  uint64_t trailing_bytes() const { return trailing_bytes_; }
 
  private:
   GgufFile() = default;
@@ -51,6 +53,7 @@ class GgufFile {
   std::shared_ptr<const MappedFile> file_;
   std::map<std::string, GgufValue> metadata_;
   std::vector<StoredTensor> tensors_;
+  uint64_t trailing_bytes_ = 0;
 };
 
 }  // namespace tailor::weights

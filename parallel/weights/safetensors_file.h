@@ -1,11 +1,13 @@
 // Reader of safetensors files: one file, or the shards that a model.safetensors.index.json names.
 // Memory-mapped; opening touches the heads only. Every length and offset is checked against the
-// file. Immutable after open. Source: the safetensors format description (8-byte header length,
-// JSON header, data).
+// file, and the tensors must tile the data: none overlaps another, no byte belongs to none.
+// Immutable after open. Source: the safetensors format description (8-byte header length, JSON
+// header, data) and its own reader, which refuses the same.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,6 +36,9 @@ class SafetensorsFile {
   /// What the header says beside tensors ("__metadata__": texts by name).
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
+  /// As if the header had never named these.
+  void leave_out(const std::set<std::string>& names);
+
  private:
   std::shared_ptr<const MappedFile> file_;
   std::vector<StoredTensor> tensors_;
@@ -41,9 +46,16 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// The safetensors files of a Hugging Face folder: the shards named by model.safetensors.index.json
-/// (each tensor must be in the shard the index names), else model.safetensors. Errors: NotFound
-/// (names what was looked for), InvalidArgument, DataLoss.
-Result<std::vector<SafetensorsFile>> open_safetensors_folder(const std::string& folder);
+/// The safetensors files of a Hugging Face folder: the shards named by
+/// model.safetensors.index.json, else model.safetensors. Each tensor is in one of them alone: in
+/// the shard that the index's weight_map names, where it must be; copies in other shards are left
+/// out. What the user should know of that is added to `remarks`, a sentence each. Errors: NotFound
+/// (names what was looked for), InvalidArgument, DataLoss (also: two shards hold a tensor that the
+/// index does not name).
+Result<std::vector<SafetensorsFile>> open_safetensors_folder(
+    const std::string& folder, std::vector<std::string>* remarks = nullptr);
+
+/// "a, b, c and 5 more", as they may stand in a message.
+std::string some_names(const std::vector<std::string>& names);
 
 }  // namespace tailor::weights

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -52,6 +54,7 @@ class IndexedWeights : public WeightFiles {
     return fingerprint_;
   }
   std::string sampled_fingerprint() const override;
+  const std::vector<std::string>& remarks() const override { return remarks_; }
   Result<void> check_unchanged() const override;
   const GgufVocabulary* vocabulary() const override {
     return vocabulary_ ? &*vocabulary_ : nullptr;
@@ -136,6 +139,7 @@ class IndexedWeights : public WeightFiles {
   std::vector<Source> sources_;    // same order
   uint64_t total_stored_bytes_ = 0;
   uint64_t seed_ = 0;  // of random weights
+  std::vector<std::string> remarks_;
   std::optional<GgufVocabulary> vocabulary_;
   std::vector<std::shared_ptr<const MappedFile>> files_;  // what the sources point into
   std::shared_ptr<const MappedFile> tokenizer_;           // a folder's tokenizer.json; may be null
@@ -285,6 +289,13 @@ class WeightsBuilder {
       const auto it = by_name.find(needed.gguf_name);
       TAILOR_TRY(add(needed, needed.gguf_name, it == by_name.end() ? nullptr : it->second,
                      needed.permuted_head_rows));
+      by_name.erase(needed.gguf_name);
+    }
+    by_name.erase("rope_freqs.weight");  // part of the config
+    TAILOR_TRY(check_unused(by_name, "blk."));
+    if (const uint64_t bytes = file.trailing_bytes()) {
+      out_->remarks_.push_back(out_->path_ + ": " + std::to_string(bytes) +
+                               " bytes behind the last tensor are not used");
     }
     out_->vocabulary_ = read_vocabulary(file);
     out_->files_.push_back(file.file());
@@ -293,7 +304,7 @@ class WeightsBuilder {
 
   Opened from_folder(const std::string& folder) {
     TAILOR_ASSIGN(out_->config_, config_from_json(folder + "/config.json"));
-    TAILOR_ASSIGN(const auto files, open_safetensors_folder(folder));
+    TAILOR_ASSIGN(const auto files, open_safetensors_folder(folder, &out_->remarks_));
     std::map<std::string, const StoredTensor*> by_name;
     std::map<std::string, std::string> unreadable;
     for (const SafetensorsFile& file : files) {
@@ -309,7 +320,17 @@ class WeightsBuilder {
       }
       const auto it = by_name.find(needed.name);
       TAILOR_TRY(add(needed, needed.name, it == by_name.end() ? nullptr : it->second, 0));
+      by_name.erase(needed.name);
     }
+    for (const auto& [name, dtype] : unreadable) by_name.emplace(name, nullptr);
+    if (const auto head = by_name.find("lm_head.weight"); head != by_name.end()) {
+      const StoredTensor& embedding = out_->sources_[embedding_at()].stored;
+      const StoredTensor* stored = head->second;
+      if (stored && stored->bytes == embedding.bytes && stored->type == embedding.type &&
+          std::memcmp(stored->data, embedding.data, embedding.bytes) == 0)
+        by_name.erase(head);  // a tied head that was written out
+    }
+    TAILOR_TRY(check_unused(by_name, "model.layers."));
     if (auto tokenizer = MappedFile::open(folder + "/tokenizer.json"))
       out_->tokenizer_ = std::move(*tokenizer);
     return finish();
@@ -347,6 +368,36 @@ class WeightsBuilder {
     out_->infos_.push_back(
         {needed.name, needed.shape, std::string(to_string(stored->type)), stored->bytes});
     out_->sources_.push_back({*stored, permuted_head_rows});
+    return {};
+  }
+
+  size_t embedding_at() const {
+    return static_cast<size_t>(out_->find(IndexedWeights::kEmbedding) - out_->infos_.data());
+  }
+
+  /// `unused`: the file's names of tensors that nothing asked for. In a layer that is computed such
+  /// a tensor (a bias, a norm of another architecture) would change the answers: an error.
+  Result<void> check_unused(const std::map<std::string, const StoredTensor*>& unused,
+                            const std::string& layers) {
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : unused) {
+      // Tables that follow from the config, and that older converters wrote out.
+      if (name.ends_with("rotary_emb.inv_freq") || name.ends_with("attn_rot_embd")) continue;
+      int64_t layer = -1;
+      if (name.starts_with(layers))
+        std::from_chars(name.data() + layers.size(), name.data() + name.size(), layer);
+      if (layer >= 0 && layer < out_->config_.num_layers) {
+        return fail(ErrorCode::kInvalidArgument,
+                    out_->path_ + ": tensor " + printable(name) +
+                        " has no place in a layer of this architecture (biases are read where the "
+                        "config has attention_bias or mlp_bias)");
+      }
+      names.push_back(name);
+    }
+    if (!names.empty())
+      out_->remarks_.push_back(out_->path_ + ": " + some_names(names) +
+                               (names.size() == 1 ? " is" : " are") +
+                               " not used: the model needs no such tensor");
     return {};
   }
 

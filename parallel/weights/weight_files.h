@@ -41,8 +41,8 @@ struct GgufVocabulary {
 class WeightFiles {
  public:
   /// Opens a folder or a .gguf file and checks that every tensor the architecture needs is there
-  /// with the right shape. Errors: NotFound, InvalidArgument (architecture, shapes: names file,
-  /// tensor, expected, found), DataLoss (truncated, damaged).
+  /// with the right shape, and that its layers hold no other. Errors: NotFound, InvalidArgument
+  /// (architecture, shapes: names file, tensor, expected, found), DataLoss (truncated, damaged).
   static Result<std::unique_ptr<WeightFiles>> open(const std::string& path);
 
   /// Random weights (normal, scale 0.02, norms near 1) of the config in `path` (a folder or
@@ -64,6 +64,9 @@ class WeightFiles {
   /// meanwhile is of no model. Cost: a look at each file, or its hash again where it was written
   /// within content_hash.h's kRestingTimeNs before. Errors: DataLoss (names the file).
   virtual Result<void> check_unchanged() const = 0;
+  /// What a user should know of the files and is no error: tensors that are not used. A sentence
+  /// each, with the file.
+  virtual const std::vector<std::string>& remarks() const = 0;
   /// The vocabulary inside a GGUF file; null for a folder (its tokenizer.json is in `folder()`).
   virtual const GgufVocabulary* vocabulary() const = 0;
   virtual const std::string& path() const = 0;

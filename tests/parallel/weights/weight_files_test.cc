@@ -15,7 +15,9 @@ namespace {
 using namespace std::string_literals;
 using nlohmann::json;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 std::unique_ptr<WeightFiles> open_ok(const std::string& path) {
   auto opened = WeightFiles::open(path);
@@ -266,7 +268,7 @@ TEST(WeightFiles, ShapeMismatchNamesTensorExpectedAndFound) {
 
 TEST(WeightFiles, UnreadableTypeIsNamedOnlyWhereItMatters) {
   TinyFolder tiny;
-  const std::string bytes = read_file(tiny / "model.safetensors");
+  std::string bytes = read_file(tiny / "model.safetensors");
   const auto with_header = [&](const std::string& from, const std::string& to) {
     uint64_t length = 0;
     std::memcpy(&length, bytes.data(), 8);
@@ -275,9 +277,16 @@ TEST(WeightFiles, UnreadableTypeIsNamedOnlyWhereItMatters) {
     write_file(tiny / "model.safetensors",
                raw(uint64_t{header.size()}) + header + bytes.substr(8 + length));
   };
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), 8);
+  const size_t end = bytes.size() - 8 - length;
+  const std::string whole = bytes;
+  bytes += std::string(8, 1);
   with_header("{", R"({"model.layers.0.self_attn.rotary_emb.inv_freq":)"
-                   R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]},)");
+                   R"({"dtype":"I64","shape":[1],"data_offsets":[)" +
+                       std::to_string(end) + "," + std::to_string(end + 8) + "]},");
   EXPECT_TRUE(open_ok(tiny.path())) << "a tensor nobody needs may be of any type";
+  bytes = whole;
   with_header("F32", "F64");
   EXPECT_THAT(open_error(tiny.path()).message,
               AllOf(HasSubstr("expected type F32, F16 or BF16"), HasSubstr("found F64")));
@@ -310,6 +319,150 @@ TEST(WeightFiles, ShardedIndexIsChecked) {
   const Error error = open_error(scratch.path());
   EXPECT_EQ(error.code, ErrorCode::kNotFound);
   EXPECT_THAT(error.message, HasSubstr(second));
+}
+
+/// A shard of some tensors: F32, one after the other.
+std::string shard(const std::map<std::string, std::pair<std::vector<int64_t>, float>>& tensors) {
+  json header;
+  std::string data;
+  for (const auto& [name, tensor] : tensors) {
+    const auto& [shape, value] = tensor;
+    int64_t values = 1;
+    for (const int64_t size : shape) values *= size;
+    const size_t begin = data.size();
+    for (int64_t i = 0; i < values; ++i) data += raw(value);
+    header[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, data.size()}}};
+  }
+  const std::string text = header.dump();
+  return raw(uint64_t{text.size()}) + text + data;
+}
+
+/// Both orders of the shards' names: neither the first nor the last may win by its place.
+TEST(WeightFiles, TheIndexSaysWhichCopyOfATensorCounts) {
+  const std::string q = "model.layers.0.self_attn.q_proj.weight";
+  for (const std::string right : {"model-1.safetensors", "model-2.safetensors"}) {
+    const std::string other =
+        right == "model-1.safetensors" ? "model-2.safetensors" : "model-1.safetensors";
+    TinyFolder tiny;
+    const auto whole = open_ok(tiny.path());
+    json index;
+    for (const TensorInfo& info : whole->tensors())
+      index["weight_map"][info.name] = "model-0.safetensors";
+    index["weight_map"][q] = right;
+    std::filesystem::rename(tiny / "model.safetensors", tiny / "model-0.safetensors");
+    index["weight_map"]["of.right"] = right;
+    index["weight_map"]["of.other"] = other;
+    write_file(tiny / right, shard({{q, {{8, 8}, 3.0f}}, {"of.right", {{1}, 0.0f}}}));
+    write_file(tiny / other, shard({{q, {{8, 8}, 7.0f}}, {"of.other", {{1}, 0.0f}}}));
+    write_file(tiny / "model.safetensors.index.json", index.dump());
+    const auto files = open_ok(tiny.path());
+    ASSERT_TRUE(files);
+    EXPECT_EQ(read_all(*files, q), std::vector<float>(64, 3.0f));
+    EXPECT_THAT(files->remarks(),
+                ::testing::Contains(AllOf(HasSubstr(q + " in " + other), HasSubstr("not used"))));
+    // A tensor that the index does not name is taken where it is; two of it say nothing.
+    index["weight_map"].erase(q);
+    write_file(tiny / "model.safetensors.index.json", index.dump());
+    const Error twice = open_error(tiny.path());
+    EXPECT_EQ(twice.code, ErrorCode::kDataLoss);
+    EXPECT_THAT(twice.message, AllOf(HasSubstr(q), HasSubstr("which of them counts")));
+  }
+}
+
+TEST(WeightFiles, TensorsTileTheData) {
+  TinyFolder tiny;
+  const std::string path = tiny / "model.safetensors";
+  const auto refused = [&](const std::string& bytes) {
+    write_file(path, bytes);
+    const Error error = open_error(tiny.path());
+    EXPECT_EQ(error.code, ErrorCode::kDataLoss);
+    return error.message;
+  };
+  const std::string good = read_file(path);
+  uint64_t length = 0;
+  std::memcpy(&length, good.data(), 8);
+  const json header = json::parse(good.substr(8, length));
+  const std::string data = good.substr(8 + length);
+  const auto with = [&](const json& changed, const std::string& bytes) {
+    const std::string text = changed.dump();
+    return raw(uint64_t{text.size()}) + text + bytes;
+  };
+  EXPECT_THAT(refused(good + "tail"), AllOf(HasSubstr(path), HasSubstr("4 more bytes")));
+  const std::string norm = "model.norm.weight";
+  json moved = header;
+  moved[norm]["data_offsets"] = {0, 32};
+  EXPECT_THAT(refused(with(moved, data)),
+              ::testing::AnyOf(HasSubstr("overlap at byte 0"), HasSubstr("belong to no tensor")));
+  json twice = header;
+  twice["another"] = {{"dtype", "F32"}, {"shape", {2}}, {"data_offsets", {4, 12}}};
+  EXPECT_THAT(refused(with(twice, data)), AllOf(HasSubstr("another"), HasSubstr("overlap")));
+  json hole = header;
+  for (auto& [name, entry] : hole.items())
+    for (json& offset : entry["data_offsets"]) offset = offset.get<uint64_t>() + 4;
+  EXPECT_THAT(refused(with(hole, "abcd" + data)), HasSubstr("bytes 0 to 4"));
+  write_file(path, good);
+  EXPECT_TRUE(open_ok(tiny.path()));
+
+  write_file(tiny / "model.gguf", as_gguf(*open_ok(tiny.path())).bytes() + std::string(100, 'x'));
+  EXPECT_THAT(open_ok(tiny / "model.gguf")->remarks(),
+              ElementsAre(HasSubstr("100 bytes behind the last tensor")));
+  GgufWriter gguf = as_gguf(*open_ok(tiny.path()));
+  gguf.tensor("a", {16}, 0, std::string(64, '\0'));
+  gguf.tensor("b", {16}, 0, std::string(64, '\0'));
+  std::string bytes = gguf.bytes();
+  // The name of b, then: dimensions (u32), size (u64), type (u32), offset (u64).
+  const size_t offset = bytes.find(GgufWriter::string("b") + raw(uint32_t{1})) + 9 + 16;
+  uint64_t place = 0;
+  std::memcpy(&place, bytes.data() + offset, 8);
+  bytes.replace(offset, 8, raw(place - 32));
+  write_file(tiny / "model.gguf", bytes);
+  EXPECT_THAT(open_error(tiny / "model.gguf").message, HasSubstr("tensors a and b overlap"));
+}
+
+TEST(WeightFiles, TensorsThatNobodyNeedsAreNamedAndInALayerRefused) {
+  TinyFolder tiny;
+  const std::string path = tiny / "model.safetensors", good = read_file(path);
+  const auto with = [&](const std::string& name, const std::string& values) {
+    uint64_t length = 0;
+    std::memcpy(&length, good.data(), 8);
+    json header = json::parse(good.substr(8, length));
+    const size_t begin = good.size() - 8 - length;
+    header[name] = {{"dtype", "F32"},
+                    {"shape", {values.size() / 32, 8}},
+                    {"data_offsets", {begin, begin + values.size()}}};
+    const std::string text = header.dump();
+    write_file(path, raw(uint64_t{text.size()}) + text + good.substr(8 + length) + values);
+  };
+  EXPECT_THAT(open_ok(tiny.path())->remarks(), IsEmpty());
+  with("vision.patch.weight", std::string(64, '\0'));
+  EXPECT_THAT(open_ok(tiny.path())->remarks(),
+              ElementsAre(AllOf(HasSubstr(tiny.path()), HasSubstr("vision.patch.weight"))));
+  with("model.layers.1.mlp.up_proj.weight", std::string(64, '\0'));  // behind the last layer
+  EXPECT_THAT(open_ok(tiny.path())->remarks(), ElementsAre(HasSubstr("model.layers.1.mlp")));
+  with("model.layers.0.rotary_emb.inv_freq", std::string(32, '\0'));
+  EXPECT_THAT(open_ok(tiny.path())->remarks(), IsEmpty());
+  for (const char* name : {"model.layers.0.mlp.up_proj.bias", "model.layers.0.self_attn.q_norm"}) {
+    with(name, std::string(32, '\0'));
+    const Error error = open_error(tiny.path());
+    EXPECT_EQ(error.code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(error.message, AllOf(HasSubstr(name), HasSubstr("mlp_bias")));
+  }
+  // A tied model with a head of its own: what it holds decides whether that is worth a word.
+  std::string embedding;
+  for (const float value :
+       read_all(**WeightFiles::dummy(tiny.path(), 1), "model.embed_tokens.weight"))
+    embedding += raw(value);
+  with("lm_head.weight", embedding);
+  EXPECT_THAT(open_ok(tiny.path())->remarks(), IsEmpty());
+  embedding.back() ^= 1;
+  with("lm_head.weight", embedding);
+  EXPECT_THAT(open_ok(tiny.path())->remarks(), ElementsAre(HasSubstr("lm_head.weight")));
+
+  write_file(path, good);
+  GgufWriter gguf = as_gguf(*open_ok(tiny.path()));
+  gguf.tensor("blk.0.attn_q_norm.weight", {4}, 0, std::string(16, '\0'));
+  write_file(tiny / "model.gguf", gguf.bytes());
+  EXPECT_THAT(open_error(tiny / "model.gguf").message, HasSubstr("blk.0.attn_q_norm.weight"));
 }
 
 TEST(WeightFiles, GgufRefusals) {
