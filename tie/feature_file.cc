@@ -21,6 +21,7 @@ using nlohmann::json;
 constexpr char kMagic[] = "TLFEAT1\n";
 constexpr size_t kMagicBytes = 8, kKeyBytes = 16;
 constexpr size_t kPendingMax = 1 << 20;
+constexpr uint64_t kMaxHidden = 1 << 20, kMaxLayers = 4096;
 
 /// Round to nearest even; what is beyond F16 becomes its largest number.
 uint16_t to_half(float value) {
@@ -63,11 +64,17 @@ Result<std::pair<FeatureHeader, size_t>> read_header(std::istream& in, const std
   in.read(text.data(), size);
   const json value = in ? json::parse(text, nullptr, false) : json();
   try {
-    FeatureHeader out{value.at("model_fingerprint").get<std::string>(),
-                      value.at("hidden").get<uint32_t>(),
-                      value.at("layers").get<std::vector<int32_t>>()};
-    if (out.hidden == 0 || out.hidden > (1u << 20) || out.layers.empty())
-      return fail(ErrorCode::kInvalidArgument, path + ": the header is damaged");
+    const json &hidden = value.at("hidden"), &layers = value.at("layers");
+    const auto is_count = [](const json& number, uint64_t max) {
+      return number.is_number_unsigned() && number != 0 && number.get<uint64_t>() <= max;
+    };
+    const bool good = is_count(hidden, kMaxHidden) && layers.is_array() && !layers.empty() &&
+                      layers.size() <= kMaxLayers &&
+                      std::all_of(layers.begin(), layers.end(),
+                                  [&](const json& layer) { return is_count(layer, kMaxLayers); });
+    if (!good) return fail(ErrorCode::kInvalidArgument, path + ": the header is damaged");
+    FeatureHeader out{value.at("model_fingerprint").get<std::string>(), hidden.get<uint32_t>(),
+                      layers.get<std::vector<int32_t>>()};
     return std::pair(std::move(out), kMagicBytes + sizeof size + size);
   } catch (const json::exception&) {
     return fail(ErrorCode::kInvalidArgument, path + ": the header is damaged");

@@ -58,6 +58,17 @@ Result<void> each_line(const std::string& path, const std::string& text, const T
   return {};
 }
 
+/// A count of the object; 0 where it is absent.
+Result<uint32_t> count_of(const json& object, const char* key, const std::string& where) {
+  const auto found = object.find(key);
+  if (found == object.end()) return 0u;
+  if (!found->is_number_unsigned() || found->get<uint64_t>() > UINT32_MAX)
+    return fail(
+        ErrorCode::kInvalidArgument,
+        where + key + " must be a whole number from 0 to 4294967295, found " + found->dump());
+  return found->get<uint32_t>();
+}
+
 Result<void> read_header(const json& value, const std::string& where, LengthFile& out) {
   if (value.value("format", "") != kFormat)
     return fail(ErrorCode::kInvalidArgument,
@@ -66,13 +77,13 @@ Result<void> read_header(const json& value, const std::string& where, LengthFile
   out.model = value.value("model", "");
   out.model_fingerprint = value.value("model_fingerprint", "");
   out.arithmetic = value.value("arithmetic", "");
-  out.samples = value.value("samples", 0u);
+  TAILOR_ASSIGN(out.samples, count_of(value, "samples", where));
   const json sampling = value.value("sampling", json::object());
   out.temperature = sampling.value("temperature", 1.0);
   out.top_k = sampling.value("top_k", 0);
   out.top_p = sampling.value("top_p", 1.0);
   out.min_p = sampling.value("min_p", 0.0);
-  out.max_tokens = sampling.value("max_tokens", 0u);
+  TAILOR_ASSIGN(out.max_tokens, count_of(sampling, "max_tokens", where));
   out.seed = sampling.value("seed", uint64_t{0});
   return {};
 }
@@ -80,11 +91,12 @@ Result<void> read_header(const json& value, const std::string& where, LengthFile
 Result<PromptLengths> read_prompt(const json& value, const std::string& where) {
   PromptLengths out;
   out.id = value.at("id").get<std::string>();
-  out.prompt_tokens = value.value("prompt_tokens", 0u);
+  TAILOR_ASSIGN(out.prompt_tokens, count_of(value, "prompt_tokens", where));
   for (const json& length : value.at("lengths")) {
-    if (!length.is_number_unsigned() || length == 0)
-      return fail(ErrorCode::kInvalidArgument,
-                  where + "lengths must be whole numbers from 1, found " + length.dump());
+    if (!length.is_number_unsigned() || length == 0 || length.get<uint64_t>() > UINT32_MAX)
+      return fail(
+          ErrorCode::kInvalidArgument,
+          where + "lengths must be whole numbers from 1 to 4294967295, found " + length.dump());
     out.lengths.push_back(length.get<uint32_t>());
   }
   out.censored.assign(out.lengths.size(), false);

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/api.h"
+#include "parallel/weights/safetensors_file.h"
 
 namespace tailor::weights {
 namespace {
@@ -152,50 +153,126 @@ Result<void> check_architecture(Fields& fields) {
   return {};
 }
 
-// `rope_parameters` (transformers 5) holds theta and scaling; before, `rope_theta` stood beside
-// `rope_scaling`.
-Result<void> read_rope(Fields& fields, ModelConfig& config) {
-  config.rope_theta = fields.real("rope_theta", 10000.0);
-  const json* settings = fields.find("rope_parameters");
-  if (!settings) settings = fields.find("rope_scaling");
-  if (!settings) return {};
-  if (!settings->is_object()) {
-    fields.wrong("rope_scaling", "an object", *settings);
+/// The rope settings of one object, spelled `rope_scaling` or `rope_parameters`.
+Result<void> read_rope_settings(Fields& rope, const std::string& name, ModelConfig& config) {
+  const auto refuse = [&](const std::string& expected, const std::string& found) {
+    return fail(ErrorCode::kInvalidArgument, rope.path + ": unsupported " + name + ": expected " +
+                                                 expected + ", found " + found);
+  };
+  const auto needs = [&](const std::string& type,
+                         std::initializer_list<const char*> keys) -> Result<void> {
+    for (const char* key : keys)
+      if (!rope.find(key)) return refuse("\"" + std::string(key) + "\" with type " + type, "none");
     return {};
-  }
-  Fields rope{*settings, fields.path, {}};
+  };
   config.rope_theta = rope.real("rope_theta", config.rope_theta);
   const std::string type = rope.text("rope_type", rope.text("type", "default"));
-  if (type == "linear") {
+  if (type == "default") {
+    const bool named = rope.find("rope_type") || rope.find("type");
+    if (!named && rope.find("factor")) return refuse("a \"rope_type\" beside \"factor\"", "none");
+  } else if (type == "linear") {
+    TAILOR_TRY(needs(type, {"factor"}));
     config.rope_scaling = RopeScaling::kLinear;
+  } else if (type == "dynamic") {
+    // Stretches beyond max_position_embeddings only, where nobody is served: up to there the
+    // frequencies are the plain ones.
+    TAILOR_TRY(needs(type, {"factor"}));
+    const int64_t original = rope.integer("original_max_position_embeddings", config.max_position);
+    if (original != config.max_position)
+      return refuse("dynamic with original_max_position_embeddings = max_position_embeddings = " +
+                        std::to_string(config.max_position),
+                    std::to_string(original));
+    if (rope.find("alpha")) return refuse("dynamic without \"alpha\"", rope.find("alpha")->dump());
   } else if (type == "llama3") {
+    TAILOR_TRY(needs(type, {"factor", "low_freq_factor", "high_freq_factor",
+                            "original_max_position_embeddings"}));
     config.rope_scaling = RopeScaling::kLlama3;
     config.rope_low_freq_factor = rope.real("low_freq_factor", 1.0);
     config.rope_high_freq_factor = rope.real("high_freq_factor", 4.0);
     config.rope_original_max_position =
         rope.integer("original_max_position_embeddings", config.max_position);
-  } else if (type != "default") {
-    return fail(ErrorCode::kInvalidArgument,
-                fields.path +
-                    ": unsupported rope_type: expected default, linear or "
-                    "llama3, found " +
-                    printable(type));
+  } else {
+    return refuse("the rope_type default, linear, dynamic or llama3", printable(type));
   }
   if (config.rope_scaling != RopeScaling::kNone) config.rope_factor = rope.real("factor", 1.0);
-  if (rope.real("partial_rotary_factor", 1.0) != 1.0f) {
-    return fail(ErrorCode::kInvalidArgument,
-                fields.path + ": unsupported partial_rotary_factor: expected 1, found " +
-                    rope.find("partial_rotary_factor")->dump());
-  }
-  if (!fields.error) fields.error = rope.error;
+  if (rope.real("partial_rotary_factor", 1.0) != 1.0f)
+    return refuse("partial_rotary_factor 1", rope.find("partial_rotary_factor")->dump());
   return {};
 }
 
-// Metadata of a GGUF file with the file's name in every error.
+/// The settings themselves where they are given by kind of layer and every layer is of that kind.
+Result<const json*> same_for_all_layers(const Fields& fields, const std::string& name,
+                                        const json* settings) {
+  const auto is_nested = [](const json& value) { return value.is_object(); };
+  if (std::none_of(settings->begin(), settings->end(), is_nested)) return settings;
+  const json* layers = fields.find("layer_types");
+  const auto full = settings->find("full_attention");
+  const bool all_full =
+      !layers ||
+      (layers->is_array() && std::all_of(layers->begin(), layers->end(),
+                                         [](const json& l) { return l == "full_attention"; }));
+  if (settings->size() == 1 && full != settings->end() && all_full) return &*full;
+  std::vector<std::string> kinds;
+  for (const auto& [kind, value] : settings->items())
+    if (is_nested(value)) kinds.push_back(kind);
+  return fail(ErrorCode::kInvalidArgument,
+              fields.path + ": unsupported " + name +
+                  ": expected the same for all layers, found settings by kind of layer (" +
+                  some_names(kinds) + ")");
+}
+
+// `rope_parameters` (transformers 5) holds theta and scaling; before, `rope_theta` stood beside
+// `rope_scaling`. A file that has both must mean one thing.
+Result<void> read_rope(Fields& fields, ModelConfig& config) {
+  config.rope_theta = fields.real("rope_theta", 10000.0);
+  std::optional<ModelConfig> before;
+  for (const char* name : {"rope_scaling", "rope_parameters"}) {
+    const json* settings = fields.find(name);
+    if (!settings) continue;
+    if (!settings->is_object()) {
+      fields.wrong(name, "an object", *settings);
+      return {};
+    }
+    TAILOR_ASSIGN(settings, same_for_all_layers(fields, name, settings));
+    Fields rope{*settings, fields.path, {}};
+    ModelConfig read = config;
+    TAILOR_TRY(read_rope_settings(rope, name, read));
+    if (!fields.error) fields.error = rope.error;
+    if (before &&
+        (before->rope_scaling != read.rope_scaling || before->rope_factor != read.rope_factor ||
+         before->rope_low_freq_factor != read.rope_low_freq_factor ||
+         before->rope_high_freq_factor != read.rope_high_freq_factor ||
+         before->rope_original_max_position != read.rope_original_max_position)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  fields.path + ": rope_scaling and rope_parameters say different things");
+    }
+    before = std::move(read);
+  }
+  if (before) config = std::move(*before);
+  return {};
+}
+
+// Metadata of a GGUF file with the file's name in every error; the first is kept. Absent means the
+// default, another kind of value is an error.
 struct Keys {
   const GgufFile& file;
   std::optional<Error> error;
 
+  void wrong(const std::string& key, const std::string& expected) {
+    if (!error)
+      error = Error{ErrorCode::kInvalidArgument, file.path() + ": metadata " + key + ": expected " +
+                                                     expected + ", found another kind of value"};
+  }
+  std::optional<double> real(const std::string& key) {
+    const auto value = file.number(key);
+    if (!value && file.has(key)) wrong(key, "a number");
+    return value;
+  }
+  std::string text(const std::string& key, const std::string& otherwise) {
+    const auto* value = file.find<std::string>(key);
+    if (!value && file.has(key)) wrong(key, "a text");
+    return value ? *value : otherwise;
+  }
   int64_t integer(const std::string& key, std::optional<int64_t> otherwise = {}) {
     if (const auto* value = file.find<int64_t>(key)) return *value;
     if (const auto* list = file.find<std::vector<int64_t>>(key); list && !list->empty()) {
@@ -207,6 +284,7 @@ struct Keys {
                         ": expected the same number in all layers, found different ones"};
       return 0;
     }
+    if (file.has(key)) wrong(key, "a whole number");
     if (!otherwise && !error) {
       error = Error{ErrorCode::kDataLoss, file.path() + ": metadata " + key + " is missing"};
     }
@@ -239,24 +317,26 @@ void add_named_end_tokens(const GgufFile& file, ModelConfig& config) {
 }
 
 Result<void> read_gguf_rope(const GgufFile& file, Keys& keys, ModelConfig& config) {
-  config.rope_theta = static_cast<float>(file.number("llama.rope.freq_base").value_or(10000.0));
+  const auto refuse = [&](const std::string& key, const std::string& expected,
+                          const std::string& found) {
+    return fail(ErrorCode::kInvalidArgument, file.path() + ": unsupported llama.rope." + key +
+                                                 ": expected " + expected + ", found " + found);
+  };
+  config.rope_theta = static_cast<float>(keys.real("llama.rope.freq_base").value_or(10000.0));
   const int64_t rotated = keys.integer("llama.rope.dimension_count", config.head_dim);
-  if (rotated != config.head_dim) {
-    return fail(ErrorCode::kInvalidArgument,
-                file.path() + ": unsupported llama.rope.dimension_count: expected the head size " +
-                    std::to_string(config.head_dim) + ", found " + std::to_string(rotated));
-  }
-  const auto* type = file.find<std::string>("llama.rope.scaling.type");
-  auto factor = file.number("llama.rope.scaling.factor");
-  if (!factor) factor = file.number("llama.rope.scale_linear");
-  if (type && *type != "none" && *type != "linear") {
-    return fail(ErrorCode::kInvalidArgument,
-                file.path() +
-                    ": unsupported llama.rope.scaling.type: expected none or "
-                    "linear, found " +
-                    printable(*type));
-  }
-  if (factor && *factor != 1.0 && !(type && *type == "none")) {
+  if (rotated != config.head_dim)
+    return refuse("dimension_count", "the head size " + std::to_string(config.head_dim),
+                  std::to_string(rotated));
+  const std::string type = keys.text("llama.rope.scaling.type", "");
+  auto factor = keys.real("llama.rope.scaling.factor");
+  if (!factor) factor = keys.real("llama.rope.scale_linear");
+  const double attention = keys.real("llama.rope.scaling.attn_factor").value_or(1.0);
+  if (keys.error) return fail(*keys.error);
+  if (!type.empty() && type != "none" && type != "linear")
+    return refuse("scaling.type", "none or linear", printable(type));
+  if (type == "linear" && !factor) return refuse("scaling.factor", "a number with linear", "none");
+  if (attention != 1.0) return refuse("scaling.attn_factor", "1", std::to_string(attention));
+  if (factor && *factor != 1.0 && type != "none") {
     config.rope_scaling = RopeScaling::kLinear;
     config.rope_factor = static_cast<float>(*factor);
   }
@@ -362,7 +442,8 @@ Result<ModelConfig> config_from_gguf(const GgufFile& file) {
                 file.path() + ": llama.attention.value_length: expected the key length " +
                     std::to_string(config.head_dim) + ", found " + std::to_string(value_length));
   }
-  const auto eps = file.number("llama.attention.layer_norm_rms_epsilon");
+  const auto eps = keys.real("llama.attention.layer_norm_rms_epsilon");
+  if (keys.error) return fail(*keys.error);
   if (!eps) {
     return fail(ErrorCode::kDataLoss,
                 file.path() + ": metadata llama.attention.layer_norm_rms_epsilon is missing");

@@ -46,7 +46,7 @@ Result<void> validate(const ModelConfig& config) {
       {"num_key_value_heads", config.num_kv_heads, 1 << 14},
       {"head_dim", config.head_dim, 1 << 14},
       {"vocab_size", config.vocab_size, 1 << 26},
-      {"max_position_embeddings", config.max_position, int64_t{1} << 31},
+      {"max_position_embeddings", config.max_position, kMaxPosition},
   };
   for (const auto& [name, value, max] : sizes) {
     if (value < 1 || value > max) return wrong(name, "1 to " + std::to_string(max), value);

@@ -10,6 +10,9 @@
 
 namespace tailor::weights {
 
+/// The longest context a config may name: sums and roundings of it stay inside 32 bits.
+inline constexpr int64_t kMaxPosition = int64_t{1} << 30;
+
 enum class RopeScaling { kNone, kLinear, kLlama3 };
 
 struct ModelConfig {

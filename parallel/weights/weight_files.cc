@@ -252,7 +252,9 @@ std::optional<GgufVocabulary> read_vocabulary(const GgufFile& file) {
     out.scores.assign(scores->begin(), scores->end());
   }
   if (const auto* types = file.find<std::vector<int64_t>>("tokenizer.ggml.token_type")) {
-    out.types.assign(types->begin(), types->end());
+    constexpr int32_t kNoType = 0;  // a number that no kind of token has stays one
+    for (const int64_t type : *types)
+      out.types.push_back(type >= 0 && type <= INT32_MAX ? static_cast<int32_t>(type) : kNoType);
   }
   if (const auto* merges = file.find<std::vector<std::string>>("tokenizer.ggml.merges"))
     out.merges = *merges;

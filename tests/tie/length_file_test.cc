@@ -118,6 +118,13 @@ TEST_F(Files, DamageIsNamedWithItsPlace) {
   expect_refused(path(), "found 0");
   write(path(), head + "{\"id\":\"a\",\"lengths\":[5,-1]}\n");
   expect_refused(path(), "found -1");
+  // Numbers beyond 32 bits are not taken for what is left of them.
+  write(path(), head + "{\"id\":\"a\",\"lengths\":[4294967301]}\n");
+  expect_refused(path(), "found 4294967301");
+  write(path(), head + "{\"id\":\"a\",\"prompt_tokens\":4294967301,\"lengths\":[5]}\n");
+  expect_refused(path(), "prompt_tokens");
+  write(path(), "{\"format\":\"tailor-lengths-1\",\"samples\":-1}\n");
+  expect_refused(path(), "samples");
   write(path(), head + "{\"id\":\"a\",\"lengths\":[5],\"finish\":[]}\n");
   expect_refused(path(), "finish");
   write(path(), head + "\n{\"lengths\":[5]}\n");
@@ -135,7 +142,8 @@ TEST_F(Files, SplitIsSixtyTwentyTwentyAndStable) {
   EXPECT_EQ(hashes.size(), 10000u);
   EXPECT_NEAR(counts[0], 6000, 150);
   EXPECT_NEAR(counts[1], 2000, 120);
-  EXPECT_EQ(id_hash("dolly/3514"), 13180675458378333630ull);  // never changes: files on disks depend on it
+  EXPECT_EQ(id_hash("dolly/3514"),
+            13180675458378333630ull);  // never changes: files on disks depend on it
 }
 
 TEST_F(Files, FeaturesSurviveACutAndDoubles) {
@@ -172,6 +180,16 @@ TEST_F(Files, FeaturesSurviveACutAndDoubles) {
   EXPECT_FALSE(FeatureWriter::open(path("f"), {"f", 3, {2}}).has_value());
   write(path("f"), "not one");
   EXPECT_FALSE(read_features(path("f"), 5).has_value());
+  for (const std::string header : {R"({"model_fingerprint":"f","hidden":4294967299,"layers":[5]})",
+                                   R"({"model_fingerprint":"f","hidden":-1,"layers":[5]})",
+                                   R"({"model_fingerprint":"f","hidden":3,"layers":[4294967301]})",
+                                   R"({"model_fingerprint":"f","hidden":3,"layers":{"a":5}})"}) {
+    const auto bytes = static_cast<uint32_t>(header.size());
+    write(path("f"), "TLFEAT1\n" + std::string(reinterpret_cast<const char*>(&bytes), 4) + header);
+    const auto damaged = read_features(path("f"), 5);
+    ASSERT_FALSE(damaged.has_value()) << header;
+    EXPECT_NE(damaged.error().message.find("header is damaged"), std::string::npos) << header;
+  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 namespace tailor::weights {
 namespace {
 
+using namespace std::string_literals;
 using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
@@ -96,6 +97,133 @@ TEST(ConfigFromJson, BothSpellingsOfRopeMeanTheSame) {
   const auto plain = parse(llama());
   ASSERT_TRUE(plain);
   EXPECT_NE(rope_inverse_frequencies(*a), rope_inverse_frequencies(*plain));
+}
+
+/// Every form that transformers knows is what it means there, or refused by its name.
+TEST(ConfigFromJson, RopeFormsAreRightOrNamed) {
+  const auto plain = parse(llama());
+  ASSERT_TRUE(plain);
+  const auto with = [](const char* spelling, const json& settings) {
+    json config = llama();
+    config[spelling] = settings;
+    return config;
+  };
+  for (const char* spelling : {"rope_scaling", "rope_parameters"}) {
+    const auto same_as_plain = [&](const json& settings) {
+      const auto parsed = parse(with(spelling, settings));
+      EXPECT_TRUE(parsed) << settings << parsed.error().message;
+      return parsed && rope_inverse_frequencies(*parsed) == rope_inverse_frequencies(*plain);
+    };
+    EXPECT_TRUE(same_as_plain(json::object()));
+    EXPECT_TRUE(same_as_plain({{"rope_type", "default"}}));
+    EXPECT_TRUE(same_as_plain({{"type", "default"}, {"rope_theta", 10000.0}}));
+    // Dynamic NTK stretches behind max_position_embeddings only, where no answer goes.
+    EXPECT_TRUE(same_as_plain({{"rope_type", "dynamic"}, {"factor", 4.0}}));
+    EXPECT_TRUE(same_as_plain({{"full_attention", {{"rope_type", "default"}}}}));
+
+    const auto linear = parse(with(spelling, {{"rope_type", "linear"}, {"factor", 4}}));
+    const auto nested =
+        parse(with(spelling, {{"full_attention", {{"rope_type", "linear"}, {"factor", 4}}}}));
+    ASSERT_TRUE(linear && nested);
+    const auto quarter = rope_inverse_frequencies(*linear), base = rope_inverse_frequencies(*plain);
+    EXPECT_EQ(rope_inverse_frequencies(*nested), quarter);
+    for (size_t i = 0; i < base.size(); ++i) EXPECT_FLOAT_EQ(quarter[i], base[i] / 4);
+
+    const auto refused = [&](const json& settings, const std::string& name) {
+      EXPECT_THAT(refusal(with(spelling, settings)), AllOf(HasSubstr(spelling), HasSubstr(name)));
+    };
+    refused({{"rope_type", "linear"}}, "\"factor\" with type linear");
+    refused({{"type", "linear"}, {"factor", nullptr}}, "\"factor\" with type linear");
+    refused({{"factor", 4.0}}, "rope_type");
+    refused({{"rope_type", "dynamic"}}, "factor");
+    refused({{"rope_type", "dynamic"}, {"factor", 2}, {"alpha", 1000}}, "alpha");
+    refused({{"rope_type", "dynamic"}, {"factor", 2}, {"original_max_position_embeddings", 32}},
+            "original_max_position_embeddings");
+    for (const char* type : {"yarn", "longrope", "su", "mrope", "proportional", "ntk"})
+      refused({{"rope_type", type}, {"factor", 4.0}}, "found "s + type);
+    const json whole = {{"rope_type", "llama3"},
+                        {"factor", 8.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 32}};
+    EXPECT_TRUE(parse(with(spelling, whole)));
+    for (const char* key :
+         {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+      json part = whole;
+      part.erase(key);
+      refused(part, key);
+    }
+    refused({{"full_attention", {{"rope_type", "default"}}},
+             {"sliding_attention", {{"rope_type", "linear"}, {"factor", 8}}}},
+            "full_attention, sliding_attention");
+    refused({{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}, "partial_rotary_factor");
+    json mixed = with(spelling, {{"full_attention", {{"rope_type", "default"}}}});
+    mixed["layer_types"] = {"sliding_attention"};
+    EXPECT_THAT(refusal(mixed), HasSubstr("kind of layer"));
+    mixed["layer_types"] = {"full_attention"};
+    EXPECT_TRUE(parse(mixed));
+  }
+  json both = with("rope_scaling", {{"rope_type", "linear"}, {"factor", 4}});
+  both["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 10000}};
+  EXPECT_TRUE(parse(both)) << "both say the same";
+  both["rope_parameters"]["factor"] = 8;
+  EXPECT_THAT(refusal(both), HasSubstr("different things"));
+  both["rope_parameters"] = {{"rope_type", "default"}};
+  EXPECT_THAT(refusal(both), HasSubstr("different things"));
+}
+
+TEST(ConfigFromJson, SizesAreCheckedBeforeTheyAreCast) {
+  const auto with_context = [](const json& context) {
+    json config = llama();
+    config["max_position_embeddings"] = context;
+    return config;
+  };
+  const auto longest = parse(with_context(kMaxPosition));
+  ASSERT_TRUE(longest);
+  EXPECT_EQ(longest->max_position, 1 << 30);
+  for (const json& context :
+       {json(int64_t{1} << 31), json((int64_t{1} << 31) - 1), json(int64_t{1} << 32),
+        json((int64_t{1} << 32) + 512), json(~uint64_t{0}), json(-1), json(0)})
+    EXPECT_THAT(refusal(with_context(context)), HasSubstr("max_position_embeddings"));
+}
+
+TEST(ConfigFromGguf, RopeAndKindsOfValues) {
+  ScratchFolder folder;
+  write_file(folder / "config.json", kTinyConfig);
+  const auto dummy = WeightFiles::dummy(folder.path(), 1);
+  ASSERT_TRUE(dummy);
+  const auto message = [&](const std::function<void(GgufWriter&)>& add) -> std::string {
+    GgufWriter writer = as_gguf(**dummy);
+    add(writer);
+    write_file(folder / "model.gguf", writer.bytes());
+    const auto opened = WeightFiles::open(folder / "model.gguf");
+    return opened ? "opened" : opened.error().message;
+  };
+  const std::string scaling = "llama.rope.scaling.";
+  EXPECT_EQ(message([](GgufWriter&) {}), "opened");
+  EXPECT_EQ(message([&](GgufWriter& w) {
+              w.text(scaling + "type", "linear"), w.real(scaling + "factor", 4);
+            }),
+            "opened");
+  EXPECT_THAT(message([&](GgufWriter& w) { w.text(scaling + "type", "linear"); }),
+              HasSubstr("scaling.factor"));
+  for (const char* type : {"yarn", "longrope"})
+    EXPECT_THAT(message([&](GgufWriter& w) { w.text(scaling + "type", type); }),
+                HasSubstr("found "s + type));
+  EXPECT_THAT(message([&](GgufWriter& w) { w.real(scaling + "attn_factor", 1.2f); }),
+              HasSubstr("attn_factor"));
+  EXPECT_THAT(message([&](GgufWriter& w) { w.text(scaling + "factor", "4"); }),
+              AllOf(HasSubstr("scaling.factor"), HasSubstr("a number")));
+  EXPECT_THAT(message([&](GgufWriter& w) { w.integer(scaling + "type", 1); }),
+              AllOf(HasSubstr("scaling.type"), HasSubstr("a text")));
+  EXPECT_THAT(message([&](GgufWriter& w) { w.real("llama.expert_count", 8); }),
+              AllOf(HasSubstr("expert_count"), HasSubstr("whole number")));
+  std::string bytes = as_gguf(**dummy).bytes();
+  const size_t at = bytes.find("llama.context_length") + 20 + 4;
+  bytes.replace(at, 4, raw(uint32_t{1} << 31));
+  write_file(folder / "model.gguf", bytes);
+  EXPECT_THAT(WeightFiles::open(folder / "model.gguf").error().message,
+              AllOf(HasSubstr("max_position_embeddings"), HasSubstr("found 2147483648")));
 }
 
 TEST(ConfigFromJson, EndTokensOfTheGenerationConfigGoFirst) {
