@@ -129,6 +129,10 @@ struct Rejected {
   Duration retry_after{};  ///< 0 = sending it again cannot help
 };
 
+/// This client was silent for its lease (or let too much pile up): the server has forgotten its
+/// credit and what it read. What was not detached has been cancelled.
+struct Forgotten {};
+
 struct ReplicaStatus {
   ReplicaId replica;
   Epoch epoch;
@@ -164,6 +168,7 @@ struct StatusReport {
   std::string predictor;  ///< "ready", "lost" or "none", and what it is: one line for people
 };
 
-using ServerEvent = std::variant<Accepted, TokenChunk, Finished, Rejected, StatusReport>;
+using ServerEvent =
+    std::variant<Accepted, TokenChunk, Finished, Rejected, StatusReport, Forgotten>;
 
 }  // namespace tailor::api

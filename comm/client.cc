@@ -144,7 +144,12 @@ class ClientConnection final : public Client {
         bad = events.error();
         continue;
       }
-      for (auto& event : *events) take(std::move(event), out);
+      for (auto& event : *events) {
+        if (std::holds_alternative<api::Forgotten>(event))
+          TAILOR_TRY(start_over());
+        else
+          take(std::move(event), out);
+      }
       if (uncredited_ >= std::max(1u, options_.credit_window / 2)) TAILOR_TRY(grant(uncredited_));
     }
     if (bad && out.empty()) return fail(*bad);

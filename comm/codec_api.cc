@@ -384,6 +384,8 @@ api::StatusReport take(v1::StatusReport& in) {
   return out;
 }
 
+void put(const api::Forgotten&, v1::ServerEvent* event) { event->mutable_forgotten(); }
+
 }  // namespace
 
 tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::string_view bytes,
@@ -478,6 +480,9 @@ Result<std::vector<api::ServerEvent>> decode_server_message(std::string_view byt
         break;
       case v1::ServerEvent::kStatus:
         events.emplace_back(take(*event.mutable_status()));
+        break;
+      case v1::ServerEvent::kForgotten:
+        events.emplace_back(api::Forgotten{});
         break;
       case v1::ServerEvent::BODY_NOT_SET:
         break;

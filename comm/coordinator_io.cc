@@ -2,6 +2,8 @@
 
 #include <zmq.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <optional>
@@ -30,7 +32,9 @@ constexpr size_t kMaxUnsentBytes = 64u << 20;
 constexpr Duration kForgettable =
     seconds(30);  // a client silent for so long makes room for a new one
 constexpr Duration kFlushLimit = seconds(1);
-constexpr int kRetryMs = 5;  // a full client buffer, a full inbox
+constexpr int kRetryMs = 5;              // a full client buffer, a full inbox
+constexpr int kIdleMs = 500;             // says again that all clients have been heard
+constexpr Duration kPause = seconds(1);  // longer between two looks: nobody could be heard
 constexpr Duration kComeBackLater = seconds(5);
 
 class CoordinatorIoThread final : public CoordinatorIo {
@@ -74,6 +78,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   }
 
   Mailbox<CoordinatorInput>& inbox() override { return inbox_; }
+  Time clients_heard_until() const override { return heard_until_.load(); }
   void send(CoordinatorOutput output) override { outbound_.push_always(std::move(output)); }
   const std::string& api_endpoint() const override { return api_endpoint_; }
   const std::string& control_endpoint() const override { return control_endpoint_; }
@@ -103,7 +108,10 @@ class CoordinatorIoThread final : public CoordinatorIo {
                                {nullptr, outbound_.fd(), ZMQ_POLLIN, 0},
                                {api_.get(), 0, ZMQ_POLLIN, 0}};
     const bool retry_soon = !reading || !waiting_clients_.empty();
-    zmq_poll(items, reading ? 3 : 2, retry_soon ? kRetryMs : -1);
+    const Time before = now();
+    zmq_poll(items, reading ? 3 : 2, retry_soon ? kRetryMs : kIdleMs);
+    if (const Duration waited = now() - before; waited > milliseconds(kIdleMs) + kPause)
+      clients_.forgive(waited);
 
     const bool last = outbound_.closed();
     for (auto& output : outbound_.drain())
@@ -112,6 +120,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     if (!waiting_clients_.empty()) retry_waiting();
     if (items[0].revents & ZMQ_POLLIN) read_control();
     if (held_ && inbox_.push(std::move(*held_))) held_.reset();
+    if (reading && !(items[2].revents & ZMQ_POLLIN)) heard_until_ = before;
     if (reading && (items[2].revents & ZMQ_POLLIN)) read_clients();
     return true;
   }
@@ -130,7 +139,11 @@ class CoordinatorIoThread final : public CoordinatorIo {
   void read_clients() {
     for (int i = 0; i < kMessagesPerTurn && !held_ && inbox_.has_room(); ++i) {
       size_t count = 0;
-      if (!api_.receive(frames_, &count)) return;
+      const Time at = now();
+      if (!api_.receive(frames_, &count)) {
+        heard_until_ = at;
+        return;
+      }
       take_client_message(count);
     }
   }
@@ -151,6 +164,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     if (client != nullptr) {
       client->last_heard = at;
       client->delimiter = delimiter;
+      client->unreachable = client->forgotten = false;
     }
     auto message = decode_client_message(frames_.back(), options_.max_prompt_bytes);
     if (!message) {
@@ -185,7 +199,9 @@ class CoordinatorIoThread final : public CoordinatorIo {
                            kComeBackLater});
         return nullptr;
       }
+      const ClientId id = silent->id;
       lose(*silent);
+      clients_.erase(id);
     }
     Clients::Peer& client = clients_.add(identity, at);
     client.delimiter = delimiter;
@@ -211,7 +227,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
 
   void handle(ToClient& output) {
     Clients::Peer* client = clients_.find(output.client);
-    if (client == nullptr) {
+    if (client == nullptr || client->unreachable) {
       counters_.dropped_to_clients.add();
       return;
     }
@@ -243,7 +259,6 @@ class CoordinatorIoThread final : public CoordinatorIo {
         if (status == SendStatus::kFull) break;
         if (status == SendStatus::kUnreachable) {
           lose(*client);
-          client = nullptr;
           break;
         }
         client->unsent_bytes -= client->unsent.front().size();
@@ -253,18 +268,25 @@ class CoordinatorIoThread final : public CoordinatorIo {
     }
   }
 
-  // The main thread is told, and the number is never used again.
+  // The main thread is told. A client that connects anew under its identity goes on as itself.
   void lose(Clients::Peer& client) {
-    const ClientId id = client.id;
+    drop_unsent(client);
+    if (!std::exchange(client.unreachable, true))
+      inbox_.push_always(ClientGone{client.id});  // bounded by what clients say
+  }
+
+  void drop_unsent(Clients::Peer& client) {
     counters_.dropped_to_clients.add(static_cast<int64_t>(client.unsent.size()));
-    waiting_clients_.erase(id);
-    clients_.erase(id);
-    inbox_.push_always(ClientGone{id});  // bounded by max_clients
+    waiting_clients_.erase(client.id);
+    client.unsent.clear();
+    client.unsent_bytes = 0;
   }
 
   void handle(ForgetClient& output) {
-    waiting_clients_.erase(output.client);
-    clients_.erase(output.client);
+    Clients::Peer* client = clients_.find(output.client);
+    if (client == nullptr) return;
+    drop_unsent(*client);
+    client->forgotten = true;
   }
 
   // ---- control link
@@ -337,6 +359,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   Mailbox<CoordinatorInput> inbox_;
   Mailbox<CoordinatorOutput> outbound_;
   CoordinatorIoCounters counters_;
+  std::atomic<Time> heard_until_{Time{}};
 
   // Owned by the io thread. The context outlives its sockets.
   ZmqContext context_;

@@ -33,7 +33,8 @@ struct FromClient {
   ClientId client;
   api::ClientMessage message;
 };
-/// The transport says that this peer is unreachable (mandatory routing refused).
+/// The transport says that this peer is unreachable (mandatory routing refused). It keeps its
+/// number should it connect again under its identity.
 struct ClientGone {
   ClientId client;
 };
@@ -67,7 +68,8 @@ struct ToPredictor {
   LinkId link;
   Predict question;
 };
-/// Forget a client (its lease ran out).
+/// A client is not needed any more (its lease ran out): nothing waits for it, and it makes room for
+/// a new one. It keeps its number until then, so that what it says meanwhile is answered.
 struct ForgetClient {
   ClientId client;
 };
@@ -97,6 +99,9 @@ class CoordinatorIo {
       default;  ///< stops and joins the thread; pending output is flushed for at most 1 s
 
   virtual Mailbox<CoordinatorInput>& inbox() = 0;
+  /// What clients had said by then is in the inbox, as far as this host has received it. Any
+  /// thread.
+  virtual Time clients_heard_until() const = 0;
   /// Any thread; never blocks, never refuses: output is bounded by clients' credit and by
   /// dispatched requests.
   virtual void send(CoordinatorOutput output) = 0;

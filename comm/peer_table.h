@@ -18,8 +18,10 @@ class PeerTable {
   struct Peer {
     PeerId id;
     std::string identity;
-    bool delimiter = false;   ///< a REQ socket: an empty frame precedes the payload
-    bool complained = false;  ///< its wrong version was logged
+    bool delimiter = false;    ///< a REQ socket: an empty frame precedes the payload
+    bool complained = false;   ///< its wrong version was logged
+    bool unreachable = false;  ///< nothing can be sent to it until it speaks again
+    bool forgotten = false;    ///< its owner no longer needs it, unless it speaks again
     Time last_heard{};
     std::deque<std::string> unsent;  ///< encoded messages that ZeroMQ had no room for
     size_t unsent_bytes = 0;
@@ -50,11 +52,15 @@ class PeerTable {
     by_id_.erase(it);
     by_identity_.erase(identity);
   }
-  /// The peer silent for longest, if for longer than `at_least`. Cost: O(peers).
+  /// After a pause of this process, in which nobody could be heard. Cost: O(peers).
+  void forgive(Duration pause) {
+    for (auto& [id, peer] : by_id_) peer->last_heard += pause;
+  }
+  /// The peer silent for longest, if for longer than `at_least` or forgotten. Cost: O(peers).
   Peer* longest_silent(Time now, Duration at_least) {
     Peer* found = nullptr;
     for (auto& [id, peer] : by_id_)
-      if (now - peer->last_heard > at_least &&
+      if ((peer->forgotten || now - peer->last_heard > at_least) &&
           (found == nullptr || peer->last_heard < found->last_heard))
         found = peer;
     return found;

@@ -9,8 +9,17 @@ namespace tailor::coordinator {
 
 void ClientSessions::heard(ClientId id, Time now) {
   const auto [it, is_new] = clients_.try_emplace(id);
-  if (is_new) it->second.credit = options_.initial_credit;
-  it->second.heard = now;
+  Client& client = it->second;
+  if (is_new) client.credit = options_.initial_credit;
+  client.heard = now;
+  if (client.reachable) return;
+  client.reachable = true;  // it has connected anew, and what was on its way may be lost
+  client.credit = options_.initial_credit;
+  post(id, api::Forgotten{});
+}
+
+void ClientSessions::forgive(Duration pause) {
+  for (auto& [id, client] : clients_) client.heard += pause;
 }
 
 void ClientSessions::grant(ClientId id, uint32_t messages) {
@@ -32,10 +41,21 @@ void ClientSessions::attach(ClientId id, RequestId request, bool detached, Strea
   const auto it = clients_.find(id);
   TAILOR_CHECK(it != clients_.end() && streams_.contains(request),
                "a known client reads a known stream");
-  detach(request);
-  readers_[request] =
-      Reader{id, detached, false, streams_.accepted(request).request_id, std::move(cursor)};
-  it->second.requests.push_back(request);
+  if (const auto known = readers_.find(request);
+      known != readers_.end() && known->second.client == id) {
+    known->second.detached = detached;
+    known->second.cursor = std::move(cursor);
+  } else {
+    detach(request);
+    auto& requests = it->second.requests;
+    readers_[request] = Reader{id,
+                               detached,
+                               false,
+                               streams_.accepted(request).request_id,
+                               std::move(cursor),
+                               requests.size()};
+    requests.push_back(request);
+  }
   changed(request);
 }
 
@@ -71,8 +91,11 @@ void ClientSessions::detach(RequestId request) {
   const auto it = readers_.find(request);
   if (it == readers_.end()) return;
   Client& client = clients_.at(it->second.client);
-  std::erase(client.requests, request);
-  if (it->second.dirty) std::erase(client.dirty, request);
+  if (it->second.dirty) std::erase(client.dirty, request);  // taken by another: rare
+  const size_t place = it->second.place;
+  client.requests[place] = client.requests.back();
+  readers_.at(client.requests[place]).place = place;
+  client.requests.pop_back();
   readers_.erase(it);
 }
 
@@ -132,26 +155,37 @@ bool ClientSessions::tell(Client& client, Message& message) {
   return !client.dirty.empty();
 }
 
-std::vector<ClientSessions::Gone> ClientSessions::expire(Time now) {
+std::vector<ClientSessions::Gone> ClientSessions::gone(Time heard_until) const {
   std::vector<Gone> gone;
-  for (auto it = clients_.begin(); it != clients_.end();) {
-    if (it->second.heard + options_.lease > now && !it->second.overflowed) {
-      ++it;
-      continue;
-    }
-    Gone one{it->first, {}};
-    for (const RequestId request : it->second.requests) {
+  for (const auto& [id, client] : clients_) {
+    if (client.heard + options_.lease > heard_until && !client.overflowed) continue;
+    Gone one{id, {}};
+    for (const RequestId request : client.requests)
       if (!readers_.at(request).detached && streams_.contains(request) && !streams_.ended(request))
         one.cancel.push_back(request);
-      readers_.erase(request);
-    }
     std::sort(one.cancel.begin(), one.cancel.end());
     gone.push_back(std::move(one));
-    it = clients_.erase(it);
   }
   std::sort(gone.begin(), gone.end(),
             [](const Gone& a, const Gone& b) { return a.client < b.client; });
   return gone;
+}
+
+std::vector<api::ServerEvent> ClientSessions::forget(ClientId id) {
+  std::vector<api::ServerEvent> words;
+  const auto it = clients_.find(id);
+  if (it == clients_.end()) return words;
+  Client& client = it->second;
+  for (const RequestId request : client.requests) {
+    if (streams_.contains(request) && streams_.ended(request))
+      words.emplace_back(streams_.finished(request));
+    readers_.erase(request);
+  }
+  words.emplace_back(api::Forgotten{});  // so that it asks for the others, should it live
+  if (!client.reachable) words.clear();
+  if (client.listed) std::erase(dirty_clients_, id);
+  clients_.erase(it);
+  return words;
 }
 
 void ClientSessions::check_integrity() const {
@@ -159,8 +193,12 @@ void ClientSessions::check_integrity() const {
   for (const auto& [id, client] : clients_) {
     attached += client.requests.size();
     TAILOR_CHECK(client.posted.size() <= options_.max_posted, "bounded");
-    for (const RequestId request : client.requests)
-      TAILOR_CHECK(readers_.at(request).client == id, "a request has the reader that lists it");
+    for (size_t i = 0; i < client.requests.size(); ++i) {
+      const RequestId request = client.requests[i];
+      const Reader& reader = readers_.at(request);
+      TAILOR_CHECK(reader.client == id && reader.place == i,
+                   "a request has the reader that lists it");
+    }
     for (const RequestId request : client.dirty)
       TAILOR_CHECK(readers_.at(request).client == id && readers_.at(request).dirty,
                    "a dirty request is its reader's");

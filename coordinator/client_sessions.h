@@ -5,8 +5,8 @@
 // then chunks, and a request's Finished behind its last chunk.
 //
 // Lease: any message of a client renews it; one silent for `lease` is gone. Its requests are then
-// named, to be cancelled, unless they were submitted detached or have ended. Pure: time is passed
-// in. Owner: the coordinator's main thread.
+// named, to be cancelled, unless they were submitted detached or have ended; its last message tells
+// it so, for it may live after all. Pure: time is passed in. Owner: the coordinator's main thread.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,10 @@ class ClientSessions {
   ClientSessions(const ClientSessionsOptions& options, const StreamStore& streams)
       : options_(options), streams_(streams) {}
 
-  /// A client has said something: known from now on, its lease runs anew.
+  /// A client has said something: known (and reachable) from now on, its lease runs anew.
   void heard(ClientId client, Time now);
+  /// This process itself did not run for so long: nobody could be heard.
+  void forgive(Duration pause);
   void grant(ClientId client, uint32_t messages);
   /// The transport cannot reach it: nothing is sent any more, the lease runs out.
   void unreachable(ClientId client);
@@ -60,8 +62,12 @@ class ClientSessions {
     ClientId client;
     std::vector<RequestId> cancel;  ///< live, not detached; by id
   };
-  /// Forgets the clients whose lease has run out or that let too much pile up, by id.
-  std::vector<Gone> expire(Time now);
+  /// The clients whose lease has run out at `heard_until` (all that was said before it has been
+  /// heard) or that let too much pile up, by id.
+  std::vector<Gone> gone(Time heard_until) const;
+  /// Forgets it. What it is told for the last time, whatever its credit: the ends of its ended
+  /// requests, and Forgotten; nothing when it cannot be reached.
+  std::vector<api::ServerEvent> forget(ClientId client);
 
   size_t size() const { return clients_.size(); }
   bool known(ClientId client) const { return clients_.count(client) > 0; }
@@ -77,6 +83,7 @@ class ClientSessions {
     bool dirty = false;  // in its client's dirty list
     std::string name;    // the client's own for the request
     StreamCursor cursor;
+    size_t place = 0;  // in its client's requests
   };
   struct Client {
     Time heard;

@@ -76,6 +76,7 @@ void CoordinatorLoop::run(int stop_fd) {
   bool stop_asked = false;
   while (!stop_asked) {
     wait(stop_fd, stop_asked);
+    heard_until_ = io_.clients_heard_until();
     for (auto& input : io_.inbox().drain()) std::visit([this](auto& value) { on(value); }, input);
     for (auto& result : pool_.results().drain()) on_tokenized(std::move(result));
     if (core_.next_deadline() <= now_) tell(Tick{});
@@ -93,12 +94,12 @@ void CoordinatorLoop::wait(int stop_fd, bool& stop) {
   const Time before = now_;
   now_ = now();
   stop = (fds[2].revents & POLLIN) != 0;
-  // A machine that slept or starved this process has not heard its replicas: that is no silence of
-  // theirs.
+  // A machine that slept or starved this process has heard nobody: that is no silence of theirs.
   const Duration paused = now_ - before - timeout;
   if (paused > options_.heartbeat_timeout / 4) {
     links_.forgive(paused);
     predictor_.forgive(paused);
+    sessions_.forgive(paused);
   }
 }
 
@@ -113,11 +114,13 @@ void CoordinatorLoop::keep_house() {
     lose(silent.replica, "rank " + std::to_string(silent.rank) + " has been silent for " +
                              std::to_string(to_us(silent.silence) / 1000) + " ms");
   if (predictor_.fell_silent(now_)) predictor_lost("it says nothing");
-  for (auto& gone : sessions_.expire(now_)) {
+  for (const auto& gone : sessions_.gone(std::min(heard_until_, now_))) {
     LOG_INFO("client {} is gone; {} of its requests are cancelled", gone.client.value,
              gone.cancel.size());
-    io_.send(comm::ForgetClient{gone.client});
     for (const RequestId id : gone.cancel) tell(Abandoned{id});
+    auto words = sessions_.forget(gone.client);
+    io_.send(comm::ForgetClient{gone.client});
+    if (!words.empty()) io_.send(comm::ToClient{gone.client, std::move(words)});
   }
   streams_.expire(now_);
   if (log_) (void)log_->flush();

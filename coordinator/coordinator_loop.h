@@ -143,6 +143,7 @@ class CoordinatorLoop {
   std::optional<EventLogWriter> log_;
 
   Time now_{};  // of this turn
+  Time heard_until_{};  // all that clients said before it is handled in this turn
   Time next_house_{};
   bool stopping_ = false;
   RequestId last_id_;

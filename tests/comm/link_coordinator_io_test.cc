@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <thread>
 
 #include "link_fixture.h"
 #include "link_values.h"
@@ -231,6 +232,39 @@ TEST(CoordinatorIo, ClientsBeyondTheLimitAreToldAndForgottenOnesMakeRoom) {
   }
   ASSERT_TRUE(later);
   EXPECT_NE(later->client, got->client);
+}
+
+TEST(CoordinatorIo, WhatAClientSaysWhileItIsForgottenIsAnswered) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient client(io->api_endpoint());
+  ASSERT_TRUE(client.say(api::Credit{1}));
+  const auto first = in.next_of<FromClient>();
+  ASSERT_TRUE(first);
+  ASSERT_TRUE(client.say(submit_of("s", "x")));
+  io->send(ForgetClient{first->client});  // they may cross in either order
+  const auto submit = in.next_of<FromClient>();
+  ASSERT_TRUE(submit);
+  EXPECT_EQ(submit->client, first->client);
+  io->send(ToClient{submit->client, {chunk_of("s", 0, "answer")}});
+  EXPECT_TRUE(client.hear());
+}
+
+TEST(CoordinatorIo, ClientsAreHeardUpToATimeOnlyWhenAllTheySaidIsInTheInbox) {
+  auto options = loopback();
+  options.inbox_capacity = 1;
+  auto io = start_coordinator(options);
+  BareClient client(io->api_endpoint());
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(client.say(api::Credit{1}));
+  const Time until = now() + kPatience;
+  while (io->inbox().has_room() && now() < until) std::this_thread::yield();
+  const Time full = now();
+  ASSERT_FALSE(io->inbox().has_room());
+  EXPECT_LT(io->clients_heard_until(), full);
+  Incoming in(io->inbox());
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(in.next_of<FromClient>()) << i;
+  while (io->clients_heard_until() < full && now() < until) std::this_thread::yield();
+  EXPECT_GE(io->clients_heard_until(), full);
 }
 
 TEST(CoordinatorIo, PendingOutputIsFlushedAtTheEnd) {

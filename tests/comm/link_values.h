@@ -145,7 +145,7 @@ class RandomValues {
   }
 
   api::ServerEvent server_event() {
-    switch (number(5)) {
+    switch (number(6)) {
       case 0:
         return api::Accepted{name(), tokens(), u64(), u32()};
       case 1: {
@@ -160,6 +160,8 @@ class RandomValues {
                              error()};
       case 3:
         return api::Rejected{name(), error(), us()};
+      case 4:
+        return api::Forgotten{};
       default: {
         api::StatusReport s;
         s.ready = coin();
@@ -409,6 +411,7 @@ class Dump {
     const auto& [a, b, c] = v;
     all(a, b, c);
   }
+  void put(const api::Forgotten&) { all(); }
   void put(const api::ReplicaStatus& v) {
     const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v;
     all(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);

@@ -39,6 +39,13 @@ struct World {
     sessions.check_integrity();
     return messages;
   }
+  /// Forgets those that are gone by then.
+  std::vector<ClientSessions::Gone> expire(Time heard_until) {
+    auto gone = sessions.gone(heard_until);
+    for (const auto& one : gone) sessions.forget(one.client);
+    sessions.check_integrity();
+    return gone;
+  }
 
   Time now = kStart;
   StreamStore store;
@@ -48,7 +55,7 @@ struct World {
 
 std::string kinds(const ClientSessions::Message& message) {
   std::string line;
-  for (const auto& event : message.events) line += "ACFRS"[event.index()];
+  for (const auto& event : message.events) line += "ACFRSG"[event.index()];
   return line;
 }
 
@@ -102,8 +109,8 @@ TEST(ClientSessions, SilentClientsAreGoneAndOnlyDetachedRequestsStay) {
   w.submit(b, 4);
   w.end(3);
   w.sessions.heard(b, w.now + seconds(5));
-  EXPECT_TRUE(w.sessions.expire(w.now + seconds(10) - Duration(1)).empty());
-  const auto gone = w.sessions.expire(w.now + seconds(10));
+  EXPECT_TRUE(w.expire(w.now + seconds(10) - Duration(1)).empty());
+  const auto gone = w.expire(w.now + seconds(10));
   ASSERT_EQ(gone.size(), 1u);
   EXPECT_EQ(gone[0].client, a);
   EXPECT_EQ(gone[0].cancel, (std::vector<RequestId>{RequestId{1}}));
@@ -134,8 +141,64 @@ TEST(ClientSessions, ResumeElsewhereTakesTheStreamAlong) {
   ASSERT_EQ(messages.size(), 1u);
   EXPECT_EQ(messages[0].client, b);
   EXPECT_EQ(std::get<api::TokenChunk>(messages[0].events[0]).first_index, 1u);
-  EXPECT_TRUE(
-      w.sessions.expire(w.now + seconds(20)).at(0).cancel.empty());  // a has nothing left to cancel
+  EXPECT_TRUE(w.expire(w.now + seconds(20)).at(0).cancel.empty());  // a has nothing left to cancel
+}
+
+TEST(ClientSessions, TheLastWordsToAClientTellItsEndsWithoutCredit) {
+  ClientSessionsOptions options;
+  options.initial_credit = 0;
+  World w(options);
+  const ClientId a{1}, b{2};
+  for (const ClientId id : {a, b}) w.sessions.heard(id, w.now);
+  w.submit(a, 1);
+  w.submit(a, 2, true);
+  w.token(1);
+  const auto gone = w.sessions.gone(w.now + seconds(10));
+  ASSERT_EQ(gone.size(), 2u);
+  EXPECT_EQ(gone[0].cancel, (std::vector<RequestId>{RequestId{1}}));
+  w.end(1);
+  EXPECT_EQ(kinds({a, w.sessions.forget(a)}), "FG");  // and the detached one is to be resumed
+  w.sessions.unreachable(b);
+  EXPECT_EQ(kinds({b, w.sessions.forget(b)}), "");
+  EXPECT_EQ(w.sessions.attached(), 0u);
+  w.sessions.check_integrity();
+  EXPECT_TRUE(w.sessions.forget(a).empty());
+}
+
+TEST(ClientSessions, APauseOfOursIsNoSilenceOfAClient) {
+  World w;
+  w.sessions.heard(ClientId{1}, w.now);
+  w.sessions.forgive(seconds(7));
+  EXPECT_TRUE(w.sessions.gone(w.now + seconds(17) - Duration(1)).empty());
+  EXPECT_EQ(w.sessions.gone(w.now + seconds(17)).size(), 1u);
+}
+
+TEST(ClientSessions, AClientThatComesBackUnderItsNumberIsToldToAskAnew) {
+  World w;
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  w.submit(a, 1);
+  w.flush();
+  w.sessions.unreachable(a);
+  w.token(1);
+  EXPECT_TRUE(w.flush().empty());
+  w.sessions.heard(a, w.now);
+  const auto messages = w.flush();
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_EQ(kinds(messages[0]), "GC");
+}
+
+TEST(ClientSessions, AClientsRequestsEndInAnyOrder) {
+  World w;
+  w.sessions.heard(ClientId{1}, w.now);
+  w.sessions.heard(ClientId{2}, w.now);
+  for (uint64_t id = 1; id <= 20; ++id) w.submit(ClientId{1}, id);
+  w.flush();
+  for (uint64_t id : {7, 20, 1, 13}) w.end(id);
+  w.sessions.attach(ClientId{2}, RequestId{5}, false, w.store.cursor(RequestId{5}, {}));
+  EXPECT_EQ(w.flush().size(), 1u);
+  EXPECT_EQ(w.sessions.attached(), 16u);
+  EXPECT_EQ(w.sessions.gone(w.now + seconds(10)).at(0).cancel.size(), 15u);
 }
 
 TEST(ClientSessions, WhatPilesUpIsBounded) {
@@ -146,7 +209,7 @@ TEST(ClientSessions, WhatPilesUpIsBounded) {
   const ClientId a{1};
   w.sessions.heard(a, w.now);
   for (int i = 0; i < 11; ++i) w.sessions.post(a, api::Rejected{});
-  const auto gone = w.sessions.expire(w.now);
+  const auto gone = w.expire(w.now);
   ASSERT_EQ(gone.size(), 1u);
   EXPECT_FALSE(w.sessions.known(a));
   w.sessions.post(a, api::Rejected{});  // harmless

@@ -1,6 +1,8 @@
 #include "coordinator/coordinator_loop.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -255,6 +257,96 @@ TEST(CoordinatorLoop, AClientThatWasAwayLongerThanItsLeaseHearsOfTheEnd) {
   ASSERT_TRUE(other.listen([&] { return other.status().active_requests == 0; }));
   ASSERT_TRUE(away.listen_until_over({"r"}));
   EXPECT_EQ(away.answers["r"].finished.at(0).samples.at(0).reason, FinishReason::kCancelled);
+}
+
+TEST(CoordinatorLoop, AClientThatIsForgottenWhileItLivesHearsItsEnds) {
+  CoordinatorOptions options;
+  options.sessions.lease = milliseconds(1000);
+  LiveCluster cluster(options);
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  // It never asks again by itself: only what it is told can end its requests.
+  Caller quiet(cluster.endpoint(), std::chrono::hours(1)), other(cluster.endpoint());
+  ASSERT_TRUE(other.wait_ready());
+  quiet.submit(Caller::ask("r", "hello", 50));
+  auto kept = Caller::ask("kept", "hello", 50);
+  kept.detach = true;
+  quiet.submit(kept);
+  ASSERT_TRUE(quiet.listen(
+      [&] { return !quiet.answers["r"].tokens.empty() && quiet.answers["kept"].accepted; }));
+  ASSERT_TRUE(other.wait_status(
+      [](const api::StatusReport& status) { return status.active_requests == 1; }));
+  auto second = cluster.leader();
+  ASSERT_TRUE(quiet.listen_until_over({"r", "kept"}));
+  EXPECT_EQ(quiet.answers["r"].finished.at(0).samples.at(0).reason, FinishReason::kCancelled);
+  EXPECT_EQ(quiet.answers["kept"].text.at(0), answer_text(50));
+}
+
+/// A cluster in a process of its own: it can be paused while its clients live on.
+class ForkedCluster {
+ public:
+  explicit ForkedCluster(const CoordinatorOptions& options) {
+    int up[2], down[2];
+    EXPECT_EQ(pipe(up) | pipe(down), 0);
+    pid_ = fork();
+    if (pid_ == 0) {
+      close(down[1]);
+      LiveCluster cluster(options);
+      std::unique_ptr<ScriptedLeader> leader;
+      const std::string& endpoint = cluster.endpoint();
+      (void)!write(up[1], endpoint.c_str(), endpoint.size() + 1);
+      for (char order; read(down[0], &order, 1) == 1;) leader = cluster.leader();
+      _exit(0);
+    }
+    close(up[1]);
+    close(down[0]);
+    for (char c; read(up[0], &c, 1) == 1 && c != 0;) endpoint_ += c;
+    close(up[0]);
+    orders_ = down[1];
+  }
+  ~ForkedCluster() {
+    go_on();
+    close(orders_);
+    waitpid(pid_, nullptr, 0);
+  }
+  void pause() { kill(pid_, SIGSTOP); }
+  void go_on() { kill(pid_, SIGCONT); }
+  void start_leader() { EXPECT_EQ(write(orders_, "l", 1), 1); }
+  const std::string& endpoint() const { return endpoint_; }
+
+ private:
+  pid_t pid_ = -1;
+  int orders_ = -1;
+  std::string endpoint_;
+};
+
+TEST(CoordinatorLoop, APauseOfTheCoordinatorLongerThanTheLeaseCancelsNothing) {
+  CoordinatorOptions options;
+  options.sessions.lease = milliseconds(1000);
+  ForkedCluster cluster(options);
+  Caller caller(cluster.endpoint()), detached(cluster.endpoint());
+  caller.submit(Caller::ask("r", "hello", 50));
+  auto kept = Caller::ask("kept", "hello", 50);
+  kept.detach = true;
+  detached.submit(kept);
+  ASSERT_TRUE(caller.listen([&] { return caller.answers["r"].accepted == 1; }));
+  ASSERT_TRUE(detached.listen([&] { return detached.answers["kept"].accepted == 1; }));
+  const double before = caller.status().uptime_s;
+  // Both go on speaking while nobody reads it, and afterwards for longer than a lease.
+  const auto speak = [&] {
+    (void)caller.client().status(milliseconds(20));
+    (void)detached.client().status(milliseconds(20));
+  };
+  cluster.pause();
+  for (const Time until = now() + milliseconds(2500); now() < until;) speak();
+  cluster.go_on();
+  while (caller.status().uptime_s < before + 4) speak();
+  cluster.start_leader();
+  ASSERT_TRUE(caller.listen_until_over({"r"}));
+  ASSERT_TRUE(detached.listen_until_over({"kept"}));
+  expect_answer(caller.answers["r"], 50);
+  expect_answer(detached.answers["kept"], 50);
 }
 
 TEST(CoordinatorLoop, StopEndsEveryRequestAndTellsTheReplicasToLeave) {

@@ -402,6 +402,8 @@ class Client:
             self._open.pop(r.request_id, None)
             return Rejected(r.request_id, RequestFailed(r.request_id, _code_name(r.error.code), r.error.message,
                                                         r.retry_after_us / 1e6))
+        if kind == "forgotten":
+            self._start_over()
         return event.status if kind == "status" else None
 
     def _take_chunk(self, c):
