@@ -55,8 +55,10 @@ struct Submit {
   bool detach = false;               ///< keep the request when its client goes silent
 };
 
+/// `token` is that of the request's Accepted; not needed on the connection that reads it.
 struct Cancel {
   std::string request_id;
+  std::string token;
 };
 
 /// How many more messages the client will take. Also its lease: any message renews it; silent for
@@ -66,10 +68,11 @@ struct Credit {
 };
 
 /// Sends a request's stream (again, or to another connection) from these token indices on, one per
-/// sample.
+/// sample. `token` as in Cancel.
 struct Resume {
   std::string request_id;
   std::vector<uint32_t> from_token;  ///< empty = from 0
+  std::string token;
 };
 
 struct StatusQuery {};
@@ -84,6 +87,7 @@ struct Accepted {
   std::vector<TokenId> prompt_token_ids;
   uint64_t seed = 0;
   uint32_t max_tokens = 0;  ///< as granted: cut to what the context leaves
+  std::string token;        ///< proves whose request it is: a secret of 128 random bits, in hex
 };
 
 struct TokenChunk {
@@ -168,7 +172,6 @@ struct StatusReport {
   std::string predictor;  ///< "ready", "lost" or "none", and what it is: one line for people
 };
 
-using ServerEvent =
-    std::variant<Accepted, TokenChunk, Finished, Rejected, StatusReport, Forgotten>;
+using ServerEvent = std::variant<Accepted, TokenChunk, Finished, Rejected, StatusReport, Forgotten>;
 
 }  // namespace tailor::api

@@ -32,6 +32,8 @@ struct SampleProgress {
 };
 struct OpenRequest {
   std::vector<SampleProgress> samples;
+  std::string token;         // of its Accepted
+  bool only_cancel = false;  // another reads it; its end answers our Cancel
   Time resumed_at{};
 };
 
@@ -58,17 +60,29 @@ class ClientConnection final : public Client {
   Result<void> submit(const api::Submit& submit) override {
     TAILOR_TRY(say(submit));
     const size_t n = std::clamp(submit.sampling.n, 1, 1024);
-    open_[submit.request_id].samples.assign(n, SampleProgress{});
+    OpenRequest& request = open_[submit.request_id];
+    request.samples.assign(n, SampleProgress{});
+    request.only_cancel = false;
     return {};
   }
 
-  Result<void> cancel(const std::string& request_id) override {
-    return say(api::Cancel{request_id});
+  Result<void> cancel(const std::string& request_id, const std::string& token) override {
+    const auto known = open_.find(request_id);
+    api::Cancel cancel{request_id, token};
+    if (known != open_.end() && token.empty()) cancel.token = known->second.token;
+    TAILOR_TRY(say(cancel));
+    if (known != open_.end()) return {};
+    OpenRequest& request = open_[request_id];
+    request.token = token;
+    request.only_cancel = true;
+    return {};
   }
 
   Result<void> resume(const api::Resume& resume) override {
     TAILOR_TRY(say(resume));
     OpenRequest& request = open_[resume.request_id];
+    request.token = resume.token;
+    request.only_cancel = false;
     request.samples.assign(std::max<size_t>(resume.from_token.size(), 1), SampleProgress{});
     for (size_t s = 0; s < resume.from_token.size(); ++s)
       if (resume.from_token[s] > 0) request.samples[s] = {resume.from_token[s], std::nullopt};
@@ -184,7 +198,8 @@ class ClientConnection final : public Client {
 
   Result<void> ask(const std::string& id, OpenRequest& request) {
     request.resumed_at = now();
-    api::Resume resume{id, {}};
+    if (request.only_cancel) return send(api::Cancel{id, request.token});
+    api::Resume resume{id, {}, request.token};
     for (const auto& sample : request.samples) resume.from_token.push_back(sample.next_token);
     return send(resume);
   }
@@ -195,7 +210,10 @@ class ClientConnection final : public Client {
   }
 
   void take(api::ServerEvent event, std::vector<api::ServerEvent>& out) {
-    if (auto* chunk = std::get_if<api::TokenChunk>(&event)) {
+    if (auto* accepted = std::get_if<api::Accepted>(&event)) {
+      if (auto it = open_.find(accepted->request_id); it != open_.end())
+        it->second.token = accepted->token;
+    } else if (auto* chunk = std::get_if<api::TokenChunk>(&event)) {
       if (!take_chunk(*chunk)) return;
     } else if (auto* finished = std::get_if<api::Finished>(&event)) {
       if (!take_end(*finished)) return;

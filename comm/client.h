@@ -29,7 +29,9 @@ class Client {
   virtual ~Client() = default;
 
   virtual Result<void> submit(const api::Submit& submit) = 0;
-  virtual Result<void> cancel(const std::string& request_id) = 0;
+  /// `token` is needed for a request that another client submitted; of its own a client knows it.
+  /// The answer is Finished or Rejected, also when it was submitted elsewhere.
+  virtual Result<void> cancel(const std::string& request_id, const std::string& token = "") = 0;
   virtual Result<void> resume(const api::Resume& resume) = 0;
   /// Asks and waits for the answer; events of other requests that arrive meanwhile are kept for
   /// poll(). Errors: Timeout (names the endpoint).

@@ -192,6 +192,7 @@ void put(const api::Submit& in, v1::ClientMessage* message) {
 
 void put(const api::Cancel& in, v1::ClientMessage* message) {
   message->mutable_cancel()->set_request_id(in.request_id);
+  message->mutable_cancel()->set_token(in.token);
 }
 
 void put(const api::Credit& in, v1::ClientMessage* message) {
@@ -202,6 +203,7 @@ void put(const api::Resume& in, v1::ClientMessage* message) {
   auto* out = message->mutable_resume();
   out->set_request_id(in.request_id);
   out->mutable_from_token()->Add(in.from_token.begin(), in.from_token.end());
+  out->set_token(in.token);
 }
 
 void put(const api::StatusQuery&, v1::ClientMessage* message) { message->mutable_status(); }
@@ -215,6 +217,7 @@ void put(const api::Accepted& in, v1::ServerEvent* event) {
   out->mutable_prompt_token_ids()->Add(in.prompt_token_ids.begin(), in.prompt_token_ids.end());
   out->set_seed(in.seed);
   out->set_max_tokens(in.max_tokens);
+  out->set_token(in.token);
 }
 
 api::Accepted take(v1::Accepted& in) {
@@ -223,6 +226,7 @@ api::Accepted take(v1::Accepted& in) {
   out.prompt_token_ids.assign(in.prompt_token_ids().begin(), in.prompt_token_ids().end());
   out.seed = in.seed();
   out.max_tokens = in.max_tokens();
+  out.token = std::move(*in.mutable_token());
   return out;
 }
 
@@ -410,10 +414,11 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
     case v1::ClientMessage::kSubmit:
       return take_submit(*message->mutable_submit(), max_prompt_bytes);
     case v1::ClientMessage::kCancel: {
-      auto& id = *message->mutable_cancel()->mutable_request_id();
+      auto& in = *message->mutable_cancel();
+      auto& id = *in.mutable_request_id();
       if (auto wrong = what_is_wrong_with_id(id))
         return refuse(id, ErrorCode::kInvalidArgument, *wrong);
-      return api::ClientMessage(api::Cancel{std::move(id)});
+      return api::ClientMessage(api::Cancel{std::move(id), std::move(*in.mutable_token())});
     }
     case v1::ClientMessage::kCredit:
       return api::ClientMessage(api::Credit{message->credit().messages()});
@@ -423,7 +428,8 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
       if (auto wrong = what_is_wrong_with_id(id))
         return refuse(id, ErrorCode::kInvalidArgument, *wrong);
       return api::ClientMessage(api::Resume{
-          std::move(id), std::vector<uint32_t>(in.from_token().begin(), in.from_token().end())});
+          std::move(id), std::vector<uint32_t>(in.from_token().begin(), in.from_token().end()),
+          std::move(*in.mutable_token())});
     }
     case v1::ClientMessage::kStatus:
       return api::ClientMessage(api::StatusQuery{});

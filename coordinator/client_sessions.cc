@@ -46,6 +46,12 @@ void ClientSessions::attach(ClientId id, RequestId request, bool detached, Strea
     known->second.detached = detached;
     known->second.cursor = std::move(cursor);
   } else {
+    if (known != readers_.end())
+      post(known->second.client,
+           api::Rejected{known->second.name,
+                         Error{ErrorCode::kUnavailable,
+                               "another connection reads this request now (by Resume)"},
+                         {}});
     detach(request);
     auto& requests = it->second.requests;
     readers_[request] = Reader{id,

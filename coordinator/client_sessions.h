@@ -43,7 +43,8 @@ class ClientSessions {
   /// The transport cannot reach it: nothing is sent any more, the lease runs out.
   void unreachable(ClientId client);
 
-  /// From now on `client` reads `request` from `cursor` on; whoever read it before no longer does.
+  /// From now on `client` reads `request` from `cursor` on; whoever else read it before no longer
+  /// does and is told so.
   void attach(ClientId client, RequestId request, bool detached, StreamCursor cursor);
   /// Says one thing that is not part of a stream, in order. Ignored for a client that is not known.
   void post(ClientId client, api::ServerEvent event);
@@ -71,6 +72,10 @@ class ClientSessions {
 
   size_t size() const { return clients_.size(); }
   bool known(ClientId client) const { return clients_.count(client) > 0; }
+  bool reads(ClientId client, RequestId request) const {
+    const auto it = readers_.find(request);
+    return it != readers_.end() && it->second.client == client;
+  }
   size_t attached() const { return readers_.size(); }
 
   /// Aborts when the books are wrong. Cost: O(everything).

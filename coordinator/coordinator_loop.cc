@@ -26,6 +26,17 @@ size_t prompt_bytes(const api::Submit& submit) {
   return bytes;
 }
 
+/// In a time that does not tell where they differ.
+bool same_secret(const std::string& a, const std::string& b) {
+  if (a.size() != b.size()) return false;
+  unsigned char difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
+  return difference == 0;
+}
+
+constexpr const char* kNotYours =
+    "another client's request: only the token of its Accepted opens it";
+
 const char* meaning(ErrorCode code) {
   switch (code) {
     case ErrorCode::kCancelled:
@@ -45,6 +56,8 @@ Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const Coordinat
   if (text.vocab_size <= 0 || options.max_context == 0)
     return fail(ErrorCode::kInvalidArgument,
                 "the coordinator needs a vocabulary size and a context length");
+  if (!options.new_token)
+    return fail(ErrorCode::kInvalidArgument, "the coordinator needs a source of request tokens");
   if (options.tokenizer_threads == 0)
     return fail(ErrorCode::kInvalidArgument, "the coordinator needs at least one tokenizer thread");
   std::unique_ptr<CoordinatorLoop> loop(new CoordinatorLoop(options, io, std::move(text)));
@@ -185,8 +198,7 @@ void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
     return;  // said twice: one answer is on its way
   }
   if (const RequestId known = streams_.find(name); known != RequestId{0}) {
-    const auto live = live_.find(known);
-    if (live != live_.end() && live->second.client == client)
+    if (live_.count(known) > 0 && streams_.owner(known) == client)
       return sessions_.post(client, streams_.accepted(known));
     return reject(client, name, ErrorCode::kInvalidArgument,
                   "this request_id is in use or was used a moment ago; Resume reads its answer");
@@ -205,28 +217,39 @@ void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
 
 void CoordinatorLoop::on_cancel(ClientId client, const api::Cancel& cancel) {
   if (const auto job = tokenizing_.find(cancel.request_id); job != tokenizing_.end()) {
+    if (job->second.client != client)
+      return reject(client, cancel.request_id, ErrorCode::kUnauthenticated, kNotYours);
     job->second.cancelled = true;
     return;
   }
   const RequestId id = streams_.find(cancel.request_id);
   if (id == RequestId{0})
     return reject(client, cancel.request_id, ErrorCode::kNotFound, "no such request");
-  tell(Abandoned{id});  // one that has ended by itself has told so, or will
+  if (!owns(client, id, cancel.token))
+    return reject(client, cancel.request_id, ErrorCode::kUnauthenticated, kNotYours);
+  tell(Abandoned{id});  // one that has ended by itself stays as it is
+  if (!sessions_.reads(client, id) && streams_.contains(id))
+    sessions_.post(client, streams_.finished(id));
+}
+
+bool CoordinatorLoop::owns(ClientId client, RequestId id, const std::string& token) const {
+  return streams_.owner(id) == client || same_secret(streams_.accepted(id).token, token);
 }
 
 void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
   if (const auto job = tokenizing_.find(resume.request_id); job != tokenizing_.end()) {
-    job->second.client = client;  // it hears from the first token on
-    return;
+    if (job->second.client != client)
+      reject(client, resume.request_id, ErrorCode::kUnauthenticated, kNotYours);
+    return;  // it hears from the first token on
   }
   const RequestId id = streams_.find(resume.request_id);
   if (id == RequestId{0})
     return reject(client, resume.request_id, ErrorCode::kNotFound, "no such request (any more)");
-  bool detached = true;
-  if (const auto live = live_.find(id); live != live_.end()) {
-    live->second.client = client;
-    detached = live->second.detached;
-  }
+  if (!owns(client, id, resume.token))
+    return reject(client, resume.request_id, ErrorCode::kUnauthenticated, kNotYours);
+  streams_.set_owner(id, client);
+  const auto live = live_.find(id);
+  const bool detached = live == live_.end() || live->second.detached;
   sessions_.post(client, streams_.accepted(id));  // the first one may have been lost
   sessions_.attach(client, id, detached, streams_.cursor(id, resume.from_token));
 }
@@ -436,14 +459,13 @@ void CoordinatorLoop::execute(const AcceptCommand& command) {
   live.request.tenant = std::move(a.submit.tenant);
   live.request.arrival = a.arrival;
   live.request.deadline = a.submit.deadline.value_or(Duration::max());
-  live.client = a.client;
   live.detached = a.submit.detach;
   live.timings.tokenized = now_ - a.arrival;
   const auto& sampling = live.request.sampling;
   api::Accepted accepted{std::move(a.submit.request_id), std::move(a.prompt.tokens), sampling.seed,
-                         static_cast<uint32_t>(sampling.max_tokens)};
+                         static_cast<uint32_t>(sampling.max_tokens), options_.new_token()};
   sessions_.post(a.client, accepted);
-  streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted));
+  streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted), a.client);
   if (sessions_.known(a.client))
     sessions_.attach(a.client, command.id, live.detached, streams_.cursor(command.id, {}));
   const auto max_tokens = static_cast<uint32_t>(live.request.sampling.max_tokens);

@@ -12,6 +12,7 @@
 // replicas), then send each client at most one message. Owner: the thread that calls run().
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,7 +49,10 @@ struct CoordinatorOptions {
   /// launch/ takes both from the wall clock.
   uint64_t first_request_id = 0;
   uint64_t seed_entropy = 0;  ///< seeds of requests without one are drawn from it; from launch/
-  std::string record_path;    ///< write the event log there; empty = none
+  /// A secret of 128 random bits, in hex: who may cancel and resume a request. Required; from
+  /// launch/.
+  std::function<std::string()> new_token;
+  std::string record_path;  ///< write the event log there; empty = none
 };
 
 class CoordinatorLoop {
@@ -66,7 +70,6 @@ class CoordinatorLoop {
   /// A request the core has accepted and not finished.
   struct Live {
     Request request;
-    ClientId client;
     bool detached = false;
     api::Timings timings;
   };
@@ -101,6 +104,8 @@ class CoordinatorLoop {
   void on_submit(ClientId client, api::Submit&& submit);
   void on_cancel(ClientId client, const api::Cancel& cancel);
   void on_resume(ClientId client, const api::Resume& resume);
+  /// Whether it is the client's request: it submitted it, or resumed it last, or knows its token.
+  bool owns(ClientId client, RequestId id, const std::string& token) const;
   void on_tokenized(TokenizeResult&& result);
   void reject(ClientId client, std::string request_id, ErrorCode code, std::string message,
               Duration retry_after = {});
@@ -142,7 +147,7 @@ class CoordinatorLoop {
   PredictorLink predictor_;
   std::optional<EventLogWriter> log_;
 
-  Time now_{};  // of this turn
+  Time now_{};          // of this turn
   Time heard_until_{};  // all that clients said before it is handled in this turn
   Time next_house_{};
   bool stopping_ = false;

@@ -25,7 +25,7 @@ size_t whole_characters(const std::string& text, size_t from, size_t limit) {
 
 }  // namespace
 
-void StreamStore::open(RequestId id, uint32_t samples, api::Accepted accepted) {
+void StreamStore::open(RequestId id, uint32_t samples, api::Accepted accepted, ClientId owner) {
   TAILOR_CHECK(!contains(id) && by_name_.count(accepted.request_id) == 0,
                "a stream is opened once");
   by_name_[accepted.request_id] = id;
@@ -33,6 +33,7 @@ void StreamStore::open(RequestId id, uint32_t samples, api::Accepted accepted) {
   stream.bytes = kStreamOverhead + accepted.prompt_token_ids.size() * sizeof(TokenId) +
                  accepted.request_id.size();
   stream.accepted = std::move(accepted);
+  stream.owner = owner;
   stream.samples.resize(samples);
   live_bytes_ += stream.bytes;
 }

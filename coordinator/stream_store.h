@@ -39,8 +39,8 @@ class StreamStore {
   explicit StreamStore(const StreamStoreOptions& options) : options_(options) {}
 
   /// A new live stream of `samples` samples. `accepted` names it and is told again to whoever asks
-  /// again.
-  void open(RequestId id, uint32_t samples, api::Accepted accepted);
+  /// again; `owner` may do so without its token.
+  void open(RequestId id, uint32_t samples, api::Accepted accepted, ClientId owner);
 
   /// Takes a report's entry, without its first `skip` tokens (already here) and without text
   /// already here. Errors: DataLoss (its text does not join what is here); nothing is stored then.
@@ -53,6 +53,8 @@ class StreamStore {
   bool contains(RequestId id) const { return streams_.count(id) > 0; }
   bool ended(RequestId id) const { return streams_.at(id).ended; }
   const api::Accepted& accepted(RequestId id) const { return streams_.at(id).accepted; }
+  ClientId owner(RequestId id) const { return streams_.at(id).owner; }
+  void set_owner(RequestId id, ClientId owner) { streams_.at(id).owner = owner; }
   /// After close().
   const api::Finished& finished(RequestId id) const { return streams_.at(id).finished; }
   /// The request of a client's name for it; RequestId{0} when none is known (any more).
@@ -98,6 +100,7 @@ class StreamStore {
   };
   struct Stream {
     api::Accepted accepted;
+    ClientId owner;
     std::vector<Sample> samples;
     bool ended = false;
     api::Finished finished;

@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/client.h"
 #include "comm/coordinator_io.h"
 #include "comm/mpi_environment.h"
 #include "coordinator/coordinator_loop.h"
@@ -134,6 +135,7 @@ Result<void> serve(const Options& o, int stop_fd) {
   options.model_name = files->config().name;
   options.version = TAILOR_VERSION;
   options.record_path = o.record;
+  options.new_token = comm::new_request_id;
   if (getentropy(&options.seed_entropy, sizeof options.seed_entropy) != 0)
     return fail(ErrorCode::kUnavailable, "the system gives no random bytes");
 

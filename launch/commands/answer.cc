@@ -45,6 +45,7 @@ void Answer::accept(const api::Accepted& accepted) {
   prompt_token_ids_ = accepted.prompt_token_ids;
   prompt_tokens_ = static_cast<uint32_t>(prompt_token_ids_.size());
   seed_ = accepted.seed;
+  token_ = accepted.token;
 }
 
 Result<std::string_view> Answer::add(const api::TokenChunk& chunk) {
@@ -97,6 +98,7 @@ json Answer::to_json() const {
   out["prompt_token_ids"] = prompt_token_ids_;
   out.update(sample_to_json(samples_[0]));
   out["seed"] = seed_;
+  if (!token_.empty()) out["token"] = token_;
   size_t completion_tokens = 0;
   for (const SampleAnswer& sample : samples_) completion_tokens += sample.token_ids.size();
   out["usage"] = {{"prompt_tokens", prompt_tokens_}, {"completion_tokens", completion_tokens}};

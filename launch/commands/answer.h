@@ -52,6 +52,7 @@ class Answer {
   bool ended_ = false;
   std::vector<TokenId> prompt_token_ids_;
   uint64_t seed_ = 0;
+  std::string token_;
   uint32_t prompt_tokens_ = 0;
   std::vector<SampleAnswer> samples_;
   api::Timings timings_;

@@ -16,7 +16,7 @@ class PromptClient : public comm::Client {
     open_.push_back(submit.request_id);
     return {};
   }
-  Result<void> cancel(const std::string&) override { return {}; }
+  Result<void> cancel(const std::string&, const std::string&) override { return {}; }
   Result<void> resume(const api::Resume&) override { return {}; }
   Result<api::StatusReport> status(Duration) override { return api::StatusReport{}; }
   Result<std::vector<api::ServerEvent>> poll(Duration timeout) override {

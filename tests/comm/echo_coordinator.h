@@ -3,6 +3,7 @@
 // are tested against.
 //   text "slow"    gives one chunk a message instead of as many as fit
 //   text "forever" never ends: for Cancel
+// Another client than the one that submitted a request needs its token, "token of ID".
 #pragma once
 
 #include <algorithm>
@@ -63,13 +64,25 @@ class EchoCoordinator {
     api::Accepted accepted{in.request_id,
                            {},
                            in.has_seed ? in.sampling.seed : 4711,
-                           static_cast<uint32_t>(in.sampling.max_tokens)};
+                           static_cast<uint32_t>(in.sampling.max_tokens),
+                           "token of " + in.request_id};
     for (char c : answer) accepted.prompt_token_ids.push_back(static_cast<unsigned char>(c));
     client.events.push_back(std::move(accepted));
-    answers_[in.request_id] = {answer, cut, in.sampling.logprobs >= 0};
+    answers_[in.request_id] = {answer, client.id, cut, in.sampling.logprobs >= 0};
     send_from(client, in.request_id, 0);
   }
+  template <class Message>
+  bool refused(Client& client, const Message& in) {
+    const auto it = answers_.find(in.request_id);
+    if (it == answers_.end() || it->second.owner == client.id ||
+        in.token == "token of " + in.request_id)
+      return false;
+    client.events.push_back(api::Rejected{
+        in.request_id, Error{ErrorCode::kUnauthenticated, "another client's request"}, {}});
+    return true;
+  }
   void take(Client& client, const api::Resume& in) {
+    if (refused(client, in)) return;
     if (!answers_.count(in.request_id)) {
       client.events.push_back(api::Rejected{
           in.request_id, Error{ErrorCode::kNotFound, "no request " + in.request_id}, {}});
@@ -78,6 +91,7 @@ class EchoCoordinator {
     send_from(client, in.request_id, in.from_token.empty() ? 0 : in.from_token[0]);
   }
   void take(Client& client, const api::Cancel& in) {
+    if (refused(client, in)) return;
     if (answers_.erase(in.request_id) == 0)
       client.events.push_back(api::Rejected{
           in.request_id, Error{ErrorCode::kNotFound, "no request " + in.request_id}, {}});
@@ -103,6 +117,7 @@ class EchoCoordinator {
 
   struct Answer {
     std::string text;
+    ClientId owner;
     bool cut = false;
     bool logprobs = false;
   };

@@ -163,13 +163,28 @@ TEST(Client, CancelAndRejectionsAreTyped) {
   EXPECT_NE(nan.error.message.find("temperature"), std::string::npos);
 }
 
+TEST(Client, AnothersRequestIsCancelledByItsTokenAndTheCancellerHearsTheEnd) {
+  EchoServer server;
+  auto owner = connect(server.endpoint()), other = connect(server.endpoint());
+  ASSERT_TRUE(owner->submit(submit_of("f", "forever")));
+  const auto accepted = owner->poll(kPatience);
+  ASSERT_TRUE(accepted && !accepted->empty());
+  const std::string token = std::get<api::Accepted>(accepted->front()).token;
+  for (const std::string& wrong : {std::string(), token + "x"}) {
+    ASSERT_TRUE(other->cancel("f", wrong));
+    EXPECT_EQ(hear(*other, 1)["f"].error.code, ErrorCode::kUnauthenticated);
+  }
+  ASSERT_TRUE(other->cancel("f", token));
+  EXPECT_EQ(hear(*other, 1)["f"].reason, FinishReason::kCancelled);
+}
+
 TEST(Client, ResumeStartsWhereItIsAsked) {
   EchoServer server;
   auto first = connect(server.endpoint());
   ASSERT_TRUE(first->submit(submit_of("r", "0123456789abcdef")));
   ASSERT_EQ(hear(*first, 1).size(), 1u);
   auto second = connect(server.endpoint());
-  ASSERT_TRUE(second->resume({"r", {10}}));
+  ASSERT_TRUE(second->resume({"r", {10}, "token of r"}));
   std::string text;
   uint32_t first_index = 0;
   for (bool ended = false; !ended;) {
@@ -337,6 +352,27 @@ TEST(Client, WhoSpeaksAfterALongSilenceGrantsAndAsksAnew) {
   // Polling is speaking too, and is not held back by what was asked a moment ago.
   ASSERT_TRUE(talk.client->poll(Duration{0}));
   EXPECT_TRUE(talk.said<api::Resume>());
+}
+
+TEST(Client, WhoIsForgottenGrantsAndAsksAnewWithItsTokens) {
+  Conversation talk;
+  ASSERT_TRUE(talk.client->submit(submit_of("r", "x")));
+  ASSERT_TRUE(talk.said<api::Submit>());
+  api::Accepted accepted{"r", {1}, 2, 3, "secret"};
+  talk.say({accepted, piece(0, "ab")});
+  talk.say({api::Forgotten{}});
+  EXPECT_EQ(talk.heard.size(), 2u);
+  const auto credit = talk.said<api::Credit>();
+  ASSERT_TRUE(credit);
+  EXPECT_EQ(credit->messages, 64u);
+  const auto resume = talk.said<api::Resume>();
+  ASSERT_TRUE(resume);
+  EXPECT_EQ(resume->from_token, std::vector<uint32_t>{2});
+  EXPECT_EQ(resume->token, "secret");
+  ASSERT_TRUE(talk.client->cancel("r"));
+  const auto cancel = talk.said<api::Cancel>();
+  ASSERT_TRUE(cancel);
+  EXPECT_EQ(cancel->token, "secret");
 }
 
 TEST(Client, AServerThatComesBackWithoutTheRequestSaysSo) {

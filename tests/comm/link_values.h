@@ -134,11 +134,11 @@ class RandomValues {
         return s;
       }
       case 1:
-        return api::Cancel{name()};
+        return api::Cancel{name(), name()};
       case 2:
         return api::Credit{u32()};
       case 3:
-        return api::Resume{name(), list([&] { return u32(); })};
+        return api::Resume{name(), list([&] { return u32(); }), name()};
       default:
         return api::StatusQuery{};
     }
@@ -147,7 +147,7 @@ class RandomValues {
   api::ServerEvent server_event() {
     switch (number(6)) {
       case 0:
-        return api::Accepted{name(), tokens(), u64(), u32()};
+        return api::Accepted{name(), tokens(), u64(), u32(), name()};
       case 1: {
         const auto logprobs = list([&] { return logprob(); });
         return api::TokenChunk{name(), u32(), u32(), tokens(), u64(), text(), logprobs};
@@ -383,13 +383,13 @@ class Dump {
     const auto& [a, b, c, d, e, f, g, h, i] = v;
     all(a, b, c, d, e, f, g, h, i);
   }
-  void put(const api::Cancel& v) { all(v.request_id); }
+  void put(const api::Cancel& v) { all(v.request_id, v.token); }
   void put(const api::Credit& v) { all(v.messages); }
-  void put(const api::Resume& v) { all(v.request_id, v.from_token); }
+  void put(const api::Resume& v) { all(v.request_id, v.from_token, v.token); }
   void put(const api::StatusQuery&) { all(); }
   void put(const api::Accepted& v) {
-    const auto& [a, b, c, d] = v;
-    all(a, b, c, d);
+    const auto& [a, b, c, d, e] = v;
+    all(a, b, c, d, e);
   }
   void put(const api::TokenChunk& v) {
     const auto& [a, b, c, d, e, f, g] = v;

@@ -211,10 +211,24 @@ class PythonClient(unittest.TestCase):
         self.assertEqual(last.error.code, "Cancelled")
         finished = client.generate("0123456789", request_id="again", timeout_s=PATIENCE_S)
         self.assertEqual(finished["text"], "0123456789")
+        self.assertEqual(finished["token"], "token of again")
         other = self.connect()
-        other.resume("again", [6])
+        other.resume("again", [6], token=finished["token"])
         text = "".join(e.text for e in other.events(PATIENCE_S) if isinstance(e, tailor_client.TokenChunk))
         self.assertEqual(text, "6789")
+
+    def test_anothers_request_is_opened_by_its_token_alone(self):
+        owner, other = self.connect(), self.connect()
+        request = owner.submit("forever")
+        token = owner.poll(PATIENCE_S)[0].token
+        for wrong in ("", token + "x"):
+            for ask in (other.cancel, lambda request_id, token: other.resume(request_id, token=token)):
+                ask(request, token=wrong)
+                last = list(other.events(PATIENCE_S))[-1]
+                self.assertEqual(last.error.code, "Unauthenticated")
+        other.cancel(request, token=token)
+        last = list(other.events(PATIENCE_S))[-1]  # who cancels hears the end
+        self.assertEqual(last.samples[0]["reason"], "cancelled")
 
     def test_status_keeps_the_events_of_requests(self):
         client = self.connect()

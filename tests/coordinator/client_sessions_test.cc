@@ -16,7 +16,7 @@ struct World {
 
   void submit(ClientId client, uint64_t id, bool detached = false) {
     api::Accepted accepted{"r" + std::to_string(id), {1, 2}, 7, 64};
-    store.open(RequestId{id}, 1, accepted);
+    store.open(RequestId{id}, 1, accepted, client);
     sessions.post(client, accepted);
     sessions.attach(client, RequestId{id}, detached, store.cursor(RequestId{id}, {}));
   }
@@ -137,6 +137,7 @@ TEST(ClientSessions, ResumeElsewhereTakesTheStreamAlong) {
   w.sessions.unreachable(a);
   w.sessions.heard(b, w.now);
   w.sessions.attach(b, RequestId{1}, false, w.store.cursor(RequestId{1}, {1}));
+  EXPECT_TRUE(w.sessions.reads(b, RequestId{1}) && !w.sessions.reads(a, RequestId{1}));
   const auto messages = w.flush();
   ASSERT_EQ(messages.size(), 1u);
   EXPECT_EQ(messages[0].client, b);
@@ -199,6 +200,24 @@ TEST(ClientSessions, AClientsRequestsEndInAnyOrder) {
   EXPECT_EQ(w.flush().size(), 1u);
   EXPECT_EQ(w.sessions.attached(), 16u);
   EXPECT_EQ(w.sessions.gone(w.now + seconds(10)).at(0).cancel.size(), 15u);
+}
+
+TEST(ClientSessions, WhoseStreamIsTakenIsTold) {
+  World w;
+  const ClientId a{1}, b{2};
+  for (const ClientId id : {a, b}) w.sessions.heard(id, w.now);
+  w.submit(a, 1);
+  w.flush();
+  w.token(1);
+  w.sessions.attach(b, RequestId{1}, false, w.store.cursor(RequestId{1}, {}));
+  w.sessions.attach(b, RequestId{1}, false,
+                    w.store.cursor(RequestId{1}, {}));  // one's own: no word
+  const auto messages = w.flush();
+  ASSERT_EQ(messages.size(), 2u);
+  EXPECT_EQ(kinds(messages[0]), "R");
+  EXPECT_EQ(messages[0].client, a);
+  EXPECT_EQ(std::get<api::Rejected>(messages[0].events[0]).request_id, "r1");
+  EXPECT_EQ(kinds(messages[1]), "C");
 }
 
 TEST(ClientSessions, WhatPilesUpIsBounded) {

@@ -185,6 +185,72 @@ TEST(CoordinatorLoop, CancelAndDeadlineEndARequestOnce) {
   EXPECT_EQ(caller.answers["never"].rejected.at(0).error.code, ErrorCode::kNotFound);
 }
 
+TEST(CoordinatorLoop, OnlyItsClientOrItsTokenCancelsOrResumesARequest) {
+  LiveCluster cluster;
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  Caller owner(cluster.endpoint()), other(cluster.endpoint());
+  ASSERT_TRUE(owner.wait_ready());
+  owner.submit(Caller::ask("r", "hello", 50));
+  owner.submit(Caller::ask("s", "hello", 50));
+  ASSERT_TRUE(owner.listen(
+      [&] { return !owner.answers["r"].tokens.empty() && owner.answers["s"].accepted == 1; }));
+  const std::string token = owner.answers["r"].acceptance.token;
+  EXPECT_EQ(token.size(), 32u);
+  EXPECT_NE(token, owner.answers["s"].acceptance.token);
+
+  std::string nearly = token;
+  nearly.back() ^= 1;
+  const auto refusals = [&] { return other.answers["r"].rejected.size(); };
+  for (const std::string& wrong : {std::string(), nearly, token.substr(1), token + "0"}) {
+    const size_t before = refusals();
+    ASSERT_TRUE(other.client().cancel("r", wrong).has_value());
+    ASSERT_TRUE(other.listen([&] { return refusals() == before + 1; }));
+    ASSERT_TRUE(other.client().resume({"r", {}, wrong}).has_value());
+    ASSERT_TRUE(other.listen([&] { return refusals() == before + 2; }));
+  }
+  for (const auto& rejected : other.answers["r"].rejected)
+    EXPECT_EQ(rejected.error.code, ErrorCode::kUnauthenticated);
+  EXPECT_EQ(other.answers["r"].accepted, 0);
+  EXPECT_EQ(owner.status().active_requests, 2u);
+  EXPECT_TRUE(owner.answers["r"].rejected.empty());
+
+  // With the token the stream moves, and whoever read it is told.
+  ASSERT_TRUE(other.client().resume({"r", {}, token}).has_value());
+  ASSERT_TRUE(other.listen([&] { return !other.answers["r"].tokens.empty(); }));
+  EXPECT_EQ(other.answers["r"].acceptance.token, token);
+  ASSERT_TRUE(owner.listen([&] { return !owner.answers["r"].rejected.empty(); }));
+  EXPECT_EQ(owner.answers["r"].rejected[0].error.code, ErrorCode::kUnavailable);
+  EXPECT_EQ(owner.answers["r"].rejected[0].retry_after, Duration{});
+  // It is no longer its own, but it has the token. Both hear the end that it asks for.
+  ASSERT_TRUE(owner.client().cancel("r").has_value());
+  ASSERT_TRUE(owner.listen([&] { return owner.answers["r"].rejected.size() == 2; }));
+  EXPECT_EQ(owner.answers["r"].rejected[1].error.code, ErrorCode::kUnauthenticated);
+  ASSERT_TRUE(owner.client().cancel("r", token).has_value());
+  ASSERT_TRUE(owner.listen([&] { return !owner.answers["r"].finished.empty(); }));
+  ASSERT_TRUE(other.listen([&] { return !other.answers["r"].finished.empty(); }));
+  for (const Caller* caller : {&owner, &other})
+    EXPECT_EQ(caller->answers.at("r").finished[0].samples.at(0).reason, FinishReason::kCancelled);
+  // One that has ended says its end again to whoever cancels it.
+  ASSERT_TRUE(other.client().cancel("r").has_value());
+  ASSERT_TRUE(other.listen([&] { return other.answers["r"].finished.size() == 2; }));
+}
+
+TEST(CoordinatorLoop, ACancelRightBehindItsSubmitNeedsNoToken) {
+  LiveCluster cluster;
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 0;
+  auto leader = cluster.leader(paused);
+  Caller caller(cluster.endpoint());
+  caller.submit(Caller::ask("r", "hello", 50));
+  ASSERT_TRUE(caller.client().cancel("r").has_value());  // nothing has been heard yet
+  ASSERT_TRUE(caller.listen_until_over({"r"}));
+  const auto& answer = caller.answers["r"];
+  EXPECT_EQ((answer.finished.empty() ? answer.rejected.at(0).error : answer.finished[0].error).code,
+            ErrorCode::kCancelled);
+}
+
 TEST(CoordinatorLoop, ARepeatedSubmitIsOneRequest) {
   LiveCluster cluster;
   ScriptedLeader::Options paused;
@@ -214,6 +280,7 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
   paused.pause_after_tokens = 30;
   auto slow = cluster.leader(paused);
   api::Accepted first_acceptance;
+  std::string dropped_token;
   {
     Caller first(cluster.endpoint());
     auto kept = Caller::ask("kept", "hello", 200);
@@ -223,13 +290,14 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
     ASSERT_TRUE(first.listen(
         [&] { return first.answers["kept"].accepted && first.answers["dropped"].accepted; }));
     first_acceptance = first.answers["kept"].acceptance;
+    dropped_token = first.answers["dropped"].acceptance.token;
   }
   Caller second(cluster.endpoint());
   ASSERT_TRUE(second.listen(
       [&] { return second.status().active_requests == 1; }));  // the other one was cancelled
   auto fast = cluster.leader();
-  ASSERT_TRUE(second.client().resume({"kept", {}}).has_value());
-  ASSERT_TRUE(second.client().resume({"dropped", {}}).has_value());
+  ASSERT_TRUE(second.client().resume({"kept", {}, first_acceptance.token}).has_value());
+  ASSERT_TRUE(second.client().resume({"dropped", {}, dropped_token}).has_value());
   ASSERT_TRUE(second.listen_until_over({"kept", "dropped"}));
   EXPECT_EQ(second.answers["kept"].text.at(0), answer_text(200));
   EXPECT_EQ(second.answers["kept"].acceptance.prompt_token_ids, first_acceptance.prompt_token_ids);
@@ -238,7 +306,7 @@ TEST(CoordinatorLoop, ADetachedRequestIsReadElsewhereAfterItsClientHasGone) {
             FinishReason::kCancelled);
   // And once more, by a third, from the middle.
   Caller third(cluster.endpoint());
-  ASSERT_TRUE(third.client().resume({"kept", {}}).has_value());
+  ASSERT_TRUE(third.client().resume({"kept", {}, first_acceptance.token}).has_value());
   ASSERT_TRUE(third.listen_until_over({"kept"}));
   EXPECT_EQ(third.answers["kept"].text.at(0), answer_text(200));
 }

@@ -243,6 +243,7 @@ class LiveCluster {
     if (options.max_context == 0) options.max_context = 2048;
     options.model_name = "letters";
     options.seed_entropy = 42;
+    options.new_token = comm::new_request_id;
     auto loop = CoordinatorLoop::create(options, *io_, std::move(text));
     EXPECT_TRUE(loop.has_value());
     loop_ = std::move(*loop);

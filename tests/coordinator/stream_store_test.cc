@@ -20,7 +20,8 @@ SequenceProgress progress(uint32_t sample, uint32_t first, std::vector<TokenId> 
   return p;
 }
 void open(StreamStore& store, uint64_t id, uint32_t samples = 1) {
-  store.open(RequestId{id}, samples, api::Accepted{"r" + std::to_string(id), {1, 2}, 7, 64});
+  store.open(RequestId{id}, samples, api::Accepted{"r" + std::to_string(id), {1, 2}, 7, 64},
+             ClientId{1});
 }
 void close(StreamStore& store, uint64_t id, Time at, FinishReason reason = FinishReason::kNone,
            Error error = {ErrorCode::kOk, {}}) {

@@ -39,6 +39,7 @@ class Accepted:
     prompt_token_ids: list
     seed: int
     max_tokens: int
+    token: str = ""  # whoever knows it may cancel and resume the request: a secret
 
 
 @dataclasses.dataclass
@@ -112,7 +113,14 @@ class _Sample:
 @dataclasses.dataclass
 class _Open:
     samples: list
+    token: str = ""
+    only_cancel: bool = False  # another reads it; its end answers our cancel()
     resumed_at: float = -math.inf
+
+
+def _cancel(request_id: str, token: str):
+    return api.ClientMessage(protocol_version=PROTOCOL_VERSION,
+                             cancel=api.Cancel(request_id=request_id, token=token))
 
 
 class Client:
@@ -202,14 +210,20 @@ class Client:
         self._open[submit.request_id] = _Open([_Sample() for _ in range(_num_samples(submit.sampling))])
         return submit.request_id
 
-    def cancel(self, request_id: str) -> None:
-        self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, cancel=api.Cancel(request_id=request_id)))
+    def cancel(self, request_id: str, token: str = "") -> None:
+        """Answered by Finished or Rejected. `token` (of its Accepted) is needed for another client's request."""
+        known = self._open.get(request_id)
+        token = token or (known.token if known else "")
+        self._say(_cancel(request_id, token))
+        if known is None:
+            self._open[request_id] = _Open([], token, only_cancel=True)
 
-    def resume(self, request_id: str, from_token=()) -> None:
-        """Asks for a request's stream, from these token indices on (one per sample; none = from the start)."""
-        resume = api.Resume(request_id=request_id, from_token=from_token)
+    def resume(self, request_id: str, from_token=(), token: str = "") -> None:
+        """Asks for a request's stream, from these token indices on (one per sample; none = from the start). `token` (of
+        its Accepted) is needed for another client's request, which no longer reads it then."""
+        resume = api.Resume(request_id=request_id, from_token=from_token, token=token)
         self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, resume=resume))
-        self._open[request_id] = _Open([_Sample(t, None if t else 0) for t in from_token] or [_Sample()])
+        self._open[request_id] = _Open([_Sample(t, None if t else 0) for t in from_token] or [_Sample()], token)
 
     # ---- what it is told ----------------------------------------------------------------------------------------
 
@@ -265,7 +279,8 @@ class Client:
                         return dict(request_id=mine, text=samples[0]["text"], token_ids=samples[0]["token_ids"],
                                     finish_reason=samples[0]["reason"], samples=samples, timings=event.timings,
                                     prompt_token_ids=accepted.prompt_token_ids if accepted else [],
-                                    seed=accepted.seed if accepted else None)
+                                    seed=accepted.seed if accepted else None,
+                                    token=accepted.token if accepted else None)
         finally:
             self._kept = others + self._kept
 
@@ -367,7 +382,11 @@ class Client:
 
     def _ask(self, request_id: str, request: _Open) -> None:
         request.resumed_at = time.monotonic()
-        resume = api.Resume(request_id=request_id, from_token=[s.next_token for s in request.samples])
+        if request.only_cancel:
+            self._send(_cancel(request_id, request.token))
+            return
+        resume = api.Resume(request_id=request_id, from_token=[s.next_token for s in request.samples],
+                            token=request.token)
         self._send(api.ClientMessage(protocol_version=PROTOCOL_VERSION, resume=resume))
 
     def _take(self, event):
@@ -376,7 +395,9 @@ class Client:
             return self._take_chunk(event.chunk)
         if kind == "accepted":
             a = event.accepted
-            return Accepted(a.request_id, list(a.prompt_token_ids), a.seed, a.max_tokens)
+            if a.request_id in self._open:
+                self._open[a.request_id].token = a.token
+            return Accepted(a.request_id, list(a.prompt_token_ids), a.seed, a.max_tokens, a.token)
         if kind == "finished":
             f = event.finished
             request = self._open.get(f.request_id)
