@@ -21,6 +21,8 @@ namespace {
 
 constexpr Duration kLeaseEvery = seconds(3);
 constexpr Duration kResumeAgain = seconds(1);
+constexpr int kLinkEvents =
+    ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
 constexpr int kMaxWaitingSubmits =
     100'000;  // messages ZeroMQ keeps while the server is away or slow
 
@@ -52,7 +54,7 @@ class ClientConnection final : public Client {
     socket_.set(ZMQ_HEARTBEAT_TIMEOUT, 10000);
     socket_.set(ZMQ_RECONNECT_IVL, 100);
     socket_.set(ZMQ_RECONNECT_IVL_MAX, 1000);
-    TAILOR_ASSIGN(events_, socket_.monitor(context_, ZMQ_EVENT_HANDSHAKE_SUCCEEDED, "client"));
+    TAILOR_ASSIGN(events_, socket_.monitor(context_, kLinkEvents, "client"));
     TAILOR_TRY(socket_.connect(options_.endpoint));
     return grant(options_.credit_window);
   }
@@ -104,9 +106,12 @@ class ClientConnection final : public Client {
       }
       if (found) return std::move(*found);
     } while (now() < until);
-    return fail(ErrorCode::kTimeout,
-                "no answer from " + options_.endpoint + " within " +
-                    std::to_string(duration_cast<milliseconds>(timeout).count()) + " ms");
+    if (link_ == Link::kNone)
+      return fail(ErrorCode::kTimeout,
+                  "no answer from " + options_.endpoint + " within " +
+                      std::to_string(duration_cast<milliseconds>(timeout).count()) + " ms");
+    return fail(ErrorCode::kUnavailable,
+                "no cluster answers at " + options_.endpoint + ": " + what_listens());
   }
 
   Result<std::vector<api::ServerEvent>> poll(Duration timeout) override {
@@ -183,9 +188,26 @@ class ClientConnection final : public Client {
   // A connection that came back may have lost messages of either direction, and the server may be a
   // new one.
   Result<void> follow_connection() {
-    while (events_.next_event() != 0)
-      if (std::exchange(was_connected_, true)) TAILOR_TRY(start_over());
+    while (const int event = events_.next_event()) {
+      if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+        link_ = Link::kSpeaking;
+        if (std::exchange(was_connected_, true)) TAILOR_TRY(start_over());
+      } else if (event == ZMQ_EVENT_CONNECTED) {
+        link_ = Link::kConnected;
+      } else if (link_ == Link::kSpeaking) {
+        link_ = Link::kBroken;
+      }
+    }
     return {};
+  }
+
+  const char* what_listens() const {
+    if (link_ == Link::kBroken) return "the connection is broken";
+    return link_ == Link::kSpeaking
+               ? "what listens there speaks ZeroMQ, but does not answer as Tailor's coordinator "
+                 "does"
+               : "what listens there does not answer in ZeroMQ's protocol (another service, or a "
+                 "stopped process)";
   }
 
   // Credit anew, and every open request asked for from where we are. What is not known there is
@@ -286,6 +308,7 @@ class ClientConnection final : public Client {
   Time last_said_{};
   uint32_t uncredited_ = 0;  // messages taken since the last grant
   bool was_connected_ = false;
+  enum class Link { kNone, kConnected, kSpeaking, kBroken } link_ = Link::kNone;
 };
 
 }  // namespace

@@ -34,7 +34,8 @@ class Client {
   virtual Result<void> cancel(const std::string& request_id, const std::string& token = "") = 0;
   virtual Result<void> resume(const api::Resume& resume) = 0;
   /// Asks and waits for the answer; events of other requests that arrive meanwhile are kept for
-  /// poll(). Errors: Timeout (names the endpoint).
+  /// poll(). Errors: Timeout (nothing listens at the endpoint, which is named), Unavailable
+  /// (something does, but does not answer as a coordinator: says what is known of it).
   virtual Result<api::StatusReport> status(Duration timeout) = 0;
   /// What has arrived; waits at most `timeout` for the first event.
   virtual Result<std::vector<api::ServerEvent>> poll(Duration timeout) = 0;

@@ -298,7 +298,7 @@ void CoordinatorLoop::on(comm::FromWorker& input) {
         } else if (const auto replica = links_.speaker(input.link)) {
           LOG_INFO("replica {} has drained", replica->value);
           const Epoch epoch = links_.find(*replica)->epoch;
-          links_.left(*replica);
+          links_.drained(*replica);
           tell(ReplicaDrained{*replica, epoch});
           pool_.set_max_context(links_.max_context(options_.max_context));
         }
@@ -319,9 +319,12 @@ void CoordinatorLoop::on_hello(comm::LinkId link, const Hello& hello) {
     io_.send(comm::ToWorker{link, 0, Epoch{0}, Shutdown{}});
     return;
   }
-  if (links_.find(replica)) {
+  if (const auto* predecessor = links_.find(replica)) {
     ++replicas_lost_;
     LOG_WARN("replica {} says Hello again: what its predecessor ran is queued anew", replica.value);
+    // A process that lost its number to another one may live on: it would compute for nobody.
+    if (predecessor->info.pid != hello.info.pid || predecessor->info.host != hello.info.host)
+      send_to_replica(replica, predecessor->epoch, Shutdown{});
     links_.left(replica);
   }
   joining_.emplace(Joining{link, hello.info});

@@ -52,6 +52,15 @@ void ReplicaLinks::joined(ReplicaId replica, Epoch epoch, comm::LinkId link,
   l.epoch = epoch;
   l.info = info;
   l.heard.assign(std::clamp(info.tp_size, 1u, 1024u), now);
+  const uint64_t in_blocks = uint64_t{info.num_blocks} * info.block_tokens;
+  contexts_[replica] = in_blocks > 0
+                           ? static_cast<uint32_t>(std::min<uint64_t>(info.max_context, in_blocks))
+                           : info.max_context;
+}
+
+void ReplicaLinks::drained(ReplicaId replica) {
+  links_.erase(replica);
+  contexts_.erase(replica);
 }
 
 void ReplicaLinks::heard(const Heartbeat& heartbeat, comm::LinkId link, Time now) {
@@ -104,13 +113,9 @@ std::vector<ReplicaLinks::Silent> ReplicaLinks::silent(Time now) const {
   return found;
 }
 
-uint32_t ReplicaLinks::max_context(uint32_t fallback) const {
-  uint32_t least = fallback;
-  for (const auto& [replica, link] : links_) {
-    least = std::min(least, link.info.max_context);
-    const uint64_t in_blocks = uint64_t{link.info.num_blocks} * link.info.block_tokens;
-    if (in_blocks > 0) least = static_cast<uint32_t>(std::min<uint64_t>(least, in_blocks));
-  }
+uint32_t ReplicaLinks::max_context(uint32_t model_context) const {
+  uint32_t least = model_context;
+  for (const auto& [replica, context] : contexts_) least = std::min(least, context);
   return least;
 }
 

@@ -40,7 +40,10 @@ class ReplicaLinks {
   bool repeated(comm::LinkId link, const Hello& hello) const;
 
   void joined(ReplicaId replica, Epoch epoch, comm::LinkId link, const ReplicaInfo& info, Time now);
+  /// It is lost; its context is remembered, for it is expected back.
   void left(ReplicaId replica) { links_.erase(replica); }
+  /// It left for good.
+  void drained(ReplicaId replica);
   void heard(const Heartbeat& heartbeat, comm::LinkId link, Time now);
   void stepped(ReplicaId replica, const StepReport& report, Time now);
   /// This process itself did not run for so long: nobody could be heard.
@@ -57,13 +60,14 @@ class ReplicaLinks {
   std::vector<Silent> silent(Time now) const;
   size_t size() const { return links_.size(); }
   const std::map<ReplicaId, Link>& all() const { return links_; }
-  /// The tokens that prompt and answer may have together on every joined replica; `fallback` when
-  /// none has joined.
-  uint32_t max_context(uint32_t fallback) const;
+  /// The tokens that prompt and answer may have together on every replica that has joined, the lost
+  /// ones included; at most `model_context`.
+  uint32_t max_context(uint32_t model_context) const;
 
  private:
   const Duration heartbeat_timeout_;
   std::map<ReplicaId, Link> links_;
+  std::map<ReplicaId, uint32_t> contexts_;  // of those joined or lost, bounded by kMaxReplicas
 };
 
 }  // namespace tailor::coordinator

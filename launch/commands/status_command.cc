@@ -134,6 +134,7 @@ int run(const Options& options) {
         const json out = {{"ready", false}, {"error", error_to_json(report.error())}};
         (void)write_all(STDOUT_FILENO, dump_line(out), &interrupts);
       }
+      if (report.error().code != ErrorCode::kTimeout) return print_error(report.error());
       return print_error(no_cluster_at(options.endpoint));
     }
     if (!options.quiet) {

@@ -1,6 +1,9 @@
 // The C++ client against the echo coordinator over real sockets: streams, credit, repeats, loss of
 // the server.
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <map>
@@ -145,6 +148,36 @@ TEST(Client, StatusOfNobodyIsATimeoutThatNamesTheEndpoint) {
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code, ErrorCode::kTimeout);
   EXPECT_NE(status.error().message.find("tcp://127.0.0.1:1"), std::string::npos);
+}
+
+TEST(Client, AForeignServiceAndAnImpossiblePortAreNamed) {
+  // A service that listens and says nothing, as far as ZeroMQ is concerned.
+  const int service = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(bind(service, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(service, 8), 0);
+  ASSERT_EQ(getsockname(service, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string endpoint = "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  auto client = connect(endpoint);
+  auto status = client->status(milliseconds(100));
+  for (const Time until = now() + kPatience;
+       now() < until && status.error().code == ErrorCode::kTimeout;)
+    status = client->status(milliseconds(100));
+  close(service);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(status.error().message.find("no cluster answers at " + endpoint + ": what listens"), 0u)
+      << status.error().message;
+
+  for (const char* port : {"0", "65536", "99999"}) {
+    const auto impossible = Client::connect({std::string("tcp://127.0.0.1:") + port});
+    ASSERT_FALSE(impossible) << port;
+    EXPECT_EQ(impossible.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_NE(impossible.error().message.find("1..65535"), std::string::npos);
+  }
 }
 
 TEST(Client, CancelAndRejectionsAreTyped) {

@@ -1,8 +1,13 @@
 """The Python client against the echo coordinator in a process of its own: python_client_test.py PATH/api_echo_server"""
 
+import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 import unittest
 
 try:
@@ -112,6 +117,34 @@ class SpokenTo(unittest.TestCase):
         self.assertEqual(talk.said("submit").request_id, "s")
         talk.client.poll(0)
         talk.said("resume")
+
+    def test_a_server_that_is_slow_but_lives_is_waited_for(self):
+        talk = Conversation(self, silent_after_s=2.0)
+        talk.client.submit("x", request_id="r")
+
+        def live():
+            for more in ([], [end_after(0)]):
+                talk.said("status")
+                message = api.ServerMessage(events=[api.ServerEvent(status=api.StatusReport()), *more])
+                talk.socket.send_multipart([talk.identity, message.SerializeToString()])
+
+        server = threading.Thread(target=live)
+        server.start()
+        heard = list(talk.client.events())
+        server.join()
+        self.assertEqual([type(e).__name__ for e in heard], ["Finished"])
+
+    def test_who_is_forgotten_grants_and_asks_anew_with_its_tokens(self):
+        talk = Conversation(self)
+        talk.client.submit("x", request_id="r")
+        talk.said("submit")
+        accepted = api.ServerEvent(accepted=api.Accepted(request_id="r", token="secret"))
+        talk.say(accepted, piece(0, "ab"), api.ServerEvent(forgotten=api.Forgotten()))
+        self.assertEqual(talk.said("credit").messages, 64)
+        resume = talk.said("resume")
+        self.assertEqual((list(resume.from_token), resume.token), ([2], "secret"))
+        talk.client.cancel("r")
+        self.assertEqual(talk.said("cancel").token, "secret")
 
 
 class PythonClient(unittest.TestCase):
@@ -239,8 +272,32 @@ class PythonClient(unittest.TestCase):
 
     def test_status_of_nobody_is_unavailable(self):
         with tailor_client.Client("tcp://127.0.0.1:1") as client:
-            with self.assertRaises(tailor_client.Unavailable):
+            with self.assertRaisesRegex(tailor_client.Unavailable, "no cluster answers at tcp://127.0.0.1:1 .*nothing"):
                 client.status(0.05)
+
+    def test_a_foreign_service_and_an_impossible_endpoint_are_named(self):
+        with socket.create_server(("127.0.0.1", 0)) as service:
+            with tailor_client.Client(f"tcp://127.0.0.1:{service.getsockname()[1]}") as client:
+                what, until = "nothing", time.monotonic() + PATIENCE_S
+                while "nothing" in what and time.monotonic() < until:
+                    with self.assertRaises(tailor_client.Unavailable) as caught:
+                        client.status(0.1)
+                    what = str(caught.exception)
+                self.assertIn("does not answer in ZeroMQ's protocol", what)
+        for wrong in ("tcp://127.0.0.1:0", "tcp://127.0.0.1:65536", "tcp://127.0.0.1", "127.0.0.1:5555"):
+            with self.assertRaisesRegex(ValueError, wrong):
+                tailor_client.Client(wrong)
+
+    def test_a_server_that_stops_answering_ends_the_wait(self):
+        client = self.connect(silent_after_s=0.4)
+        self.assertEqual(client.generate("alive", timeout_s=PATIENCE_S)["text"], "alive")
+        os.kill(self.server.process.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.server.process.pid, signal.SIGCONT)
+        client.submit("never answered")
+        with self.assertRaisesRegex(tailor_client.Unavailable, self.server.endpoint):
+            list(client.events())
+        with self.assertRaisesRegex(tailor_client.Unavailable, self.server.endpoint):
+            client.generate("nor this")
 
     def test_a_killed_server_that_comes_back_says_that_it_knows_nothing(self):
         client = self.connect()

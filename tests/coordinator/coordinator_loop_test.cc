@@ -143,6 +143,26 @@ TEST(CoordinatorLoop, HelloOfASuccessorRequeuesAtOnce) {
   ASSERT_TRUE(caller.listen_until_over({"r"}));
   expect_answer(caller.answers["r"], 50);
   EXPECT_EQ(caller.status().replicas.at(0).epoch, Epoch{2});
+  first->wait_until_gone();  // it lost its number and is told to leave
+  EXPECT_TRUE(first->was_shut_down());
+}
+
+TEST(CoordinatorLoop, APromptLongerThanTheLostReplicasContextIsRefusedDuringAnOutage) {
+  CoordinatorOptions options;
+  options.heartbeat_timeout = milliseconds(400);
+  LiveCluster cluster(options);
+  ScriptedLeader::Options small;
+  small.max_context = 64;
+  auto leader = cluster.leader(small);
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready());
+  leader.reset();
+  ASSERT_TRUE(
+      caller.wait_status([](const api::StatusReport& status) { return status.replicas.empty(); }));
+  caller.submit(Caller::ask("long", std::string(100, 'x'), 8));
+  ASSERT_TRUE(caller.listen_until_over({"long"}));
+  ASSERT_EQ(caller.answers["long"].rejected.size(), 1u);
+  EXPECT_EQ(caller.answers["long"].rejected[0].error.code, ErrorCode::kLimitExceeded);
 }
 
 TEST(CoordinatorLoop, RefusesAReplicaOfAnotherModel) {

@@ -106,6 +106,15 @@ TEST(ReplicaLinks, CountsStepsAndLimitsTheContextToWhatAllCanHold) {
   EXPECT_EQ(link->forward, milliseconds(16));
   EXPECT_DOUBLE_EQ(link->step_ms, 11.0);
   links.left(ReplicaId{0});
+  EXPECT_EQ(links.max_context(2048), 160u) << "it is expected back";
+  auto larger = info();
+  larger.num_blocks = 20;
+  links.joined(ReplicaId{1}, Epoch{1}, comm::LinkId{6}, larger, kStart);
+  EXPECT_EQ(links.max_context(2048), 160u);
+  links.joined(ReplicaId{0}, Epoch{2}, comm::LinkId{7}, larger, kStart);
+  EXPECT_EQ(links.max_context(2048), 320u);
+  links.drained(ReplicaId{0});
+  links.drained(ReplicaId{1});
   EXPECT_EQ(links.max_context(2048), 2048u);
 }
 

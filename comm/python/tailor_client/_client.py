@@ -16,6 +16,14 @@ _LEASE_EVERY_S = 3.0
 _FORGOTTEN_AFTER_S = 8.0  # silent for so long, the server may have dropped our credit and our requests
 _RESUME_AGAIN_S = 1.0
 _MAX_SAMPLES = 64  # of a request; the server refuses more
+_SILENT_AFTER_S = 10.0  # half of it without an event, half without an answer to a question whether it lives
+
+_LINK_EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+# What is known of the other side when it does not answer.
+_NOBODY = "nothing listens there"
+_MUTE = "what listens there does not answer in ZeroMQ's protocol (another service, or a stopped process)"
+_SILENT = "what listens there speaks ZeroMQ, but does not answer as Tailor's coordinator does"
+_BROKEN = "the connection is broken"
 
 _PRIORITIES = {"interactive": 1, "standard": 2, "batch": 3}
 _REASONS = {0: "none", 1: "stop", 2: "length", 3: "cancelled", 4: "failed"}
@@ -128,16 +136,18 @@ class Client:
 
     Credit and lease are kept while events(), poll(), generate() or status() run: call one of them at least every
     3 seconds while requests are open, or the server takes the client for gone after 10. A client silent for
-    `forgotten_after_s` gives credit anew and asks again for what is open.
+    `forgotten_after_s` gives credit anew and asks again for what is open. A server that says nothing for
+    `silent_after_s`, not even that it lives, is Unavailable to whoever waits without a timeout.
     """
 
     def __init__(self, endpoint: str = "tcp://127.0.0.1:5555", credit_window: int = 64,
-                 forgotten_after_s: float = _FORGOTTEN_AFTER_S):
+                 forgotten_after_s: float = _FORGOTTEN_AFTER_S, silent_after_s: float = _SILENT_AFTER_S):
         if credit_window < 1:
             raise ValueError("credit_window must be above 0")
         self.endpoint = endpoint
         self._window = credit_window
         self._forgotten_after_s = forgotten_after_s
+        self._silent_after_s = silent_after_s
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.ROUTING_ID, b"p" + uuid.uuid4().hex.encode())  # kept over reconnects
@@ -147,8 +157,13 @@ class Client:
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10000)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self._socket.connect(endpoint)
+        self._monitor = self._socket.get_monitor_socket(_LINK_EVENTS)
+        self._link = _NOBODY
+        try:
+            self._connect(endpoint)
+        except BaseException:
+            self.close()
+            raise
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
@@ -164,6 +179,16 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+    def _connect(self, endpoint: str) -> None:
+        port = endpoint.rpartition(":")[2]
+        if endpoint.startswith("tcp://") and not (port.isdecimal() and 1 <= int(port) <= 65535):
+            raise ValueError(f"endpoint {endpoint!r} must end in a port of 1..65535, as in tcp://127.0.0.1:5555")
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise ValueError(f"cannot connect to {endpoint!r}, expected an endpoint such as tcp://127.0.0.1:5555: "
+                             f"{error}") from None
 
     def close(self) -> None:
         self._socket.disable_monitor()
@@ -239,9 +264,10 @@ class Client:
                 return events
 
     def events(self, timeout_s: Optional[float] = None) -> Iterator[Event]:
-        """Events as they come, until every open request has ended (or none came for `timeout_s`)."""
+        """Events as they come, until every open request has ended (or none came for `timeout_s`). Without `timeout_s`
+        raises Unavailable when the server says nothing for `silent_after_s`, not even that it lives."""
         while self._open or self._kept:
-            got = self.poll(timeout_s if timeout_s is not None else _LEASE_EVERY_S)
+            got = self._poll_living(timeout_s)
             if not got and timeout_s is not None:
                 return
             yield from got
@@ -249,14 +275,15 @@ class Client:
     def generate(self, prompt: Optional[str] = None, *, messages=None, token_ids=None,
                  timeout_s: Optional[float] = None, **options) -> dict:
         """Submits one request and waits for its end. Returns dict(text, token_ids, finish_reason, samples,
-        prompt_token_ids, seed, timings); with n > 1, `samples` holds a text and token_ids for each.
-        Raises RequestFailed, or Unavailable when nothing at all came for `timeout_s`."""
+        prompt_token_ids, seed, token, timings); with n > 1, `samples` holds a text and token_ids for each.
+        Raises RequestFailed, or Unavailable when nothing at all came for `timeout_s`; without it, when the server says
+        nothing for `silent_after_s`, not even that it lives."""
         mine = self.submit(prompt, messages=messages, token_ids=token_ids, **options)
         samples = [dict(text="", token_ids=[], logprobs=[]) for _ in self._open[mine].samples]
         accepted, others = None, []
         try:
             while True:
-                got = self.poll(timeout_s if timeout_s is not None else _LEASE_EVERY_S)
+                got = self._poll_living(timeout_s)
                 if not got and timeout_s is not None:
                     raise Unavailable(f"no answer from {self.endpoint} within {timeout_s} s")
                 while got:
@@ -298,7 +325,18 @@ class Client:
             if found is not None:
                 return found
             if time.monotonic() >= until:
-                raise Unavailable(f"no answer from {self.endpoint} within {timeout_s} s")
+                raise Unavailable(f"no cluster answers at {self.endpoint} within {timeout_s} s: {self._link}")
+
+    def _poll_living(self, timeout_s: Optional[float]) -> list:
+        """poll(timeout_s); without one, until something comes. A server that is silent is asked whether it lives."""
+        if timeout_s is not None:
+            return self.poll(timeout_s)
+        while not (got := self.poll(self._silent_after_s / 2)):
+            try:
+                self.status(self._silent_after_s / 2)
+            except Unavailable as error:
+                raise Unavailable(f"the cluster has stopped answering: {error}") from None
+        return got
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -359,10 +397,16 @@ class Client:
     def _follow_connection(self) -> None:
         """A connection that came back may have lost messages of either direction, and the server may be a new one."""
         while self._monitor.poll(0):
-            zmq.utils.monitor.recv_monitor_message(self._monitor)
-            if self._was_connected:
-                self._start_over()
-            self._was_connected = True
+            event = zmq.utils.monitor.recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._link = _SILENT
+                if self._was_connected:
+                    self._start_over()
+                self._was_connected = True
+            elif event == zmq.EVENT_CONNECTED:
+                self._link = _MUTE
+            elif self._link == _SILENT:  # the others tell of a connection's end
+                self._link = _BROKEN
 
     def _make_known(self) -> None:
         """A server that has not heard us for its lease has forgotten our credit and who reads what."""
