@@ -127,6 +127,7 @@ void CoordinatorLoop::keep_house() {
     lose(silent.replica, "rank " + std::to_string(silent.rank) + " has been silent for " +
                              std::to_string(to_us(silent.silence) / 1000) + " ms");
   if (predictor_.fell_silent(now_)) predictor_lost("it says nothing");
+  if (predictor_.fell_mute(now_)) predictor_lost("it lives, but answers no question");
   for (const auto& gone : sessions_.gone(std::min(heard_until_, now_))) {
     LOG_INFO("client {} is gone; {} of its requests are cancelled", gone.client.value,
              gone.cancel.size());
@@ -383,7 +384,13 @@ void CoordinatorLoop::on(comm::FromPredictor& input) {
     return;
   }
   const auto& predicted = std::get<Predicted>(input.report);
-  if (!predictor_.answered(input.link, predicted.request)) return;
+  const bool was_present = predictor_.present();
+  const bool asked = predictor_.answered(input.link, predicted.request);
+  if (!was_present && predictor_.present()) {
+    absence_told_ = false;
+    LOG_INFO("predictor: {}; it answers again", predictor_.describe());
+  }
+  if (!asked) return;
   tell(PredictedLaw{predicted.request, predicted.law});
   if (core_.standing(predicted.request).probed)
     LOG_DEBUG("request {}: predicted law {} comes behind the probe's, which stays",
@@ -403,7 +410,7 @@ void CoordinatorLoop::predictor_lost(const char* why) {
 
 void CoordinatorLoop::ask_predictor(RequestId id, std::string words, uint32_t max_tokens) {
   if (words.empty()) return;  // token ids: nothing to read
-  if (const auto link = predictor_.ask(id))
+  if (const auto link = predictor_.ask(id, now_))
     return io_.send(comm::ToPredictor{*link, Predict{id, std::move(words), max_tokens}});
   if (!predictor_.present() && options_.core.policy.needs_law() &&
       !std::exchange(absence_told_, true))

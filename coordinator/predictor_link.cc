@@ -8,13 +8,14 @@ bool PredictorLink::hello(comm::LinkId link, const PredictorHello& hello, Time n
   link_ = link;
   heard_ = now;
   if (known) return false;
+  mute_ = false;
   hello_ = hello;
   ever_ = true;
   return true;
 }
 
-std::optional<comm::LinkId> PredictorLink::ask(RequestId request) {
-  if (!link_) {
+std::optional<comm::LinkId> PredictorLink::ask(RequestId request, Time now) {
+  if (!link_ || (mute_ && !open_.empty())) {
     ++counters_.unasked;
     return std::nullopt;
   }
@@ -22,12 +23,16 @@ std::optional<comm::LinkId> PredictorLink::ask(RequestId request) {
     ++counters_.dropped;
     return std::nullopt;
   }
-  open_.insert(request);
+  open_[request] = {now, answers_};
   ++counters_.asked;
   return link_;
 }
 
 bool PredictorLink::answered(comm::LinkId link, RequestId request) {
+  if (link_ == link) {
+    mute_ = false;
+    ++answers_;
+  }
   if (link_ != link || open_.erase(request) == 0) {
     ++counters_.strays;
     return false;
@@ -42,6 +47,26 @@ bool PredictorLink::gone(comm::LinkId link) {
   return true;
 }
 
+bool PredictorLink::fell_mute(Time now) {
+  bool answers_nothing = false;
+  counters_.unanswered += std::erase_if(open_, [&](const auto& question) {
+    if (now - question.second.asked < options_.answer_within) return false;
+    answers_nothing = answers_nothing || question.second.answers_before == answers_;
+    return true;
+  });
+  if (!answers_nothing || mute_) return false;
+  ++counters_.losses;
+  counters_.unanswered += open_.size();
+  open_.clear();
+  mute_ = true;
+  return true;
+}
+
+void PredictorLink::forgive(Duration pause) {
+  heard_ += pause;
+  for (auto& [request, question] : open_) question.asked += pause;
+}
+
 bool PredictorLink::fell_silent(Time now) {
   if (!link_ || now - heard_ < options_.silent_after) return false;
   lose();
@@ -53,12 +78,13 @@ void PredictorLink::lose() {
   counters_.unanswered += open_.size();
   open_.clear();
   link_.reset();
+  mute_ = false;
 }
 
 std::string PredictorLink::describe() const {
   if (!ever_) return "none";
-  return std::string(link_ ? "ready: " : "lost: ") + hello_.name + " (" + hello_.encoder + ", " +
-         hello_.head + ", pid " + std::to_string(hello_.pid) + ")";
+  return std::string(present() ? "ready: " : "lost: ") + hello_.name + " (" + hello_.encoder +
+         ", " + hello_.head + ", pid " + std::to_string(hello_.pid) + ")";
 }
 
 }  // namespace tailor::coordinator

@@ -546,6 +546,31 @@ TEST(CoordinatorLoop, AMissingMuteOrLostPredictorDelaysNobody) {
   ASSERT_TRUE(caller.wait_counter("predictor_answered", 1));
 }
 
+TEST(CoordinatorLoop, APredictorThatAnswersNothingIsLostAndOneThatAnswersAgainIsBack) {
+  auto options = under_tie();
+  options.predictor.silent_after = seconds(100);
+  options.predictor.answer_within = milliseconds(300);
+  LiveCluster cluster(options);
+  std::atomic<bool> answers{false};
+  ScriptedPredictor predictor(cluster.control(), [&](const Predict&) -> std::optional<LengthLaw> {
+    if (!answers) return std::nullopt;
+    return tie::log_t(3, 0.5);
+  });
+  auto leader = cluster.leader();
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready() && caller.wait_predictor("ready"));
+  caller.submit(Caller::ask("unanswered", "len 10", 5));
+  ASSERT_TRUE(caller.wait_predictor("lost"));  // though it says hello all the time
+  answers = true;
+  for (int i = 0; caller.status().predictor.rfind("ready", 0) != 0; ++i) {
+    ASSERT_LT(i, 10'000);
+    const std::string id = "r" + std::to_string(i);
+    caller.submit(Caller::ask(id, "len 10", 5));
+    ASSERT_TRUE(caller.listen_until_over({id}));
+  }
+  EXPECT_GT(caller.counter("predictor_answered"), 0);
+}
+
 TEST(CoordinatorLoop, NoMoreQuestionsAreOpenThanTheLimitAndTokenIdsAreNotAskedAbout) {
   auto options = under_tie();
   options.predictor.max_open = 2;
