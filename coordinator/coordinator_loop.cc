@@ -429,9 +429,14 @@ void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
   if (!spdlog::should_log(level)) return;
   const auto s = core_.standing(id);
   if (!s.live) return;
-  const std::string place =
-      s.waiting ? "place " + std::to_string(s.place) + " of " + std::to_string(s.waiting_requests)
-                : "already on replica " + std::to_string(live_.at(id).timings.replica);
+  // Its place costs a walk over all requests, and an answer of the predictor comes with each one.
+  std::string place;
+  if (!s.waiting)
+    place = "already on replica " + std::to_string(live_.at(id).timings.replica);
+  else if (!spdlog::should_log(spdlog::level::debug))
+    place = "one of " + std::to_string(core_.waiting()) + " that wait";
+  else
+    place = "place " + std::to_string(core_.place(id)) + " of " + std::to_string(core_.waiting());
   spdlog::log(level, "request {}: {} law {}, E {:.1f}, CVaR {:.1f}, beta {:.3f}, key {:.4f}, {}",
               id.value, whose, describe(s.law), s.moments.expected, s.moments.cvar, core_.beta(),
               s.key, place);

@@ -301,7 +301,6 @@ void SchedulerCore::rekey_all() {
 
 SchedulerCore::Standing SchedulerCore::standing(RequestId id) const {
   Standing out;
-  out.waiting_requests = waiting();
   const uint32_t slot = by_id_.find(id);
   if (slot == IdTable::kNone) return out;
   const Entry& entry = entries_[slot];
@@ -311,15 +310,21 @@ SchedulerCore::Standing SchedulerCore::standing(RequestId id) const {
   out.waiting = entry.state == State::kWaiting;
   out.moments = out.waiting ? entry.moments : work_left(entry);
   out.key = options_.policy.key(out.moments, beta_.value(), entry.arrival);
-  if (!out.waiting) return out;
+  return out;
+}
+
+uint32_t SchedulerCore::place(RequestId id) const {
+  const uint32_t slot = by_id_.find(id);
+  if (slot == IdTable::kNone || entries_[slot].state != State::kWaiting) return 0;
+  const Entry& entry = entries_[slot];
   const auto& own = waiting_[entry.priority].at(entry.queue_handle);
-  out.place = 1;
+  uint32_t place = 1;
   for (const Entry& other : entries_)
     if (other.state == State::kWaiting && (other.priority < entry.priority ||
                                            (other.priority == entry.priority &&
                                             waiting_[other.priority].at(other.queue_handle) < own)))
-      ++out.place;
-  return out;
+      ++place;
+  return place;
 }
 
 void SchedulerCore::expire_deadlines() {

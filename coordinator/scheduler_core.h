@@ -109,17 +109,17 @@ class SchedulerCore {
     return static_cast<uint32_t>(by_id_.size());
   }  ///< requests, waiting or bound
   double beta() const { return beta_.value(); }
-  /// How a live request stands, for people. Cost: O(live requests).
+  /// How a live request stands, for people. Cost: O(1).
   struct Standing {
     bool live = false, waiting = false;
     bool probed = false;   ///< the law is the probe's
     LengthLaw law;         ///< kind none: the population's
     tie::Moments moments;  ///< of the work left; all 0 under fcfs
     double key = 0;
-    uint32_t place = 0;  ///< 1 = next; 0 = not waiting
-    uint32_t waiting_requests = 0;
   };
   Standing standing(RequestId id) const;
+  /// Its place among the waiting requests: 1 = next, 0 = it does not wait. Cost: O(live requests).
+  uint32_t place(RequestId id) const;
   const CoreCounters& counters() const { return counters_; }
   const CoreOptions& options() const { return options_; }
 

@@ -2,7 +2,7 @@
 // contiguous slab per KV group: [block][group_local][layer][K,V][slot][head_dim], so that swapping
 // or moving a block, also between replicas of different tp sizes, is a few large copies. On the CPU
 // it is lazily touched anonymous memory: an idle pool costs address space, not RAM. Owner: the
-// rank's main thread; copies go through the copy thread under the plan's order.
+// rank's main thread.
 #pragma once
 
 #include <cstddef>

@@ -305,9 +305,9 @@ TEST(SchedulerCore, TieRunsTheShortestPredictedFirstAndTheUnpredictedByThePopula
     c.tell(PredictedLaw{RequestId{2}, tie::log_t(7, 0.3)});
     c.tell(PredictedLaw{RequestId{3}, tie::log_t(3, 0.3)});
     c.tell(PredictedLaw{RequestId{5}, tie::log_t(2, 0.3)});
-    EXPECT_EQ(c.core.standing(RequestId{5}).place, 1u);
-    EXPECT_EQ(c.core.standing(RequestId{4}).place, 3u);
-    EXPECT_EQ(c.core.standing(RequestId{2}).place, 4u);
+    EXPECT_EQ(c.core.place(RequestId{5}), 1u);
+    EXPECT_EQ(c.core.place(RequestId{4}), 3u);
+    EXPECT_EQ(c.core.place(RequestId{2}), 4u);
     std::string order;
     for (uint32_t runs = 1; order.size() < 4;) {
       const auto lines = c.report(0, 1, {entry(runs, 1, 0, 1, true)});
@@ -347,7 +347,7 @@ TEST(SchedulerCore, WaitingMakesUpForLengthByTheDecayExactly) {
     c.now += from_seconds(tie_wait + off);
     arrive(3);
     c.tell(PredictedLaw{RequestId{3}, tie::log_t(std::log(100), 1e-3, 30)});
-    EXPECT_EQ(c.core.standing(RequestId{3}).place, off < 0 ? 1u : 2u);
+    EXPECT_EQ(c.core.place(RequestId{3}), off < 0 ? 1u : 2u);
   }
 }
 
@@ -372,12 +372,12 @@ TEST(SchedulerCore, BetaFollowsTheQueueAndTurnsTheOrderOfWideAndNarrowLaws) {
   c.now += seconds(2);
   for (uint64_t id = 4; id <= 8; ++id) arrive(id);
   EXPECT_NEAR(c.core.beta(), 0.3, 1e-12) << "a level is held for a second";
-  EXPECT_EQ(c.core.standing(RequestId{3}).place, 1u);
+  EXPECT_EQ(c.core.place(RequestId{3}), 1u);
   c.now += seconds(1);
   c.tell(Tick{});
   EXPECT_NEAR(c.core.beta(), 0.5, 1e-12);
-  EXPECT_EQ(c.core.standing(RequestId{2}).place, 1u);
-  EXPECT_EQ(c.core.standing(RequestId{3}).place, 2u);
+  EXPECT_EQ(c.core.place(RequestId{2}), 1u);
+  EXPECT_EQ(c.core.place(RequestId{3}), 2u);
 }
 
 TEST(SchedulerCore, AProbedLawOutranksThePredictorsAndIsKeptForTheNextAttempt) {
@@ -398,7 +398,7 @@ TEST(SchedulerCore, AProbedLawOutranksThePredictorsAndIsKeptForTheNextAttempt) {
   const tie::LawMath math;
   EXPECT_DOUBLE_EQ(c.core.standing(RequestId{1}).moments.expected,
                    math.moments(tie::log_t(3, 0.3), 2048 - 32, 8).expected);
-  EXPECT_EQ(c.core.standing(RequestId{1}).place, 1u);
+  EXPECT_EQ(c.core.place(RequestId{1}), 1u);
   EXPECT_EQ(c.join(0, 1).back(), "dispatch replica=0 epoch=2 request=1 attempt=2");
 }
 
@@ -407,9 +407,9 @@ TEST(SchedulerCore, ANewPopulationRekeysTheUnpredicted) {
   c.arrive(1);
   c.arrive(2);
   c.tell(PredictedLaw{RequestId{2}, tie::log_t(2, 0.3)});
-  EXPECT_EQ(c.core.standing(RequestId{1}).place, 2u);
+  EXPECT_EQ(c.core.place(RequestId{1}), 2u);
   c.tell(PopulationLaw{tie::log_t(1, 0.3, 5)});
-  EXPECT_EQ(c.core.standing(RequestId{1}).place, 1u);
+  EXPECT_EQ(c.core.place(RequestId{1}), 1u);
 }
 
 TEST(SchedulerCore, EveryDispatchIsTheBestByTheFormulaUnderRandomEventsAndLaws) {
