@@ -1,5 +1,6 @@
 #include "base/request.h"
 
+#include <charconv>
 #include <cmath>
 
 namespace tailor {
@@ -7,10 +8,16 @@ namespace {
 
 Unexpected bad(const std::string& message) { return fail(ErrorCode::kInvalidArgument, message); }
 
-Result<void> in_range(const char* name, double value, double low, double high) {
+std::string shortest(float value) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
+}
+
+// Bounds are floats as the values are: 0.01 as a double is above the float that 0.01 becomes.
+Result<void> in_range(const char* name, float value, float low, float high) {
   if (std::isfinite(value) && value >= low && value <= high) return {};
-  return bad(std::string(name) + " must be a number in [" + std::to_string(low) + ", " +
-             std::to_string(high) + "], found " + std::to_string(value));
+  return bad(std::string(name) + " must be a number in [" + shortest(low) + ", " + shortest(high) +
+             "], found " + shortest(value));
 }
 
 Result<void> token_in_range(const char* name, TokenId id, int64_t vocab_size) {
@@ -25,7 +32,7 @@ Result<void> validate(const SamplingParams& p, int64_t vocab_size) {
   TAILOR_TRY(in_range("temperature", p.temperature, 0, 100));
   TAILOR_TRY(in_range("top_p", p.top_p, 0, 1));
   TAILOR_TRY(in_range("min_p", p.min_p, 0, 1));
-  TAILOR_TRY(in_range("repetition_penalty", p.repetition_penalty, 0.01, 100));
+  TAILOR_TRY(in_range("repetition_penalty", p.repetition_penalty, 0.01f, 100));
   TAILOR_TRY(in_range("presence_penalty", p.presence_penalty, -100, 100));
   TAILOR_TRY(in_range("frequency_penalty", p.frequency_penalty, -100, 100));
   if (p.top_p == 0) return bad("top_p must be above 0 (1 switches it off)");

@@ -6,6 +6,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
+
 namespace tailor::bench {
 namespace {
 
@@ -126,10 +128,10 @@ std::string summary_json(const LoadResult& result, const std::string& label) {
 
 Result<std::string> comparison_table(const std::string& former_json, const LoadResult& result,
                                      const std::string& label) {
-  const auto former = nlohmann::json::parse(former_json, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json former = parse_json(former_json).value_or(nlohmann::json());
   if (!former.is_object() || !former.contains("rows") || !former.contains("label"))
     return fail(ErrorCode::kInvalidArgument, "this is not what `tailor bench burst --json` writes");
-  const nlohmann::json now = nlohmann::json::parse(summary_json(result, label));
+  TAILOR_ASSIGN(const nlohmann::json now, parse_json(summary_json(result, label)));
   if (former["rows"].size() != now["rows"].size())
     return fail(ErrorCode::kInvalidArgument,
                 "the former run had " + std::to_string(former["rows"].size()) +

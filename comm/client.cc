@@ -60,6 +60,7 @@ class ClientConnection final : public Client {
   }
 
   Result<void> submit(const api::Submit& submit) override {
+    TAILOR_TRY(check_text(submit));
     TAILOR_TRY(say(submit));
     const size_t n = std::clamp(submit.sampling.n, 1, 1024);
     OpenRequest& request = open_[submit.request_id];

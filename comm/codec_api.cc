@@ -450,6 +450,29 @@ std::string encode(const api::ClientMessage& value) {
 }
 
 std::string encode(const std::vector<api::ServerEvent>& events) {
+Result<void> check_text(const api::Submit& submit) {
+  const auto check = [](const std::string& what, std::string_view text) -> Result<void> {
+    const size_t good = valid_utf8_prefix(text);
+    if (good == text.size()) return {};
+    return fail(ErrorCode::kInvalidArgument,
+                what + " is not UTF-8 at byte " + std::to_string(good));
+  };
+  TAILOR_TRY(check("the request id", submit.request_id));
+  TAILOR_TRY(check("the tenant", submit.tenant));
+  for (size_t i = 0; i < submit.sampling.stop.size(); ++i)
+    TAILOR_TRY(check("stop[" + std::to_string(i) + "]", submit.sampling.stop[i]));
+  if (const auto* text = std::get_if<std::string>(&submit.prompt))
+    TAILOR_TRY(check("the prompt", *text));
+  if (const auto* chat = std::get_if<std::vector<api::ChatMessage>>(&submit.prompt)) {
+    for (size_t i = 0; i < chat->size(); ++i) {
+      const std::string where = "messages[" + std::to_string(i) + "]";
+      TAILOR_TRY(check(where + ".role", (*chat)[i].role));
+      TAILOR_TRY(check(where + ".content", (*chat)[i].content));
+    }
+  }
+  return {};
+}
+
   Arena arena;
   auto* message = Arena::CreateMessage<v1::ServerMessage>(&arena);
   message->set_protocol_version(kProtocolVersion);

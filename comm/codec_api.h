@@ -28,6 +28,11 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
                                                                          size_t max_prompt_bytes);
 std::string encode(const api::ClientMessage& message);
 
+/// Every text of `submit` is UTF-8. A client asks before it encodes: on the wire what is not UTF-8
+/// would be changed or make the whole message unreadable. Errors: InvalidArgument (names the text
+/// and the byte).
+Result<void> check_text(const api::Submit& submit);
+
 /// One ServerMessage. Text that is not UTF-8 is made so, byte for byte.
 std::string encode(const std::vector<api::ServerEvent>& events);
 /// Events of kinds that this version does not know are left out. Errors: Protocol.

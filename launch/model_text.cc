@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "base/json_text.h"
+
 namespace tailor::launch {
 namespace {
 
@@ -102,7 +104,9 @@ Result<ModelText> from_folder(const fs::path& folder) {
   json config = json::object();
   const fs::path config_path = folder / "tokenizer_config.json";
   if (const auto content = read_file(config_path)) {
-    config = json::parse(*content, nullptr, /*allow_exceptions=*/false);
+    auto parsed = parse_json(*content);
+    if (!parsed) return fail_with(config_path.string(), std::move(parsed.error()));
+    config = std::move(*parsed);
     if (!config.is_object())
       return fail(ErrorCode::kInvalidArgument, config_path.string() + " is not a JSON object");
   }

@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "base/model_stamp.h"
+#include "base/numbers.h"
 #include "parallel/weights/default_model.h"
 #include "parallel/weights/safetensors_file.h"
 #include "tie/feature_file.h"
@@ -116,7 +117,9 @@ Result<void> add_prompts(const PredictorData& data, const Lengths& lengths, Pred
 Result<void> add_hidden(const PredictorData& data, const Lengths& lengths, PredictorTable& out) {
   const std::string spec = data.features.substr(std::string("hidden:").size());
   const size_t colon = spec.rfind(':');
-  const int layer = colon == std::string::npos ? 0 : std::atoi(spec.c_str() + colon + 1);
+  const int layer = colon == std::string::npos
+                        ? 0
+                        : parse_number<int>(std::string_view(spec).substr(colon + 1)).value_or(0);
   if (layer < 1)
     return fail(
         ErrorCode::kInvalidArgument,

@@ -1,7 +1,11 @@
 #include "launch/predictor_source.h"
 
-#include <cstdio>
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
+#include <string_view>
+
+#include "base/numbers.h"
 
 namespace tailor::launch {
 namespace {
@@ -9,12 +13,12 @@ namespace {
 constexpr const char* kConstant = "constant:";
 
 Result<PredictorSource> constant(const std::string& source) {
-  float mu = 0, sigma = 0;
-  char rest = 0;
-  const std::string numbers = source.substr(std::string(kConstant).size());
+  const std::string_view numbers = std::string_view(source).substr(std::strlen(kConstant));
+  const size_t comma = std::min(numbers.find(','), numbers.size());
+  const auto mu = parse_number<double>(numbers.substr(0, comma));
+  const auto sigma = parse_number<double>(numbers.substr(std::min(comma + 1, numbers.size())));
   LengthLaw law;
-  if (std::sscanf(numbers.c_str(), "%f,%f%c", &mu, &sigma, &rest) == 2)
-    law = tie::log_t(static_cast<double>(mu), static_cast<double>(sigma));
+  if (mu && sigma) law = tie::log_t(*mu, *sigma);
   if (law.kind == LengthLaw::Kind::kNone || !well_formed(law))
     return fail(ErrorCode::kInvalidArgument,
                 "a constant predictor is constant:MU,SIGMA with sigma above 0, found " + source);

@@ -25,6 +25,7 @@
 #include "comm/mpi_environment.h"
 #include "coordinator/coordinator_loop.h"
 #include "launch/model_text.h"
+#include "launch/number_options.h"
 #include "parallel/weights/default_model.h"
 #include "parallel/weights/weight_files.h"
 
@@ -177,6 +178,7 @@ int run(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   sigprocmask(SIG_BLOCK, &stop_signals, nullptr);
   const int stop_fd = signalfd(-1, &stop_signals, SFD_CLOEXEC);
+  check_number_options(app);
   if (stop_fd < 0)
     return complain(
         {ErrorCode::kUnavailable, std::string("signalfd failed: ") + std::strerror(errno)});

@@ -2,6 +2,7 @@
 // `train` and `eval` are `tailor train-predictor` and `tailor eval-predictor`.
 #include <CLI/CLI.hpp>
 
+#include "launch/number_options.h"
 #include "launch/predictor_commands.h"
 #include "launch/predictor_serve.h"
 
@@ -10,6 +11,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   const auto serve = tailor::launch::add_predictor_serve(app);
   const auto others = tailor::launch::add_training_commands(app);
+  tailor::launch::check_number_options(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

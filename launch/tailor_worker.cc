@@ -27,6 +27,7 @@
 #include "comm/worker_io.h"
 #include "launch/device_collective.h"
 #include "launch/model_text.h"
+#include "launch/number_options.h"
 #include "launch/worker_engine.h"
 #include "parallel/engine.h"
 #include "parallel/weights/default_model.h"
@@ -391,6 +392,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  check_number_options(app);
   }
 
   auto environment = comm::MpiEnvironment::start(&argc, &argv);

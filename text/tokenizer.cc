@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/json_text.h"
 #include "text/rust_buffer.h"
 #include "text/utf8.h"
 
@@ -119,6 +120,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_vocabulary(const Vocabu
   v.num_tokens = tokens.size();
   v.scores = spec.scores.data();
   v.num_scores = spec.scores.size();
+  if (auto shallow = check_json_depth(json); !shallow)
+    return fail_with(tokenizer_json, shallow.error());
   v.types = spec.types.data();
   v.num_types = spec.types.size();
   v.merges = merges.data();

@@ -11,6 +11,7 @@
 #include <tuple>
 #include <utility>
 
+#include "base/json_text.h"
 #include "base/model_stamp.h"
 
 namespace tailor::tie {
@@ -62,7 +63,9 @@ Result<std::pair<FeatureHeader, size_t>> read_header(std::istream& in, const std
     return fail(ErrorCode::kInvalidArgument, path + ": the header is damaged");
   std::string text(size, 0);
   in.read(text.data(), size);
-  const json value = in ? json::parse(text, nullptr, false) : json();
+  const auto parsed = parse_json(text);
+  if (!in || !parsed) return fail(ErrorCode::kInvalidArgument, path + ": the header is damaged");
+  const json& value = *parsed;
   try {
     const json &hidden = value.at("hidden"), &layers = value.at("layers");
     const auto is_count = [](const json& number, uint64_t max) {

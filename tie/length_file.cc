@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/json_text.h"
 #include "base/model_stamp.h"
 
 namespace tailor::tie {
@@ -45,8 +46,10 @@ Result<void> each_line(const std::string& path, const std::string& text, const T
     const std::string_view line(text.data() + begin, end - begin);
     begin = end + 1;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    json value = json::parse(line, nullptr, false);
     const std::string where = path + ", line " + std::to_string(number) + ": ";
+    auto parsed = parse_json(line);
+    if (!parsed) return fail(ErrorCode::kInvalidArgument, where + parsed.error().message);
+    json& value = *parsed;
     if (!value.is_object())
       return fail(ErrorCode::kInvalidArgument, where + "expected a JSON object");
     try {

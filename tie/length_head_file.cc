@@ -1,7 +1,7 @@
 // The file of a LengthHead: tensors by name, everything else as texts in the metadata.
-#include <charconv>
 #include <map>
 
+#include "base/numbers.h"
 #include "parallel/weights/safetensors_file.h"
 #include "tie/length_head.h"
 #include "tie/safetensors_writer.h"
@@ -88,13 +88,12 @@ class Reader {
   }
   Result<double> number(const std::string& key) const {
     TAILOR_ASSIGN(const std::string value, text(key));
-    double out = 0;
-    const auto end = std::from_chars(value.data(), value.data() + value.size(), out);
-    if (end.ec != std::errc() || end.ptr != value.data() + value.size())
+    const auto out = parse_number<double>(value);
+    if (!out)
       return fail(ErrorCode::kDataLoss, file_.path() + ": entry \"" + key +
                                             "\": expected a number, found \"" +
                                             weights::printable(value) + "\"");
-    return out;
+    return *out;
   }
 
  private:

@@ -10,6 +10,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
+
 namespace tailor::tie {
 namespace {
 
@@ -110,7 +112,8 @@ Result<Header> read_header(const std::string& path) {
     text.resize(std::min(text.find('\n'), text.size()));
     out.rest = text.size() + 1;
   }
-  out.value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (check_json_depth(text))
+    out.value = json::parse(text, nullptr, /*allow_exceptions=*/false);  // in order: tidy: allow
   if (!out.value.is_object() || !out.stamp())
     return fail(ErrorCode::kInvalidArgument,
                 path + ": expected a head, a length file or a feature file, whose header has \"" +

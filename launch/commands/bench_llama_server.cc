@@ -9,6 +9,7 @@
 #include <random>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "bench/load_run.h"
 #include "comm/client.h"
 #include "launch/commands/bench_llama.h"
@@ -97,7 +98,7 @@ Result<double> load_theirs(uint16_t port, const Load& load, int max_tokens) {
   }
   TAILOR_ASSIGN(const HttpRun run, run_http(port, requests, kLongestRun));
   for (size_t i = 0; i < run.bodies.size(); ++i) {
-    const auto answer = nlohmann::json::parse(run.bodies[i], nullptr, false);
+    const nlohmann::json answer = parse_json(run.bodies[i]).value_or(nlohmann::json());
     const auto number = [&](const char* key) {
       return answer.is_object() && answer.contains(key) && answer[key].is_number_integer()
                  ? answer[key].get<int64_t>()

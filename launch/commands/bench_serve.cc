@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "bench/load_run.h"
 #include "comm/client.h"
 #include "launch/commands/measured_child.h"
@@ -99,9 +100,9 @@ Result<double> run_reference(const ServeComparison& options, const std::string& 
   char buffer[4096];
   while (size_t n = std::fread(buffer, 1, sizeof buffer, pipe)) output.append(buffer, n);
   const int status = pclose(pipe);
-  const auto json = nlohmann::json::parse(output, nullptr, false);
-  if (status == 0 && json.is_object() && json.contains("tokens_per_s"))
-    return json["tokens_per_s"].get<double>();
+  const auto json = parse_json(output);
+  if (status == 0 && json && json->is_object() && json->contains("tokens_per_s"))
+    return (*json)["tokens_per_s"].get<double>();
   std::ifstream log(prompts + ".log");
   const std::string said(std::istreambuf_iterator<char>(log), {});
   return fail(ErrorCode::kInternal, "the reference run failed: " + last_line(said));

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "launch/number_options.h"
+
 namespace tailor::launch {
 
 std::string own_folder() {
@@ -37,6 +39,7 @@ int run_tailor(int argc, char** argv) {
                                    add_bench(app),      add_collect(app),  add_score(app),
                                    add_fit_report(app), add_restamp(app)};
   list_passed_on(app);
+  check_number_options(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -3,6 +3,9 @@
 #include <cmath>
 #include <limits>
 
+#include "base/json_text.h"
+#include "base/numbers.h"
+
 namespace tailor::launch {
 namespace {
 
@@ -78,9 +81,8 @@ Result<void> read_logit_bias(const json& value, std::vector<std::pair<TokenId, f
   if (!value.is_object()) return wrong("logit_bias", "an object {\"token id\": bias}", value);
   out.clear();
   for (const auto& [key, bias] : value.items()) {
-    char* end = nullptr;
-    const long id = std::strtol(key.c_str(), &end, 10);
-    if (key.empty() || *end != '\0') return wrong("logit_bias", "keyed by token ids", json(key));
+    const auto id = parse_number<TokenId>(key);
+    if (!id) return wrong("logit_bias", "keyed by token ids", json(key));
     float number = 0;
     TAILOR_TRY(read_float("logit_bias", bias, number));
     out.emplace_back(static_cast<TokenId>(id), number);
@@ -126,7 +128,8 @@ Result<void> read_priority(const json& value, PriorityClass& out) {
 }
 
 Result<void> read_seed(const json& value, api::Submit& submit) {
-  if (!value.is_number_integer()) return wrong("seed", "a whole number", value);
+  if (!value.is_number_unsigned())
+    return wrong("seed", "a whole number of 0..18446744073709551615", value);
   submit.sampling.seed = value.get<uint64_t>();
   submit.has_seed = true;
   return {};
@@ -179,8 +182,7 @@ Result<bool> read_field(const std::string& name, const json& value, PromptLine& 
 }  // namespace
 
 Result<PromptLine> read_prompt_line(const std::string& text, const api::Submit& defaults) {
-  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (object.is_discarded()) return fail(ErrorCode::kInvalidArgument, "not valid JSON");
+  TAILOR_ASSIGN(const json object, parse_json(text));
   if (!object.is_object()) return fail(ErrorCode::kInvalidArgument, "not a JSON object");
 
   PromptLine line;

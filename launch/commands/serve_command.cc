@@ -6,11 +6,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
 #include "launch/predictor_choice.h"
@@ -36,9 +38,10 @@ struct Options {
 std::optional<nlohmann::json> read_addresses(const RunDir& run) {
   std::ifstream file(run.coordinator_json());
   if (!file) return std::nullopt;
-  nlohmann::json addresses = nlohmann::json::parse(file, nullptr, false);
-  if (!addresses.is_object() || !addresses.contains("control_endpoint")) return std::nullopt;
-  return addresses;
+  auto addresses = parse_json(std::string(std::istreambuf_iterator<char>(file), {}));
+  if (!addresses || !addresses->is_object() || !addresses->contains("control_endpoint"))
+    return std::nullopt;
+  return std::move(*addresses);
 }
 
 double read_progress(const std::string& path) {

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/api.h"
+#include "base/json_text.h"
 #include "parallel/weights/safetensors_file.h"
 
 namespace tailor::weights {
@@ -365,8 +366,9 @@ Result<json> load_json_object(const std::string& path) {
   }
   std::ostringstream text;
   text << in.rdbuf();
-  json parsed = json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
-  if (!parsed.is_object()) return fail(ErrorCode::kDataLoss, path + ": expected a JSON object");
+  auto parsed = parse_json(text.str());
+  if (!parsed) return fail(ErrorCode::kDataLoss, path + ": " + parsed.error().message);
+  if (!parsed->is_object()) return fail(ErrorCode::kDataLoss, path + ": expected a JSON object");
   return parsed;
 }
 

@@ -8,6 +8,7 @@
 #include <set>
 #include <utility>
 
+#include "base/json_text.h"
 #include "parallel/weights/config_json.h"
 
 namespace tailor::weights {
@@ -132,7 +133,9 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
                     " left (truncated, or no safetensors file)");
   }
   const std::string_view head = text.substr(8, header_bytes);
-  const json header = json::parse(head, nullptr, /*allow_exceptions=*/false);
+  const auto parsed = parse_json(head);
+  if (!parsed) return fail(ErrorCode::kDataLoss, path + ": the header: " + parsed.error().message);
+  const json& header = *parsed;
   if (!header.is_object()) {
     return fail(ErrorCode::kDataLoss,
                 path + ": the header is not a JSON object (damaged, or no safetensors file)");

@@ -2,9 +2,12 @@
 
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "base/ids.h"
+#include "base/json_text.h"
+#include "base/numbers.h"
 #include "base/request.h"
 #include "base/result.h"
 
@@ -36,6 +39,51 @@ TEST(Check, BrokenInvariantAborts) {
 }
 
 TEST(SamplingParams, DefaultsAreValid) { EXPECT_TRUE(validate(SamplingParams{}, 100)); }
+
+TEST(SamplingParams, TheLeastAndLargestDocumentedValuesAreTaken) {
+  SamplingParams p;
+  for (const float penalty : {0.01f, 100.0f}) {
+    p.repetition_penalty = penalty;
+    EXPECT_TRUE(validate(p, 100)) << penalty;
+  }
+  p.repetition_penalty = std::nextafter(0.01f, 0.0f);
+  EXPECT_EQ(validate(p, 100).error().message,
+            "repetition_penalty must be a number in [0.01, 100], found 0.009999999");
+  p.repetition_penalty = 1;
+  p.n = 64;
+  EXPECT_TRUE(validate(p, 100));
+}
+
+TEST(Numbers, AreDecimalWholeAndInRange) {
+  EXPECT_EQ(parse_number<uint64_t>("18446744073709551615"), UINT64_MAX);
+  EXPECT_EQ(parse_number<uint64_t>("010"), 10u);
+  EXPECT_EQ(parse_number<int32_t>("-2147483648"), INT32_MIN);
+  for (const char* text :
+       {"", "-1", "18446744073709551616", "0x10", "1e3", "+5", " 5", "5 ", "5.0"})
+    EXPECT_EQ(parse_number<uint64_t>(text), std::nullopt) << text;
+  EXPECT_EQ(parse_number<int32_t>("4294967301"), std::nullopt);  // 2^32 + 5
+  EXPECT_EQ(parse_number<double>("1e3"), 1000.0);
+  for (const char* text : {"", "nan", "inf", "-inf", "1e999", "0x10", "1,5"})
+    EXPECT_EQ(parse_number<double>(text), std::nullopt) << text;
+}
+
+TEST(JsonText, IsReadToADepthAndNoFurther) {
+  const auto nested = [](int depth) {
+    return std::string(static_cast<size_t>(depth), '[') +
+           std::string(static_cast<size_t>(depth), ']');
+  };
+  EXPECT_TRUE(parse_json(nested(kMaxJsonDepth)));
+  for (const int depth : {kMaxJsonDepth + 1, 100000, 3000000}) {
+    EXPECT_EQ(parse_json(nested(depth)).error().message,
+              "JSON nested deeper than 100 levels (at byte 100)");
+  }
+  EXPECT_FALSE(parse_json(std::string(100000, '[')));
+  EXPECT_EQ((*parse_json(R"({"a": "[[[\"{{{", "b": [[1]]})"))["b"][0][0], 1);
+  EXPECT_TRUE(check_json_depth("\"" + std::string(1000, '[') + "\""));
+  EXPECT_EQ(parse_json("{\"a\": NaN}").error().message, "not valid JSON (at byte 6)");
+  EXPECT_FALSE(parse_json("\"\xFF\""));
+  EXPECT_FALSE(parse_json(""));
+}
 
 TEST(SamplingParams, EveryBadFieldIsNamedInOneSentence) {
   const float nan = std::numeric_limits<float>::quiet_NaN();

@@ -46,6 +46,29 @@ TEST_F(Cli, ConfigFileSetsOptionsAndTheCommandLineWins) {
   EXPECT_EQ(ran.out.find("--replica 1 "), std::string::npos) << ran.out;
 }
 
+TEST_F(Cli, NumbersAreDecimalAndInRange) {
+  const auto refused = [&](const std::string& option, const std::string& value) {
+    const Ran ran = tailor(option.find("--seed") == 0
+                               ? "generate Hi " + option + " " + value
+                               : "serve --print --model " + model() + " " + option + " " + value);
+    EXPECT_EQ(ran.code, 1) << ran.out;
+    EXPECT_NE(ran.out.find(option + ": expected a"), std::string::npos) << ran.out;
+    EXPECT_NE(ran.out.find("found " + value), std::string::npos) << ran.out;
+  };
+  for (const char* value : {"-1", "18446744073709551616", "99999999999999999999999", "0x10", "1e3"})
+    refused("--seed", value);
+  for (const char* value : {"0x10", "1.5", "9999999999999999999", "+5"}) refused("--slots", value);
+  const Ran ran = tailor("serve --print --oversubscribe --model " + model() + " --slots 010");
+  EXPECT_EQ(ran.code, 0) << ran.out;
+  EXPECT_NE(ran.out.find("--slots 10"), std::string::npos) << ran.out;  // not 8
+  EXPECT_EQ(tailor("status --quiet --timeout nan").code, 1);
+  EXPECT_NE(tailor("status --timeout nan").out.find("--timeout: expected a number, found nan"),
+            std::string::npos);
+  // Sizes keep their units.
+  EXPECT_EQ(tailor("serve --print --oversubscribe --model " + model() + " --kv-memory 512MiB").code,
+            0);
+}
+
 TEST_F(Cli, AnUnknownKeyOrABadValueInTheConfigIsRefused) {
   Ran ran = tailor(config("[serve]\nreplicsa=3\n") + "serve --print");
   EXPECT_EQ(ran.code, 1);

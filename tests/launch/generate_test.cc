@@ -210,9 +210,46 @@ TEST_F(Generate, AFileIsAnsweredInItsOrderWithErrorsInTheirPlace) {
   ASSERT_EQ(out.size(), 4u);
   EXPECT_EQ(out[0]["text"], "A");
   EXPECT_EQ(out[0]["id"], "first");
-  EXPECT_EQ(out[1]["error"]["message"], "line 3: not valid JSON");
+  EXPECT_EQ(out[1]["error"]["message"], "line 3: not valid JSON (at byte 1)");
   EXPECT_EQ(out[2]["text"], "B");
   EXPECT_EQ(out[3]["error"]["message"], "no c");
+}
+
+TEST_F(Generate, ALineNestedDeepCostsOnlyItself) {
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  start("generate --prompts - --json", "{\"prompt\": \"a\"}\n{\"prompt\": " + deep +
+                                           "}\n{\"id\": " + deep +
+                                           ", \"prompt\": \"c\"}\n{\"prompt\": \"d\"}\n");
+  for (int i = 0; i < 2; ++i) {
+    const Asked asked = next_submit();
+    answer(asked, asked.prompt);
+  }
+  EXPECT_EQ(exit_code(), 1);
+  std::istringstream lines(text_of("out"));
+  std::vector<json> out;
+  for (std::string line; std::getline(lines, line);) out.push_back(json::parse(line));
+  ASSERT_EQ(out.size(), 4u);
+  EXPECT_EQ(out[0]["text"], "a");
+  for (const int i : {1, 2}) {
+    const std::string message = out[i]["error"]["message"];
+    EXPECT_EQ(message.rfind("line " + std::to_string(i + 1) + ": JSON nested deeper than 100", 0),
+              0u)
+        << message;
+  }
+  EXPECT_EQ(out[3]["text"], "d");
+}
+
+TEST_F(Generate, TextThatIsNotUtf8IsRefusedByItsName) {
+  const auto refusal = [&](const std::string& arguments) {
+    stop_when_ended_ = true;
+    start("generate " + arguments);
+    EXPECT_EQ(next_message(), std::nullopt) << arguments;
+    EXPECT_EQ(exit_code(), 1);
+    return text_of("err");
+  };
+  EXPECT_EQ(refusal("Hi --stop ok --stop ' \xE9'"), "tailor: stop[1] is not UTF-8 at byte 1\n");
+  EXPECT_EQ(refusal("'Hi \xE9'"), "tailor: the prompt is not UTF-8 at byte 3\n");
+  EXPECT_EQ(refusal("--chat '\xC3('"), "tailor: messages[0].content is not UTF-8 at byte 0\n");
 }
 
 TEST_F(Generate, AFileIsReadAheadOnlyAsFarAsParallelSays) {

@@ -42,7 +42,7 @@ TEST(PromptJson, NamesTheFieldThatIsWrong) {
     auto result = read_prompt_line(line, {});
     return result ? std::string("accepted") : result.error().message;
   };
-  EXPECT_EQ(message("{"), "not valid JSON");
+  EXPECT_EQ(message("{"), "not valid JSON (at byte 1)");
   EXPECT_EQ(message("[1]"), "not a JSON object");
   EXPECT_EQ(message("{}"), "exactly one of 'prompt', 'messages', 'token_ids' is needed, found 0");
   EXPECT_EQ(message(R"({"prompt": "a", "token_ids": []})"),
@@ -50,7 +50,7 @@ TEST(PromptJson, NamesTheFieldThatIsWrong) {
   EXPECT_EQ(message(R"({"prompt": 3})"), "field 'prompt' must be a string, found 3");
   EXPECT_EQ(message(R"({"prompt": "a", "temperature": "hot"})"),
             "field 'temperature' must be a number, found \"hot\"");
-  EXPECT_EQ(message(R"({"prompt": "a", "temperature": NaN})"), "not valid JSON");
+  EXPECT_EQ(message(R"({"prompt": "a", "temperature": NaN})"), "not valid JSON (at byte 31)");
   EXPECT_EQ(message(R"({"prompt": "a", "max_tokens": 1.5})"),
             "field 'max_tokens' must be a whole number of 32 bits, found 1.5");
   EXPECT_EQ(message(R"({"prompt": "a", "max_tokens": 99999999999})"),
@@ -62,6 +62,36 @@ TEST(PromptJson, NamesTheFieldThatIsWrong) {
       "field 'messages' must be a list of {\"role\", \"content\"}, found {\"role\":\"user\"}");
   EXPECT_EQ(message(R"({"prompt": "a", "priority": "soon"})"),
             "field 'priority' must be interactive, standard or batch, found \"soon\"");
+}
+
+TEST(PromptJson, NumbersAreReadExactlyOrRefused) {
+  const auto message = [](const std::string& fields) {
+    auto result = read_prompt_line("{\"prompt\": \"a\", " + fields + "}", {});
+    return result ? std::string("accepted") : result.error().message;
+  };
+  for (const char* key : {"4294967301", "-4294967291", "0x5", "5.0", " 5", "+5", "", "five"}) {
+    EXPECT_EQ(message("\"logit_bias\": {\"" + std::string(key) + "\": 1}"),
+              "field 'logit_bias' must be keyed by token ids, found \"" + std::string(key) + "\"");
+  }
+  EXPECT_EQ(message(R"("seed": 18446744073709551615)"), "accepted");
+  for (const char* seed : {"-1", "18446744073709551616", "1e3", "1.5", "\"1\""}) {
+    EXPECT_EQ(message("\"seed\": " + std::string(seed))
+                  .rfind("field 'seed' must be a whole number of 0..18446744073709551615", 0),
+              0u)
+        << seed;
+  }
+  EXPECT_EQ(message("\"n\": 4294967297").rfind("field 'n' must be a whole number of 32 bits", 0),
+            0u);
+}
+
+TEST(PromptJson, DeepNestingIsAnErrorInEveryField) {
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  for (const char* field :
+       {"prompt", "messages", "stop", "logit_bias", "priority", "id", "unknown"}) {
+    const auto line = read_prompt_line("{\"" + std::string(field) + "\": " + deep + "}", {});
+    ASSERT_FALSE(line.has_value()) << field;
+    EXPECT_EQ(line.error().message.rfind("JSON nested deeper than", 0), 0u) << line.error().message;
+  }
 }
 
 TEST(PromptJson, ReportsUnknownFieldsAndTakesNullAsNotGiven) {
