@@ -53,18 +53,12 @@ void SchedulerCore::on(const Arrived& event) {
         ErrorCode::kQueueFull,
         "the queue holds its limit of " + std::to_string(options_.queue_limit) + " requests",
         retry_after());
-  if (const uint32_t most = largest_known_slots(); most > 0 && event.samples > most)
-    return refuse(ErrorCode::kLimitExceeded,
-                  "n is " + std::to_string(event.samples) + ", but the largest replica runs " +
-                      std::to_string(most) + " sequences at once",
-                  Duration{});
 
   uint32_t slot;
   if (free_entries_.empty()) {
     slot = static_cast<uint32_t>(entries_.size());
     entries_.emplace_back();
     free_entries_.reserve(entries_.capacity());
-    parked_.reserve(entries_.capacity());
   } else {
     slot = free_entries_.back();
     free_entries_.pop_back();
@@ -118,9 +112,6 @@ void SchedulerCore::on(const ReplicaJoined& event) {
     say(ShutdownCommand{event.replica, replica.epoch});
     replica.draining = true;
   }
-  for (uint32_t slot : parked_) enqueue(slot);
-  parked_.clear();
-  if (known_replicas() >= options_.expected_replicas) refuse_oversized();
 }
 
 void SchedulerCore::on(const ReplicaLost& event) {
@@ -354,27 +345,13 @@ void SchedulerCore::dispatch_waiting() {
   for (auto& queue : waiting_) {
     while (!queue.empty()) {
       const uint32_t slot = by_id_.find(RequestId{queue.top().id});
-      const uint32_t samples = entries_[slot].num_samples;
-      const uint32_t replica = choose_replica(samples);
-      if (replica != kNoReplica) {
-        queue.pop();
-        entries_[slot].queue_handle = kNoHandle;
-        dispatch(slot, replica);
-        continue;
-      }
-      if (joined_replicas() == 0 || someone_could_hold(samples))
-        return;  // classes are strict: nobody overtakes
+      const uint32_t replica = choose_replica(entries_[slot].num_samples);
+      if (replica == kNoReplica) return;  // classes are strict: nobody overtakes
       queue.pop();
       entries_[slot].queue_handle = kNoHandle;
-      entries_[slot].state = State::kParked;
-      parked_.push_back(slot);
+      dispatch(slot, replica);
     }
   }
-}
-
-bool SchedulerCore::someone_could_hold(uint32_t samples) const {
-  return std::any_of(replicas_.begin(), replicas_.end(),
-                     [&](const Replica& r) { return r.usable() && samples <= r.slots; });
 }
 
 uint32_t SchedulerCore::choose_replica(uint32_t samples) const {
@@ -384,8 +361,8 @@ uint32_t SchedulerCore::choose_replica(uint32_t samples) const {
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t r = (turn_ + i) % count;
     const Replica& replica = replicas_[r];
-    if (!replica.usable() || samples > replica.slots) continue;
-    const bool starts_now = replica.ahead.empty() && replica.in_use + samples <= replica.slots;
+    if (!replica.usable()) continue;
+    const bool starts_now = replica.ahead.empty() && replica.has_room(samples);
     if (!starts_now && replica.ahead.size() >= options_.ahead_requests) continue;
     int64_t free = static_cast<int64_t>(replica.slots) - replica.in_use;
     for (uint32_t slot : replica.ahead) free -= entries_[slot].open_samples;
@@ -406,7 +383,7 @@ void SchedulerCore::dispatch(uint32_t slot, uint32_t r) {
   entry.replica = ReplicaId{r};
   entry.ended_before = entry.num_samples - entry.open_samples;
   ++replica.requests;
-  if (replica.ahead.empty() && replica.in_use + entry.open_samples <= replica.slots) {
+  if (replica.ahead.empty() && replica.has_room(entry.open_samples)) {
     place(replica, slot);
   } else {
     entry.ahead = true;
@@ -425,7 +402,7 @@ void SchedulerCore::place(Replica& replica, uint32_t slot) {
 void SchedulerCore::promote_ahead(Replica& replica) {
   while (!replica.ahead.empty()) {
     const uint32_t slot = replica.ahead.front();
-    if (replica.in_use + entries_[slot].open_samples > replica.slots) return;
+    if (!replica.has_room(entries_[slot].open_samples)) return;
     replica.ahead.erase(replica.ahead.begin());
     place(replica, slot);
   }
@@ -480,9 +457,6 @@ void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
     case State::kWaiting:
       waiting_[entry.priority].erase(entry.queue_handle);
       break;
-    case State::kParked:
-      std::erase(parked_, slot);
-      break;
     case State::kBound:
       unbind(slot);
       break;
@@ -505,19 +479,6 @@ void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
       ++counters_.finished;
   }
   say(FinishCommand{entry.id, reason, std::move(error)});
-}
-
-void SchedulerCore::refuse_oversized() {
-  const uint32_t most = largest_known_slots();
-  for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
-    const Entry& entry = entries_[slot];
-    if (entry.state == State::kFree || entry.state == State::kBound || entry.num_samples <= most)
-      continue;
-    finish(slot, FinishReason::kFailed,
-           Error{ErrorCode::kLimitExceeded, "n is " + std::to_string(entry.num_samples) +
-                                                ", but the largest replica runs " +
-                                                std::to_string(most) + " sequences at once"});
-  }
 }
 
 // ---- numbers
@@ -544,7 +505,7 @@ Duration SchedulerCore::retry_after() const {
 }
 
 uint32_t SchedulerCore::waiting() const {
-  size_t count = parked_.size();
+  size_t count = 0;
   for (const auto& queue : waiting_) count += queue.size();
   return static_cast<uint32_t>(count);
 }
@@ -558,17 +519,6 @@ uint32_t SchedulerCore::usable_slots() const {
 uint32_t SchedulerCore::joined_replicas() const {
   return static_cast<uint32_t>(
       std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.joined; }));
-}
-uint32_t SchedulerCore::known_replicas() const {
-  return static_cast<uint32_t>(
-      std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.known; }));
-}
-uint32_t SchedulerCore::largest_known_slots() const {
-  uint32_t most = 0;
-  if (known_replicas() < options_.expected_replicas) return 0;  // a larger one may still come
-  for (const Replica& replica : replicas_)
-    if (replica.known) most = std::max(most, replica.slots);
-  return most;
 }
 
 SchedulerCore::Replica* SchedulerCore::current(ReplicaId id, Epoch epoch) {
@@ -599,7 +549,7 @@ void SchedulerCore::check_integrity() const {
   deadlines_.check_integrity();
   std::vector<uint32_t> in_use(replicas_.size()), requests(replicas_.size()),
       ahead(replicas_.size());
-  size_t live = 0, waiting_entries = 0, parked_entries = 0, with_deadline = 0;
+  size_t live = 0, waiting_entries = 0, with_deadline = 0;
   for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
     const Entry& entry = entries_[slot];
     if (entry.state == State::kFree) continue;
@@ -620,10 +570,6 @@ void SchedulerCore::check_integrity() const {
       TAILOR_CHECK(node.id == entry.id.value, "a waiting request is in its queue");
       TAILOR_CHECK(node.key == key_of(entry),
                    "a waiting request's key is that of its law and beta");
-    } else if (entry.state == State::kParked) {
-      ++parked_entries;
-      TAILOR_CHECK(std::count(parked_.begin(), parked_.end(), slot) == 1,
-                   "a parked request is on the list");
     } else {
       const uint32_t r = entry.replica.value;
       TAILOR_CHECK(r < replicas_.size() && replicas_[r].joined,
@@ -640,9 +586,7 @@ void SchedulerCore::check_integrity() const {
   }
   TAILOR_CHECK(live == by_id_.size() && live + free_entries_.size() == entries_.size(),
                "every entry is live or free");
-  TAILOR_CHECK(waiting_entries + parked_entries == waiting(),
-               "the queues hold the waiting requests and no others");
-  TAILOR_CHECK(parked_entries == parked_.size(), "the parked list holds the parked requests");
+  TAILOR_CHECK(waiting_entries == waiting(), "the queues hold the waiting requests and no others");
   TAILOR_CHECK(with_deadline == deadlines_.size(), "every deadline belongs to a live request");
   TAILOR_CHECK(
       counters_.accepted == live + counters_.finished + counters_.cancelled + counters_.failed,

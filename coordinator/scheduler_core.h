@@ -15,11 +15,11 @@
 //
 // Late binding. Accepted requests wait unbound, one heap per priority class; classes are strict,
 // inside a class the policy's key orders, then arrival, then id. A request is bound only when a
-// replica has room: a free slot for each of its n samples, or a place among the `ahead` (at most 2
-// requests a replica is kept ahead, to hide the hop). Of the replicas with room the one with most
+// replica has room: a free slot for each of its n samples (or no other request, when n is above its
+// slots), or a place among the `ahead` (at most 2 requests a replica is kept ahead, to hide the
+// hop). Of the replicas with room the one with most
 // free slots wins, then the one with the smaller share of KV blocks in use, then the next in turn.
-// The head of the queue is never overtaken inside its class or by a lower class; only a request
-// that no replica present could ever hold (n above its slots) steps aside until another one joins.
+// The head of the queue is never overtaken inside its class or by a lower class.
 //
 // Laws. Under sept and tie the key comes from the law of the request's length: the predictor's
 // (PredictedLaw) or, better, the worker's probe's (ProbedLaw); until somebody has said anything,
@@ -60,11 +60,10 @@ struct CoreOptions {
   Policy policy;
   LengthLaw
       population;  ///< for requests nobody has predicted; kind none: tie::default_population()
-  uint32_t queue_limit = 1024;  ///< requests waiting unbound; more are rejected with QueueFull
-  uint32_t ahead_requests = 2;  ///< per replica, dispatched beyond its slots
-  uint32_t max_losses = 4;      ///< lost attempts before a request fails
-  uint32_t expected_replicas =
-      1;                    ///< once so many have joined, an n above all their slots is refused
+  uint32_t queue_limit = 1024;     ///< requests waiting unbound; more are rejected with QueueFull
+  uint32_t ahead_requests = 2;     ///< per replica, dispatched beyond its slots
+  uint32_t max_losses = 4;         ///< lost attempts before a request fails
+  uint32_t expected_replicas = 1;  ///< the cluster is ready when so many have joined
   uint32_t epoch_base = 0;  ///< epochs begin above it: no two coordinators' epochs are the same
   Duration retry_after_min = milliseconds(100);
   Duration retry_after_max = seconds(30);
@@ -128,7 +127,7 @@ class SchedulerCore {
 
  private:
   using Handle = tie::PriorityQueue::Handle;
-  enum class State : uint8_t { kFree, kWaiting, kParked, kBound };
+  enum class State : uint8_t { kFree, kWaiting, kBound };
   struct Sample {
     uint32_t tokens = 0;
     FinishReason finish = FinishReason::kNone;
@@ -168,6 +167,8 @@ class SchedulerCore {
     std::vector<uint32_t> ahead;  // slots of entries, oldest first
 
     bool usable() const { return joined && !draining; }
+    /// More samples than slots have the replica to themselves and run in turns.
+    bool has_room(uint32_t samples) const { return in_use == 0 || in_use + samples <= slots; }
     double kv_use() const {
       return num_blocks == 0 ? 0.0 : 1.0 - static_cast<double>(free_blocks) / num_blocks;
     }
@@ -190,7 +191,6 @@ class SchedulerCore {
   void expire_deadlines();
   void dispatch_waiting();
   uint32_t choose_replica(uint32_t samples) const;
-  bool someone_could_hold(uint32_t samples) const;
   void dispatch(uint32_t slot, uint32_t replica);
   void enqueue(uint32_t slot);
   void learn(uint32_t slot, const LengthLaw& law, uint32_t generated);
@@ -208,9 +208,6 @@ class SchedulerCore {
   void place(Replica& replica, uint32_t slot);
   void cancel_on_replica(const Entry& entry);
   void finish(uint32_t slot, FinishReason reason, Error error);
-  void refuse_oversized();
-  uint32_t largest_known_slots() const;
-  uint32_t known_replicas() const;
   Duration retry_after() const;
   void note_completion();
   Replica* current(ReplicaId id, Epoch epoch);
@@ -234,7 +231,6 @@ class SchedulerCore {
   IdTable by_id_;
   RequestId last_id_;
   std::array<tie::PriorityQueue, kNumPriorityClasses> waiting_;
-  std::vector<uint32_t> parked_;  // slots of entries that no present replica could hold
   tie::PriorityQueue deadlines_;  // `arrival` = the deadline in ns, `id` = the entry's slot
 
   std::vector<Replica> replicas_;
