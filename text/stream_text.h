@@ -2,7 +2,9 @@
 // out, and finds stop strings across token borders. A pure function of (options, ids): after a
 // migration or a restart, feeding the same ids again gives the same pieces.
 //
-// Text that could be the beginning of a stop string is held back until it is decided; an unfinished
+// Stop strings are looked for in the text as it is shown and, where special tokens are left out of
+// it, also in the text with them: "<|im_end|>" can stop an answer that never shows it. Text that
+// could be the beginning of a stop string is held back until it is decided; an unfinished
 // UTF-8 character is held back until it is whole (or shown as U+FFFD when it can no longer become
 // whole). Without a stop, the pieces joined are Tokenizer::decode of all ids; every piece is UTF-8.
 //
@@ -47,12 +49,21 @@ class StreamText {
   uint64_t text_bytes() const { return emitted_; }
 
  private:
+  struct Match {
+    size_t begin = 0, end = 0;  // in pending_
+    const std::string* stop = nullptr;
+    bool of_shown = false;  // in the text as it is shown
+  };
+  Match find_stop(size_t from) const;
+  size_t undecided() const;
+  std::string shown(size_t size) const;
   Piece give(size_t size);
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   StreamTextOptions options_;
-  std::string bytes_;    // decoded, not yet whole characters
-  std::string pending_;  // whole characters, held back for stop strings
+  std::string bytes_;         // decoded, not yet whole characters
+  std::string pending_;       // whole characters, held back for stop strings; left out tokens too
+  std::vector<bool> hidden_;  // of each byte of pending_; empty = none is
   uint64_t emitted_ = 0;
   int32_t tokens_ = 0;
   bool at_start_ = true;

@@ -197,6 +197,34 @@ TEST(StreamText, SpecialTokensShowOnlyWhenAsked) {
             "<|im_start|>hi");
 }
 
+TEST(StreamText, AStopFindsSpecialTokensThatAreNotShown) {
+  const TokenId end = 2, unknown = 0;  // <|im_end|>, <|endoftext|>
+  Ids ids = *smollm2()->encode("one two", false);
+  ids.insert(ids.end(), {end, smollm2()->encode(" three", false)->at(0)});
+  const auto stopped = [&](StreamTextOptions options) {
+    const Streamed got = stream(smollm2(), ids, std::move(options));
+    EXPECT_TRUE(got.stopped);
+    return got.text;
+  };
+  EXPECT_EQ(stopped({.stop = {"<|im_end|>"}}), "one two");
+  EXPECT_EQ(stopped({.stop = {"<|im_end|>"}, .include_stop_in_output = true}), "one two<|im_end|>");
+  EXPECT_EQ(stopped({.stop = {"|im_e"}}), "one two");
+  EXPECT_EQ(stopped({.stop = {"two<|im_end|>"}}), "one ");
+  EXPECT_EQ(stopped({.stop = {"two<|im_end|> th"}}), "one ");
+  EXPECT_EQ(stopped({.stop = {"<|im_end|> three"}}), "one two");
+  // As the text is shown, the token is not there.
+  EXPECT_EQ(stopped({.stop = {"two three"}}), "one ");
+  EXPECT_EQ(stopped({.stop = {"two three"}, .include_stop_in_output = true}), "one two three");
+  // What could have become a stop comes out when it does not.
+  const Streamed all = stream(smollm2(), ids, {.stop = {"<|im_end|> thrice", "two<|im_end|>!"}});
+  EXPECT_FALSE(all.stopped);
+  EXPECT_EQ(all.text, "one two three");
+  EXPECT_FALSE(stream(smollm2(), ids, {.stop = {"<|im_end|>"}, .min_tokens = 4}).stopped);
+  ids.push_back(unknown);
+  EXPECT_EQ(stream(smollm2(), ids, {.stop = {"three<|endoftext|>", "<|endoftext|>"}}).text,
+            "one two ");
+}
+
 // The Unicode Standard, table 3-8 and its neighbours: one U+FFFD for each maximal part.
 TEST(Utf8, ReplacesMaximalSubparts) {
   const auto lossy = [](std::string_view bytes) {
