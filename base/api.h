@@ -47,6 +47,10 @@ struct Submit {
   std::variant<std::string, std::vector<ChatMessage>, std::vector<TokenId>> prompt;
   bool add_special_tokens =
       true;  ///< for text: put the model's begin token in front where the model has one
+  /// Special tokens written in the text, or in the messages' roles and contents, are recognised;
+  /// else they are words. Without it: recognised in text, words in messages (whose template adds
+  /// its own).
+  std::optional<bool> parse_special_tokens;
   Sampling sampling;
   bool has_seed = false;  ///< without one the coordinator fixes a seed at acceptance
   PriorityClass priority = PriorityClass::kStandard;
@@ -156,6 +160,12 @@ struct ReplicaStatus {
   double tokens_per_s = 0;  ///< moving mean while busy
 };
 
+/// A token that ends an answer, and how it is written.
+struct EndToken {
+  TokenId token = 0;
+  std::string text;
+};
+
 struct StatusReport {
   bool ready = false;  ///< every configured replica has said Hello
   std::string version;
@@ -169,6 +179,7 @@ struct StatusReport {
   double uptime_s = 0;
   std::vector<ReplicaStatus> replicas;
   CounterSnapshot counters;
+  std::vector<EndToken> end_tokens;
   std::string predictor;  ///< "ready", "lost" or "none", and what it is: one line for people
 };
 

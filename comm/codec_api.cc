@@ -144,6 +144,7 @@ tl::expected<api::ClientMessage, BadClientMessage> take_submit(v1::Submit& in,
     out.prompt = std::vector<TokenId>(in.token_ids().ids().begin(), in.token_ids().ids().end());
   }
   if (in.has_add_special_tokens()) out.add_special_tokens = in.add_special_tokens();
+  if (in.has_parse_special_tokens()) out.parse_special_tokens = in.parse_special_tokens();
   out.sampling = from_wire(in.sampling());
   out.has_seed = in.sampling().has_seed();
   if (in.priority() < 0 || in.priority() > v1::PRIORITY_CLASS_BATCH)
@@ -181,6 +182,7 @@ void put(const api::Submit& in, v1::ClientMessage* message) {
     out->mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
   }
   out->set_add_special_tokens(in.add_special_tokens);
+  if (in.parse_special_tokens) out->set_parse_special_tokens(*in.parse_special_tokens);
   to_wire(in.sampling, out->mutable_sampling());
   if (!in.has_seed) out->mutable_sampling()->clear_seed();
   out->set_priority(static_cast<v1::PriorityClass>(static_cast<int>(in.priority) +
@@ -325,6 +327,11 @@ void put(const api::StatusReport& in, v1::ServerEvent* event) {
   out->set_expected_replicas(in.expected_replicas);
   out->set_uptime_s(in.uptime_s);
   out->set_predictor(to_utf8(in.predictor));
+  for (const auto& end : in.end_tokens) {
+    auto* entry = out->add_end_tokens();
+    entry->set_token(end.token);
+    entry->set_text(to_utf8(end.text));
+  }
   for (const auto& r : in.replicas) {
     auto* entry = out->add_replicas();
     entry->set_replica(r.replica.value);
@@ -364,6 +371,8 @@ api::StatusReport take(v1::StatusReport& in) {
   out.expected_replicas = in.expected_replicas();
   out.uptime_s = in.uptime_s();
   out.predictor = std::move(*in.mutable_predictor());
+  for (auto& end : *in.mutable_end_tokens())
+    out.end_tokens.push_back({end.token(), std::move(*end.mutable_text())});
   for (auto& r : *in.mutable_replicas()) {
     auto& entry = out.replicas.emplace_back();
     entry.replica.value = r.replica();
@@ -441,15 +450,6 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
                           " and does not know this kind of message");
 }
 
-std::string encode(const api::ClientMessage& value) {
-  Arena arena;
-  auto* message = Arena::CreateMessage<v1::ClientMessage>(&arena);
-  message->set_protocol_version(kProtocolVersion);
-  std::visit([&](const auto& body) { put(body, message); }, value);
-  return message->SerializeAsString();
-}
-
-std::string encode(const std::vector<api::ServerEvent>& events) {
 Result<void> check_text(const api::Submit& submit) {
   const auto check = [](const std::string& what, std::string_view text) -> Result<void> {
     const size_t good = valid_utf8_prefix(text);
@@ -473,6 +473,15 @@ Result<void> check_text(const api::Submit& submit) {
   return {};
 }
 
+std::string encode(const api::ClientMessage& value) {
+  Arena arena;
+  auto* message = Arena::CreateMessage<v1::ClientMessage>(&arena);
+  message->set_protocol_version(kProtocolVersion);
+  std::visit([&](const auto& body) { put(body, message); }, value);
+  return message->SerializeAsString();
+}
+
+std::string encode(const std::vector<api::ServerEvent>& events) {
   Arena arena;
   auto* message = Arena::CreateMessage<v1::ServerMessage>(&arena);
   message->set_protocol_version(kProtocolVersion);

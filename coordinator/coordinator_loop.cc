@@ -591,6 +591,7 @@ api::StatusReport CoordinatorLoop::status() const {
   s.version = options_.version;
   s.model = options_.model_name;
   s.policy = std::string(options_.core.policy.name());
+  s.end_tokens = options_.end_tokens;
   s.waiting_requests = core_.waiting();
   s.active_requests = core_.live() - core_.waiting();
   s.predictor = predictor_.describe();

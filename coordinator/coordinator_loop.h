@@ -44,6 +44,7 @@ struct CoordinatorOptions {
   uint32_t max_context = 0;                  ///< of the model: prompt and answer together
   std::string model_name;
   std::string version;
+  std::vector<api::EndToken> end_tokens;  ///< for the status
   /// Request ids begin above it. A worker may outlive a coordinator with reports still in its
   /// hands, so neither ids nor epochs (core.epoch_base) of two coordinators may be the same;
   /// launch/ takes both from the wall clock.

@@ -7,6 +7,12 @@
 namespace tailor::coordinator {
 namespace {
 
+text::ChatMessages role_and_content(const std::vector<api::ChatMessage>& messages) {
+  text::ChatMessages pairs;
+  for (const auto& message : messages) pairs.emplace_back(message.role, message.content);
+  return pairs;
+}
+
 Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Submit& submit) {
   if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt)) {
     for (size_t i = 0; i < ids->size(); ++i)
@@ -22,17 +28,20 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
                 "this model has no tokenizer; send token ids instead of text");
   if (const auto* written = std::get_if<std::string>(&submit.prompt)) {
     if (written->empty()) return std::vector<TokenId>{};
-    return text.tokenizer->encode(*written, submit.add_special_tokens);
+    if (submit.parse_special_tokens.value_or(true))
+      return text.tokenizer->encode(*written, submit.add_special_tokens);
+    TAILOR_ASSIGN(const std::string guarded, text.tokenizer->guard(*written));
+    return text.tokenizer->encode_guarded(guarded, submit.add_special_tokens);
   }
   const auto& messages = std::get<std::vector<api::ChatMessage>>(submit.prompt);
   if (messages.empty()) return std::vector<TokenId>{};
   if (!text.chat_template)
     return fail(ErrorCode::kInvalidArgument,
-                "this model has no chat template; send text or token ids instead of messages");
-  std::vector<std::pair<std::string, std::string>> pairs;
-  for (const auto& message : messages) pairs.emplace_back(message.role, message.content);
-  TAILOR_ASSIGN(const std::string rendered, text.chat_template->render(pairs, true));
-  return text.tokenizer->encode(rendered, false);  // the template writes its own special tokens
+                (text.no_chat.empty() ? "this model has no chat template" : text.no_chat) +
+                    "; send text or token ids instead of messages");
+  // The template writes its own special tokens, so none are added.
+  return text::encode_chat(*text.tokenizer, *text.chat_template, role_and_content(messages),
+                           submit.parse_special_tokens.value_or(false));
 }
 
 /// The largest `at` not above this one where a character of UTF-8 begins.

@@ -18,7 +18,8 @@ namespace tailor::coordinator {
 struct PromptText {
   std::shared_ptr<const text::Tokenizer>
       tokenizer;  ///< null: token ids only (random weights of a bare config)
-  std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: the model has none
+  std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: no chat
+  std::string no_chat;                                      ///< then: why, for clients
   int64_t vocab_size = 0;     ///< of the model's output: bounds token ids
   SamplingDefaults sampling;  ///< where the client says nothing
 };

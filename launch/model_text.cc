@@ -1,5 +1,6 @@
 #include "launch/model_text.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -54,16 +55,20 @@ Result<std::string> template_of(const json& config, const fs::path& path) {
       path.string() + ": chat_template is neither a text nor a list with one named \"default\"");
 }
 
-Result<void> compile(const std::string& source, const std::string& bos, const std::string& eos,
-                     const std::string& where, ModelText& out) {
-  if (source.empty()) return {};
-  auto compiled = text::ChatTemplate::compile(source, bos, eos);
-  if (!compiled) return fail_with(where, std::move(compiled.error()));
-  out.chat_template = std::move(*compiled);
-  return {};
-}
+/// A chat template before it is compiled, with the tokens that it may write.
+struct TemplateSource {
+  std::string text, where;  ///< empty text: there is none
+  std::string bos, eos;
+};
 
-Result<ModelText> from_gguf(const weights::GgufVocabulary& v, const std::string& path) {
+/// Files that a tokenizer is read from, and what else they say.
+struct Found {
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  Result<TemplateSource> chat_template;
+  std::string end_token;  ///< as written; empty = none is named
+};
+
+Result<Found> from_gguf(const weights::GgufVocabulary& v, const std::string& path) {
   text::VocabularySpec spec;
   spec.model = v.model;
   spec.pre = v.pre;
@@ -77,19 +82,17 @@ Result<ModelText> from_gguf(const weights::GgufVocabulary& v, const std::string&
   spec.add_bos = v.add_bos;
   spec.add_eos = v.add_eos;
   spec.add_space_prefix = v.add_space_prefix;
-  ModelText out;
   auto tokenizer = text::Tokenizer::from_vocabulary(spec);
   if (!tokenizer) return fail_with(path, std::move(tokenizer.error()));
-  out.tokenizer = std::move(*tokenizer);
   const auto written = [&](TokenId id) {
     return id >= 0 && static_cast<size_t>(id) < v.tokens.size() ? v.tokens[static_cast<size_t>(id)]
                                                                 : std::string();
   };
-  TAILOR_TRY(compile(v.chat_template, written(v.bos), written(v.eos), path, out));
-  return out;
+  return Found{std::move(*tokenizer),
+               TemplateSource{v.chat_template, path, written(v.bos), written(v.eos)}, ""};
 }
 
-Result<ModelText> from_folder(const fs::path& folder) {
+Result<Found> from_folder(const fs::path& folder) {
   const fs::path tokenizer_path = folder / "tokenizer.json";
   std::error_code error;
   if (!fs::exists(tokenizer_path, error)) {
@@ -98,7 +101,7 @@ Result<ModelText> from_folder(const fs::path& folder) {
                     " has no tokenizer.json, so text cannot become tokens; put the model's "
                     "tokenizer.json (and tokenizer_config.json) there");
   }
-  ModelText out;
+  Found out;
   TAILOR_ASSIGN(out.tokenizer, text::Tokenizer::from_file(tokenizer_path.string()));
 
   json config = json::object();
@@ -110,30 +113,85 @@ Result<ModelText> from_folder(const fs::path& folder) {
     if (!config.is_object())
       return fail(ErrorCode::kInvalidArgument, config_path.string() + " is not a JSON object");
   }
-  fs::path where = folder / "chat_template.jinja";
-  std::string source;
-  if (const auto content = read_file(where)) {
-    source = *content;
+  out.end_token = token_of(config, "eos_token");
+  TemplateSource source{"", (folder / "chat_template.jinja").string(),
+                        token_of(config, "bos_token"), out.end_token};
+  if (const auto content = read_file(source.where)) {
+    source.text = *content;
+    out.chat_template = std::move(source);
+  } else if (auto named = template_of(config, config_path)) {
+    source.text = std::move(*named);
+    source.where = config_path.string();
+    out.chat_template = std::move(source);
   } else {
-    where = config_path;
-    TAILOR_ASSIGN(source, template_of(config, config_path));
+    out.chat_template = fail(std::move(named.error()));
   }
-  TAILOR_TRY(compile(source, token_of(config, "bos_token"), token_of(config, "eos_token"),
-                     where.string(), out));
   return out;
+}
+
+Result<std::shared_ptr<const text::ChatTemplate>> compile(const TemplateSource& source) {
+  auto compiled = text::ChatTemplate::compile(source.text, source.bos, source.eos);
+  if (!compiled) return fail_with(source.where, std::move(compiled.error()));
+  return compiled;
+}
+
+/// The template of `found`, or why there is none.
+void take_own_template(const Found& found, ModelText& out) {
+  if (found.chat_template && found.chat_template->text.empty()) {
+    out.no_chat = "this model has no chat template";
+    return;
+  }
+  auto compiled =
+      found.chat_template ? compile(*found.chat_template) : fail(found.chat_template.error());
+  if (compiled) {
+    out.chat_template = std::move(*compiled);
+  } else {
+    out.no_chat = "this model's chat template is broken (" + compiled.error().message + ")";
+  }
+}
+
+Result<void> take_template_file(const Found& found, const std::string& path, ModelText& out) {
+  auto content = read_file(path);
+  if (!content) return fail(ErrorCode::kNotFound, "cannot read the chat template " + path);
+  TemplateSource source{std::move(*content), path, "", ""};
+  if (found.chat_template) {
+    source.bos = found.chat_template->bos;
+    source.eos = found.chat_template->eos;
+  }
+  TAILOR_ASSIGN(out.chat_template, compile(source));
+  return {};
+}
+
+void add_end_token(TokenId token, int64_t vocab_size, ModelText& out) {
+  auto& all = out.end_tokens;
+  if (token >= 0 && token < vocab_size && std::find(all.begin(), all.end(), token) == all.end())
+    all.push_back(token);
 }
 
 }  // namespace
 
-Result<ModelText> load_model_text(const weights::WeightFiles& files) {
+std::string end_tokens_text(const ModelText& text) {
+  std::string out;
+  for (const TokenId token : text.end_tokens) {
+    out += (out.empty() ? "" : ", ") + std::to_string(token) + " " +
+           text.tokenizer->token_bytes(token);
+  }
+  return out.empty() ? "none" : out;
+}
+
+Result<ModelText> load_model_text(const weights::WeightFiles& files,
+                                  const std::string& template_file) {
+  fs::path folder = files.path();
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) folder = folder.parent_path();  // a bare config.json
+  TAILOR_ASSIGN(const Found found, files.vocabulary() ? from_gguf(*files.vocabulary(), files.path())
+                                                      : from_folder(folder));
   ModelText out;
-  if (const weights::GgufVocabulary* vocabulary = files.vocabulary()) {
-    TAILOR_ASSIGN(out, from_gguf(*vocabulary, files.path()));
+  out.tokenizer = found.tokenizer;
+  if (template_file.empty()) {
+    take_own_template(found, out);
   } else {
-    fs::path folder = files.path();
-    std::error_code error;
-    if (!fs::is_directory(folder, error)) folder = folder.parent_path();  // a bare config.json
-    TAILOR_ASSIGN(out, from_folder(folder));
+    TAILOR_TRY(take_template_file(found, template_file, out));
   }
   // The wrong tokenizer in a folder is named now, not by wrong answers. Special tokens past the end
   // (a padding token added for training) are harmless: nothing but their own spelling gives them.
@@ -146,6 +204,11 @@ Result<ModelText> load_model_text(const weights::WeightFiles& files) {
                                                  " tokens, but the model's vocabulary is " +
                                                  std::to_string(rows));
   }
+  for (const TokenId token : files.config().eos_tokens) add_end_token(token, rows, out);
+  if (!found.end_token.empty())
+    add_end_token(out.tokenizer->token_to_id(found.end_token), rows, out);
+  if (out.chat_template)
+    add_end_token(text::turn_end(*out.tokenizer, *out.chat_template), rows, out);
   return out;
 }
 

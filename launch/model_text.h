@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "parallel/weights/weight_files.h"
@@ -13,14 +15,24 @@ namespace tailor::launch {
 
 struct ModelText {
   std::shared_ptr<const text::Tokenizer> tokenizer;
-  std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null when the model has none
+  std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: no chat
+  std::string no_chat;  ///< then: why (there is none, or it is broken), for people
+  /// What ends an answer: the end tokens of config and generation_config (or of a GGUF file), the
+  /// tokenizer's own, and what the template writes behind an answer. Each once, in that order.
+  std::vector<TokenId> end_tokens;
 };
 
 /// From the vocabulary inside a GGUF file; else from the model's folder: tokenizer.json, and for
 /// the template chat_template.jinja or tokenizer_config.json's chat_template (a string, or a list
-/// of named ones: "default", else the only one). Cost: about 0.2 s. Errors: NotFound (no
-/// tokenizer.json, as with random weights of a bare config), InvalidArgument (names the file and
-/// what is wrong, or a tokenizer with words past the model's vocabulary).
-Result<ModelText> load_model_text(const weights::WeightFiles& files);
+/// of named ones: "default", else the only one). `template_file`: a Jinja file instead of the
+/// model's own template; empty = none. A model's template that is broken costs only chat. Cost:
+/// about 0.2 s. Errors: NotFound (no tokenizer.json, as with random weights of a bare config; no
+/// `template_file`), InvalidArgument (names the file and what is wrong, `template_file` broken, or
+/// a tokenizer with words past the model's vocabulary).
+Result<ModelText> load_model_text(const weights::WeightFiles& files,
+                                  const std::string& template_file = "");
+
+/// "2 <|im_end|>, 0 <|endoftext|>"; "none" without any.
+std::string end_tokens_text(const ModelText& text);
 
 }  // namespace tailor::launch

@@ -35,7 +35,7 @@ namespace {
 struct Options {
   std::string model = "default", endpoint = "tcp://127.0.0.1:5555",
               control_endpoint = "tcp://127.0.0.1:*", policy = "fcfs", record, run_dir,
-              log_level = "info";
+              chat_template, log_level = "info";
   uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 1;
   int64_t heartbeat_timeout_ms = 2000;
 };
@@ -44,6 +44,7 @@ constexpr unsigned kLeaveWithinSeconds = 3;  // MPI_Finalize included; then the 
 
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, a .gguf file, or \"default\"");
+  app.add_option("--chat-template", o.chat_template, "A Jinja file instead of the model's own");
   app.add_option("--endpoint", o.endpoint, "Where clients connect");
   app.add_option("--control-endpoint", o.control_endpoint, "Where workers connect");
   app.add_option("--replicas", o.replicas, "How many replicas are expected")
@@ -73,16 +74,27 @@ Result<std::unique_ptr<weights::WeightFiles>> open_model(const std::string& mode
   return config_only ? std::move(config_only) : std::move(files);
 }
 
-Result<coordinator::PromptText> load_text(const weights::WeightFiles& files) {
-  coordinator::PromptText text;
-  text.vocab_size = files.config().vocab_size;
-  text.sampling = files.config().sampling;
-  auto loaded = load_model_text(files);
+struct ServedText {
+  coordinator::PromptText prompt;
+  std::vector<api::EndToken> end_tokens;
+};
+
+Result<ServedText> load_text(const weights::WeightFiles& files, const std::string& template_file) {
+  ServedText text;
+  text.prompt.vocab_size = files.config().vocab_size;
+  text.prompt.sampling = files.config().sampling;
+  auto loaded = load_model_text(files, template_file);
   if (loaded) {
-    text.tokenizer = loaded->tokenizer;
-    text.chat_template = loaded->chat_template;
-  } else if (loaded.error().code == ErrorCode::kNotFound) {
+    text.prompt.tokenizer = loaded->tokenizer;
+    text.prompt.chat_template = loaded->chat_template;
+    text.prompt.no_chat = loaded->no_chat;
+    if (!loaded->no_chat.empty()) LOG_WARN("no chat: {}", loaded->no_chat);
+    LOG_INFO("an answer ends with {}", end_tokens_text(*loaded));
+    for (const TokenId token : loaded->end_tokens)
+      text.end_tokens.push_back({token, loaded->tokenizer->token_bytes(token)});
+  } else if (loaded.error().code == ErrorCode::kNotFound && template_file.empty()) {
     LOG_WARN("serving token ids only: {}", loaded.error().message);
+    for (const TokenId token : files.config().eos_tokens) text.end_tokens.push_back({token, ""});
   } else {
     return fail(loaded.error());
   }
@@ -117,8 +129,8 @@ Result<void> serve(const Options& o, int stop_fd) {
       auto io, comm::CoordinatorIo::start(io_options));  // first: an address in use is said at once
   TAILOR_ASSIGN(const auto files, open_model(o.model));
   for (const std::string& remark : files->remarks()) LOG_WARN("{}", remark);
-  TAILOR_ASSIGN(auto text, load_text(*files));
-  const SamplingDefaults& advised = text.sampling;
+  TAILOR_ASSIGN(auto text, load_text(*files, o.chat_template));
+  const SamplingDefaults& advised = text.prompt.sampling;
   LOG_INFO(
       "where a request says nothing: temperature {}, top_k {}, top_p {}, min_p {}, "
       "repetition_penalty {}",
@@ -135,12 +147,14 @@ Result<void> serve(const Options& o, int stop_fd) {
   options.max_context = static_cast<uint32_t>(files->config().max_position);
   options.model_name = files->config().name;
   options.version = TAILOR_VERSION;
+  options.end_tokens = std::move(text.end_tokens);
   options.record_path = o.record;
   options.new_token = comm::new_request_id;
   if (getentropy(&options.seed_entropy, sizeof options.seed_entropy) != 0)
     return fail(ErrorCode::kUnavailable, "the system gives no random bytes");
 
-  TAILOR_ASSIGN(auto loop, coordinator::CoordinatorLoop::create(options, *io, std::move(text)));
+  TAILOR_ASSIGN(auto loop,
+                coordinator::CoordinatorLoop::create(options, *io, std::move(text.prompt)));
   TAILOR_TRY(write_addresses(o.run_dir, *io));
   LOG_INFO("serving {} to clients at {}, waiting for {} replica(s) at {}", options.model_name,
            io->api_endpoint(), o.replicas, io->control_endpoint());
@@ -164,6 +178,7 @@ int run(int argc, char** argv) {
   CLI::App app(
       "The coordinator of a Tailor cluster; started by mpirun, see `tailor serve --print`.");
   add_options(app, o);
+  check_number_options(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -178,7 +193,6 @@ int run(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   sigprocmask(SIG_BLOCK, &stop_signals, nullptr);
   const int stop_fd = signalfd(-1, &stop_signals, SFD_CLOEXEC);
-  check_number_options(app);
   if (stop_fd < 0)
     return complain(
         {ErrorCode::kUnavailable, std::string("signalfd failed: ") + std::strerror(errno)});

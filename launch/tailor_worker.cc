@@ -44,7 +44,7 @@ using namespace worker;  // exit codes and loops
 struct Options {
   std::string model = "default", control_endpoint, engine = worker_engine_name(), device = "cpu",
               dtype = "auto", kv_dtype = "auto", instruction_set = "auto", transport = "auto",
-              run_dir, probe, log_level = "info";
+              run_dir, probe, chat_template, log_level = "info";
   int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0,
       ranks_on_host = 0;
   uint64_t kv_memory = 0, dummy_seed = 1;
@@ -56,6 +56,9 @@ constexpr Duration kStepTarget = milliseconds(150);
 
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, a .gguf file, or \"default\"");
+  app.add_option(
+      "--chat-template", o.chat_template,
+      "A Jinja file instead of the model's own: what it writes behind an answer ends one");
   app.add_option("--control-endpoint", o.control_endpoint,
                  "Where the coordinator listens for workers")
       ->required();
@@ -277,9 +280,10 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   out.eos_tokens = files->config().eos_tokens;
   if (leader) {
     for (const std::string& remark : files->remarks()) LOG_WARN("{}", remark);
-    auto text = load_model_text(*files);
+    auto text = load_model_text(*files, o.chat_template);
     if (text) {
       out.tokenizer = text->tokenizer;
+      out.eos_tokens = text->end_tokens;
     } else if (o.dummy_weights) {
       LOG_WARN("serving token ids only: {}", text.error().message);
     } else {
@@ -388,11 +392,11 @@ int run(int argc, char** argv) {
       "One tensor-parallel rank of a Tailor replica; started by mpirun, see `tailor serve "
       "--print`.");
   add_options(app, o);
+  check_number_options(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
-  check_number_options(app);
   }
 
   auto environment = comm::MpiEnvironment::start(&argc, &argv);

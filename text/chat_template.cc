@@ -25,7 +25,7 @@ class RustTemplate final : public ChatTemplate {
  public:
   explicit RustTemplate(Handle handle) : handle_(std::move(handle)) {}
 
-  Result<std::string> render(const std::vector<std::pair<std::string, std::string>>& messages,
+  Result<std::string> render(const ChatMessages& messages,
                              bool add_generation_prompt) const override {
     std::vector<tt_str> roles, contents;
     roles.reserve(messages.size());
@@ -56,6 +56,42 @@ Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::compile(const std::str
                                     &format_local_time, error.out()));
   if (!handle) return fail(ErrorCode::kInvalidArgument, "chat template: " + error.str());
   return std::make_shared<const RustTemplate>(std::move(handle));
+}
+
+Result<std::vector<TokenId>> encode_chat(const Tokenizer& tokenizer,
+                                         const ChatTemplate& chat_template,
+                                         const ChatMessages& messages, bool parse_special_tokens) {
+  if (parse_special_tokens) {
+    TAILOR_ASSIGN(const std::string rendered, chat_template.render(messages, true));
+    return tokenizer.encode(rendered, false);
+  }
+  ChatMessages guarded;
+  guarded.reserve(messages.size());
+  for (size_t i = 0; i < messages.size(); ++i) {
+    auto role = tokenizer.guard(messages[i].first), content = tokenizer.guard(messages[i].second);
+    if (!role || !content)
+      return fail_with("message " + std::to_string(i),
+                       std::move(!role ? role.error() : content.error()));
+    guarded.emplace_back(std::move(*role), std::move(*content));
+  }
+  TAILOR_ASSIGN(const std::string rendered, chat_template.render(guarded, true));
+  return tokenizer.encode_guarded(rendered, false);
+}
+
+TokenId turn_end(const Tokenizer& tokenizer, const ChatTemplate& chat_template) {
+  constexpr std::string_view kAnswer = "It is forty-two.";
+  const auto rendered =
+      chat_template.render({{"user", "What is it?"}, {"assistant", std::string(kAnswer)}}, false);
+  if (!rendered) return -1;
+  const size_t answer = rendered->rfind(kAnswer);
+  if (answer == std::string::npos) return -1;
+  const size_t behind = rendered->find_first_not_of(" \t\r\n", answer + kAnswer.size());
+  if (behind == std::string::npos) return -1;
+  const auto ids = tokenizer.encode(std::string_view(*rendered).substr(behind), false);
+  if (!ids || ids->empty()) return -1;
+  const std::string& mark = tokenizer.token_bytes(ids->front());
+  const bool written_as_mark = mark.size() > 3 && mark.front() == '<' && mark.back() == '>';
+  return tokenizer.is_special(ids->front()) || written_as_mark ? ids->front() : -1;
 }
 
 }  // namespace tailor::text

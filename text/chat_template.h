@@ -12,8 +12,11 @@
 #include <vector>
 
 #include "base/result.h"
+#include "text/tokenizer.h"
 
 namespace tailor::text {
+
+using ChatMessages = std::vector<std::pair<std::string, std::string>>;  ///< (role, content)
 
 class ChatTemplate {
  public:
@@ -28,9 +31,20 @@ class ChatTemplate {
   /// it: encode it with add_special_tokens = false. Any thread. Cost: about 4 us and 1.3 us a
   /// message. Errors: InvalidArgument (the template's own raise_exception text, not UTF-8: names
   /// the message, too many steps, ...).
-  virtual Result<std::string> render(
-      const std::vector<std::pair<std::string, std::string>>& messages,
-      bool add_generation_prompt) const = 0;
+  virtual Result<std::string> render(const ChatMessages& messages,
+                                     bool add_generation_prompt) const = 0;
 };
+
+/// The tokens of a chat that waits for an answer. Special tokens written in roles and contents are
+/// words unless `parse_special_tokens`: nobody ends another's turn by writing "<|im_end|>". A
+/// template that looks for such a token in a content does not find it then. Errors: render()'s and
+/// encode()'s.
+Result<std::vector<TokenId>> encode_chat(const Tokenizer& tokenizer,
+                                         const ChatTemplate& chat_template,
+                                         const ChatMessages& messages, bool parse_special_tokens);
+
+/// The token that the template writes behind an answer: the end of a turn. -1 when none is
+/// special or written as a mark ("<end>").
+TokenId turn_end(const Tokenizer& tokenizer, const ChatTemplate& chat_template);
 
 }  // namespace tailor::text

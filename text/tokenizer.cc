@@ -34,18 +34,18 @@ class RustTokenizer final : public Tokenizer {
 
   Result<std::vector<TokenId>> encode(std::string_view text,
                                       bool add_special_tokens) const override {
-    if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
-      return fail(ErrorCode::kInvalidArgument,
-                  "the text is not UTF-8 at byte " + std::to_string(bad));
-    }
-    RustBuffer ids, error;
-    if (!tt_encode(handle_.get(), to_rust(text), add_special_tokens, ids.out(), error.out())) {
-      return fail(ErrorCode::kInvalidArgument, "the text could not be tokenized: " + error.str());
-    }
-    std::vector<TokenId> out(ids.size() / sizeof(uint32_t));
-    static_assert(sizeof(TokenId) == sizeof(uint32_t));
-    if (!out.empty()) std::memcpy(out.data(), ids.data(), ids.size());
-    return out;
+    return encode(text, /*guarded=*/false, add_special_tokens);
+  }
+  Result<std::vector<TokenId>> encode_guarded(std::string_view text,
+                                              bool add_special_tokens) const override {
+    return encode(text, /*guarded=*/true, add_special_tokens);
+  }
+  Result<std::string> guard(std::string_view text) const override {
+    TAILOR_TRY(check_utf8(text));
+    RustBuffer guarded, error;
+    if (!tt_guard(handle_.get(), to_rust(text), guarded.out(), error.out()))
+      return fail(ErrorCode::kInvalidArgument, error.str());
+    return guarded.str();
   }
 
   std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const override {
@@ -72,6 +72,25 @@ class RustTokenizer final : public Tokenizer {
   bool strips_leading_space() const override { return strips_leading_space_; }
 
  private:
+  static Result<void> check_utf8(std::string_view text) {
+    const size_t bad = find_invalid_utf8(text);
+    if (bad == std::string_view::npos) return {};
+    return fail(ErrorCode::kInvalidArgument,
+                "the text is not UTF-8 at byte " + std::to_string(bad));
+  }
+  Result<std::vector<TokenId>> encode(std::string_view text, bool guarded,
+                                      bool add_special_tokens) const {
+    TAILOR_TRY(check_utf8(text));
+    RustBuffer ids, error;
+    if (!tt_encode(handle_.get(), to_rust(text), guarded, add_special_tokens, ids.out(),
+                   error.out())) {
+      return fail(ErrorCode::kInvalidArgument, "the text could not be tokenized: " + error.str());
+    }
+    std::vector<TokenId> out(ids.size() / sizeof(uint32_t));
+    static_assert(sizeof(TokenId) == sizeof(uint32_t));
+    if (!out.empty()) std::memcpy(out.data(), ids.data(), ids.size());
+    return out;
+  }
   bool known(TokenId id) const { return id >= 0 && static_cast<size_t>(id) < bytes_.size(); }
 
   Handle handle_;
@@ -101,6 +120,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_file(const std::string&
   if (!file.read(json.data(), static_cast<std::streamsize>(size))) {
     return fail(ErrorCode::kNotFound, "cannot read " + tokenizer_json);
   }
+  if (auto shallow = check_json_depth(json); !shallow)
+    return fail_with(tokenizer_json, shallow.error());
   RustBuffer error;
   Handle handle(tt_tokenizer_from_json(text::to_rust(std::string_view(json)), error.out()));
   if (!handle) {
@@ -120,8 +141,6 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::from_vocabulary(const Vocabu
   v.num_tokens = tokens.size();
   v.scores = spec.scores.data();
   v.num_scores = spec.scores.size();
-  if (auto shallow = check_json_depth(json); !shallow)
-    return fail_with(tokenizer_json, shallow.error());
   v.types = spec.types.data();
   v.num_types = spec.types.size();
   v.merges = merges.data();

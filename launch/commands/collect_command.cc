@@ -170,8 +170,8 @@ tie::LengthFile header_of(const Options& o, const std::string& model,
 
 Result<std::vector<TokenId>> tokens_of(const ModelText& text, const std::string& prompt) {
   if (!text.chat_template) return text.tokenizer->encode(prompt, true);
-  TAILOR_ASSIGN(const std::string rendered, text.chat_template->render({{"user", prompt}}, true));
-  return text.tokenizer->encode(rendered, false);
+  return text::encode_chat(*text.tokenizer, *text.chat_template, {{"user", prompt}},
+                           /*parse_special_tokens=*/false);
 }
 
 Result<int> collect_offline(const Options& o) {
@@ -210,7 +210,7 @@ Result<int> collect_offline(const Options& o) {
   worker::OfflineOptions run_options;
   run_options.planner = {
       .num_blocks = info.num_blocks, .slots = o.slots, .token_budget = o.prompt_rows};
-  run_options.limits = {.eos_tokens = files->config().eos_tokens, .max_context = info.max_context};
+  run_options.limits = {.eos_tokens = text.end_tokens, .max_context = info.max_context};
   if (features) run_options.layers = o.layers;
   worker::OfflineRun run(*engine, run_options);
   ProgressLine line(work.wanted - work.prompts.size(), work.wanted);

@@ -19,6 +19,7 @@
 #include "launch/commands/answer.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
+#include "launch/model_text.h"
 #include "launch/supervisor/cluster_lines.h"
 #include "launch/supervisor/usable_cores.h"
 #include "parallel/host_memory.h"
@@ -41,7 +42,7 @@ struct Finding {
 
 struct Options {
   std::string endpoint = kDefaultEndpoint;
-  std::string model = "default";
+  std::string model = "default", chat_template;
   bool json = false;
 };
 
@@ -222,6 +223,20 @@ void check_model(const Options& options, Findings& out) {
   for (const std::string& remark : (*files)->remarks())
     out.push_back({"model", Verdict::kNote, remark, ""});
 
+  if (const auto spoken = load_model_text(**files, options.chat_template); !spoken) {
+    out.push_back({"text",
+                   spoken.error().code == ErrorCode::kNotFound ? Verdict::kNote : Verdict::kBlocks,
+                   spoken.error().message, "token ids alone can be sent"});
+  } else {
+    const bool ends = !spoken->end_tokens.empty();
+    out.push_back({"end tokens", ends ? Verdict::kGood : Verdict::kNote, end_tokens_text(*spoken),
+                   ends ? "" : "answers end at max_tokens alone: give --stop or --stop-token-ids"});
+    const bool chats = spoken->chat_template != nullptr;
+    out.push_back({"chat", chats ? Verdict::kGood : Verdict::kNote,
+                   chats ? "the chat template compiles" : spoken->no_chat,
+                   chats ? "" : "give one with tailor serve --chat-template FILE"});
+  }
+
   constexpr double kBesides = 0.2e9;  // program, a little KV
   const double free = static_cast<double>(parallel::available_memory_bytes());
   const double stored = static_cast<double>((*files)->total_stored_bytes()) + kBesides;
@@ -341,6 +356,7 @@ Command add_doctor(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("doctor", "Check this machine and say what to change");
   app->add_option("--endpoint", options->endpoint, "The address a cluster would use");
   app->add_option("--model", options->model, "The model it would serve");
+  app->add_option("--chat-template", options->chat_template, "The Jinja file it would use");
   app->add_flag("--json", options->json, "As one JSON object");
   return {app, [options] { return run(*options); }};
 }

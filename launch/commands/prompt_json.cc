@@ -85,7 +85,7 @@ Result<void> read_logit_bias(const json& value, std::vector<std::pair<TokenId, f
     if (!id) return wrong("logit_bias", "keyed by token ids", json(key));
     float number = 0;
     TAILOR_TRY(read_float("logit_bias", bias, number));
-    out.emplace_back(static_cast<TokenId>(id), number);
+    out.emplace_back(*id, number);
   }
   return {};
 }
@@ -172,6 +172,12 @@ Result<bool> read_field(const std::string& name, const json& value, PromptLine& 
   if (name == "top_logprobs") return known(read_int(name, value, s.logprobs));
   if (name == "skip_special_tokens") return known(read_bool(name, value, s.skip_special_tokens));
   if (name == "add_special_tokens") return known(read_bool(name, value, submit.add_special_tokens));
+  if (name == "parse_special_tokens") {
+    bool parse = false;
+    TAILOR_TRY(read_bool(name, value, parse));
+    submit.parse_special_tokens = parse;
+    return true;
+  }
   if (name == "priority") return known(read_priority(value, submit.priority));
   if (name == "tenant") return known(read_string(name, value, submit.tenant));
   if (name == "deadline") return known(read_deadline(value, submit.deadline));

@@ -17,10 +17,11 @@ struct PromptLine {
 
 /// Reads `line`: exactly one of "prompt" (text), "messages" ([{"role", "content"}]), "token_ids";
 /// and any field of SamplingParams by its name ("stop" also as one string, "logit_bias" as {"token
-/// id": bias}), "seed", "add_special_tokens", "priority" (interactive, standard, batch), "tenant",
-/// "deadline" (seconds), "request_id". What is not given comes from `defaults`. Gives no request id
-/// of its own. A null field counts as not given. Errors: InvalidArgument (names the field, what was
-/// expected and what was found).
+/// id": bias}), "seed", "add_special_tokens", "parse_special_tokens", "priority" (interactive,
+/// standard, batch), "tenant", "deadline" (seconds), "request_id". What is not given comes from
+/// `defaults`. Gives no request id of its own. A null field counts as not given. Errors:
+/// InvalidArgument (names the field, what was expected and what was found; no JSON, nested too
+/// deep).
 Result<PromptLine> read_prompt_line(const std::string& line, const api::Submit& defaults);
 
 }  // namespace tailor::launch

@@ -28,7 +28,16 @@ void SamplingOptions::add_to(CLI::App& app) {
   app.add_option("--stop", params.stop, "End before this text (may be given several times)")
       ->allow_extra_args(false)
       ->always_capture_default(false);
+  app.add_option("--stop-token-ids", params.stop_token_ids,
+                 "End at these tokens too, such as 2,128009 (the model's own: tailor status)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->always_capture_default(false);
   app.add_flag("--ignore-eos", params.ignore_eos, "Go on to --max-tokens");
+  parse_option = app.add_flag(
+      "--parse-special-tokens,!--no-parse-special-tokens", parse_special_tokens,
+      "Special tokens written in the text are recognised (the default of a prompt), or "
+      "are words (the default of chat messages)");
   app.add_option("--priority", priority, "interactive, standard or batch")
       ->check(CLI::IsMember({"interactive", "standard", "batch"}));
 }
@@ -38,6 +47,7 @@ api::Submit SamplingOptions::submit() const {
   submit.sampling = params;
   submit.has_seed = seed_option->count() > 0;
   submit.sampling.seed = submit.has_seed ? seed : 0;
+  if (parse_option->count() > 0) submit.parse_special_tokens = parse_special_tokens;
   submit.priority = priority == "interactive" ? PriorityClass::kInteractive
                     : priority == "batch"     ? PriorityClass::kBatch
                                               : PriorityClass::kStandard;

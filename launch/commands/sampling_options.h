@@ -16,6 +16,8 @@ struct SamplingOptions {
   uint64_t seed = 0;
   CLI::Option* seed_option = nullptr;
   std::string priority = "standard";
+  bool parse_special_tokens = false;
+  CLI::Option* parse_option = nullptr;
 
   void add_to(CLI::App& app);
   /// What the options say, without a prompt.

@@ -133,6 +133,8 @@ Result<void> settle(Options& options) {
     cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
   }
   if (!cluster.record.empty()) cluster.record = std::filesystem::absolute(cluster.record).string();
+  if (!cluster.chat_template.empty())
+    cluster.chat_template = std::filesystem::absolute(cluster.chat_template).string();
   cluster.program_folder = own_folder();
   const std::string worker = cluster.program_folder + "/" + worker_program(cluster.engine);
   if (access(worker.c_str(), X_OK) != 0)
@@ -371,6 +373,8 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
                  "A rank without progress for that long leaves");
   app.add_flag("--dummy-weights", cluster.dummy_weights,
                "Random weights: for speed, not for sense");
+  app.add_option("--chat-template", cluster.chat_template,
+                 "A Jinja file instead of the model's own chat template");
   app.add_option("--record", cluster.record,
                  "Write every scheduler event to this file, for replay; one that is there is "
                  "kept as FILE.1, FILE.2, ...");

@@ -60,12 +60,16 @@ json to_json(const api::StatusReport& report) {
   }
   json counters = json::object();
   for (const auto& [name, value] : report.counters) counters[name] = value;
+  json end_tokens = json::array();
+  for (const api::EndToken& end : report.end_tokens)
+    end_tokens.push_back({{"token", end.token}, {"text", end.text}});
   return {{"ready", report.ready},
           {"version", report.version},
           {"protocol_version", report.protocol_version},
           {"model", report.model},
           {"policy", report.policy},
           {"predictor", report.predictor},
+          {"end_tokens", std::move(end_tokens)},
           {"waiting_requests", report.waiting_requests},
           {"active_requests", report.active_requests},
           {"queue_limit", report.queue_limit},
@@ -73,6 +77,13 @@ json to_json(const api::StatusReport& report) {
           {"uptime_s", report.uptime_s},
           {"replicas", std::move(replicas)},
           {"counters", std::move(counters)}};
+}
+
+std::string end_tokens_text(const api::StatusReport& report) {
+  std::string out;
+  for (const api::EndToken& end : report.end_tokens)
+    out += (out.empty() ? "" : ", ") + std::to_string(end.token) + " " + end.text;
+  return out.empty() ? "none: answers end at max_tokens" : out;
 }
 
 std::string table(const std::string& endpoint, const api::StatusReport& report) {
@@ -88,6 +99,7 @@ std::string table(const std::string& endpoint, const api::StatusReport& report) 
       endpoint.c_str(), report.uptime_s, ready, report.expected_replicas);
   add("model %s, policy %s, tailor %s (protocol %u)\n", report.model.c_str(), report.policy.c_str(),
       report.version.c_str(), report.protocol_version);
+  out += "an answer ends with " + end_tokens_text(report) + "\n";
   add("requests: %u waiting (limit %u), %u active\n", report.waiting_requests, report.queue_limit,
       report.active_requests);
   const auto counter = [&](const char* name) {

@@ -49,6 +49,7 @@ void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& 
               control, "--replicas", std::to_string(options.replicas), "--policy", options.policy,
               "--run-dir", run.path, "--log-level", options.log_level});
   add_if(words, "--queue-limit", options.queue_limit);
+  add_if(words, "--chat-template", options.chat_template);
   add_if(words, "--record", options.record);
   add_if(words, "--heartbeat-timeout-ms", options.heartbeat_timeout_ms);
 }
@@ -88,6 +89,7 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
   add_if(words, "--max-context", options.max_context);
   add_if(words, "--prefill-budget", options.prefill_budget);
   add_if(words, "--stuck-after-ms", options.stuck_after_ms);
+  add_if(words, "--chat-template", options.chat_template);
   add_if(words, "--probe", options.probe);
   if (options.pin) add(words, {"--pin"});
   if (options.dummy_weights) add(words, {"--dummy-weights"});

@@ -29,6 +29,7 @@ struct ClusterOptions {
   bool pin = false;
   std::string log_level = "info";
   std::string record;
+  std::string chat_template;  ///< a Jinja file; empty = the model's own
   // Passed on only when set: the programs know their defaults.
   std::string dtype, kv_dtype, instruction_set;
   std::string kv_memory;

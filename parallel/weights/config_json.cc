@@ -297,23 +297,28 @@ struct Keys {
   }
 };
 
-// The end tokens that Llama 3's chat models use beside the one the file names.
-void add_named_end_tokens(const GgufFile& file, ModelConfig& config) {
-  const auto add = [&](TokenId token) {
-    auto& all = config.eos_tokens;
-    if (token >= 0 && std::find(all.begin(), all.end(), token) == all.end()) all.push_back(token);
-  };
+void add_end_token(TokenId token, ModelConfig& config) {
+  auto& all = config.eos_tokens;
+  if (token >= 0 && std::find(all.begin(), all.end(), token) == all.end()) all.push_back(token);
+}
+
+// Control tokens whose name says that an answer or a turn ends, beside those the file names by id.
+constexpr const char* kTurnEndNames[] = {"<|eot_id|>", "<|eom_id|>",    "<|end_of_text|>",
+                                         "<|im_end|>", "<end_of_turn>", "<|end|>"};
+
+void add_gguf_end_tokens(const GgufFile& file, ModelConfig& config) {
   Keys keys{file, {}};
   for (const char* key : {"eos", "eot", "eom"}) {
-    add(keys.token("tokenizer.ggml." + std::string(key) + "_token_id"));
+    add_end_token(keys.token("tokenizer.ggml." + std::string(key) + "_token_id"), config);
   }
   const auto* tokens = file.find<std::vector<std::string>>("tokenizer.ggml.tokens");
   const auto* types = file.find<std::vector<int64_t>>("tokenizer.ggml.token_type");
   if (!tokens || !types || types->size() != tokens->size()) return;
-  for (const char* name : {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"}) {
+  for (const char* name : kTurnEndNames) {
     const auto it = std::find(tokens->begin(), tokens->end(), name);
     const auto index = it - tokens->begin();
-    if (it != tokens->end() && (*types)[index] == 3) add(static_cast<TokenId>(index));
+    if (it != tokens->end() && (*types)[index] == 3)
+      add_end_token(static_cast<TokenId>(index), config);
   }
 }
 
@@ -403,11 +408,10 @@ Result<ModelConfig> config_from_json(const std::string& path) {
   if (std::filesystem::exists(generation_path, ignored)) {
     TAILOR_ASSIGN(const json generation, load_json_object(generation_path));
     Fields more{generation, generation_path, {}};
-    auto eos = more.tokens("eos_token_id");
+    for (const TokenId token : more.tokens("eos_token_id")) add_end_token(token, config);
     read_sampling(more, config.sampling);
     if (more.error) return fail(*more.error);
     TAILOR_TRY(check_sampling(config, generation_path));
-    if (!eos.empty()) config.eos_tokens = std::move(eos);
   }
   if (auto valid = validate(config); !valid) return fail_with(path, valid.error());
   return config;
@@ -464,7 +468,7 @@ Result<ModelConfig> config_from_gguf(const GgufFile& file) {
                 file.path() + ": tensor token_embd.weight is missing or has no two dimensions");
   }
   config.bos_token = keys.token("tokenizer.ggml.bos_token_id");
-  add_named_end_tokens(file, config);
+  add_gguf_end_tokens(file, config);
   read_gguf_sampling(file, config.sampling);
   TAILOR_TRY(check_sampling(config, file.path()));
   if (auto valid = validate(config); !valid) return fail_with(file.path(), valid.error());

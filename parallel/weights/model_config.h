@@ -37,6 +37,8 @@ struct ModelConfig {
   bool tie_embeddings = false;
   bool attention_bias = false, mlp_bias = false;
   TokenId bos_token = -1;  ///< -1 = none
+  /// Of config.json and generation_config.json together, or of a GGUF file's ids and names. The
+  /// tokenizer's files and the chat template may name more (launch/model_text.h).
   std::vector<TokenId> eos_tokens;
   /// What the model's makers advise (generation_config.json, GGUF's general.sampling.*).
   SamplingDefaults sampling;

@@ -124,6 +124,7 @@ class RandomValues {
             s.prompt = tokens();
         }
         s.add_special_tokens = coin();
+        if (coin()) s.parse_special_tokens = coin();
         s.sampling = said();
         s.has_seed = coin();
         if (!s.has_seed) s.sampling.seed = 0;
@@ -193,6 +194,7 @@ class RandomValues {
                                     wide()};
         });
         s.counters = list([&] { return std::pair<std::string, double>(text(), wide()); });
+        s.end_tokens = list([&] { return api::EndToken{i32(), text()}; });
         s.predictor = text();
         return s;
       }
@@ -380,8 +382,8 @@ class Dump {
   }
   void put(const api::ChatMessage& v) { all(v.role, v.content); }
   void put(const api::Submit& v) {
-    const auto& [a, b, c, d, e, f, g, h, i] = v;
-    all(a, b, c, d, e, f, g, h, i);
+    const auto& [a, b, c, d, e, f, g, h, i, j] = v;
+    all(a, b, c, d, e, f, g, h, i, j);
   }
   void put(const api::Cancel& v) { all(v.request_id, v.token); }
   void put(const api::Credit& v) { all(v.messages); }
@@ -416,9 +418,10 @@ class Dump {
     const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v;
     all(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
   }
+  void put(const api::EndToken& v) { all(v.token, v.text); }
   void put(const api::StatusReport& v) {
-    const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = v;
-    all(a, b, c, d, e, f, g, h, i, j, k, l, m);
+    const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = v;
+    all(a, b, c, d, e, f, g, h, i, j, k, l, m, n);
   }
   void put(const Welcome& v) { all(v.replica, v.epoch); }
   void put(const Dispatch& v) {

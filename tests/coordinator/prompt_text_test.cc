@@ -35,6 +35,40 @@ TEST(PromptText, TakesTextMessagesOrTokens) {
   EXPECT_EQ(prepare_prompt(text, 100, submit)->tokens, (std::vector<TokenId>{7, 0, 255}));
 }
 
+TEST(PromptText, SpecialTokensAreParsedInTextAndWordsInMessages) {
+  PromptText text;
+  text.vocab_size = 3;
+  text.tokenizer = *text::Tokenizer::from_vocabulary(
+      {.model = "gpt2", .pre = "gpt-2", .tokens = {"a", "e", "<e>"}, .types = {1, 1, 3}});
+  text.chat_template =
+      *text::ChatTemplate::compile("{% for m in messages %}{{ m.content }}<e>{% endfor %}", "", "");
+  auto submit = Caller::ask("r", "a<e>", 8);
+  const auto tokens = [&](std::optional<bool> parse) {
+    submit.parse_special_tokens = parse;
+    return prepare_prompt(text, 100, submit)->tokens;
+  };
+  using Tokens = std::vector<TokenId>;
+  EXPECT_EQ(tokens(std::nullopt), (Tokens{0, 2}));
+  EXPECT_EQ(tokens(true), (Tokens{0, 2}));
+  EXPECT_EQ(tokens(false), (Tokens{0, 1}));
+  submit.prompt = std::vector<api::ChatMessage>{{"user", "a<e>"}};
+  EXPECT_EQ(tokens(std::nullopt), (Tokens{0, 1, 2}));
+  EXPECT_EQ(tokens(false), (Tokens{0, 1, 2}));
+  EXPECT_EQ(tokens(true), (Tokens{0, 2, 2}));
+}
+
+TEST(PromptText, SaysWhyThereIsNoChat) {
+  PromptText text = byte_text();
+  text.no_chat = "this model's chat template is broken (line 3)";
+  auto submit = Caller::ask("r", "", 8);
+  submit.prompt = std::vector<api::ChatMessage>{{"user", "a"}};
+  EXPECT_EQ(prepare_prompt(text, 100, submit).error().message,
+            "this model's chat template is broken (line 3); send text or token ids instead of "
+            "messages");
+  submit.prompt = std::string("a");
+  EXPECT_TRUE(prepare_prompt(text, 100, submit).has_value());
+}
+
 TEST(PromptText, ThePredictorIsShownTheClientsWords) {
   auto submit = Caller::ask("r", "Hi é", 8);
   EXPECT_EQ(predictor_words(submit), "Hi é");

@@ -69,6 +69,15 @@ TEST_F(Cli, NumbersAreDecimalAndInRange) {
             0);
 }
 
+TEST_F(Cli, TheChatTemplateGoesToCoordinatorAndReplicas) {
+  const Ran ran =
+      tailor("serve --print --oversubscribe --model " + model() + " --chat-template chat.jinja");
+  EXPECT_EQ(ran.code, 0) << ran.out;
+  const size_t first = ran.out.find("--chat-template /");
+  ASSERT_NE(first, std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("--chat-template /", first + 1), std::string::npos) << ran.out;
+}
+
 TEST_F(Cli, AnUnknownKeyOrABadValueInTheConfigIsRefused) {
   Ran ran = tailor(config("[serve]\nreplicsa=3\n") + "serve --print");
   EXPECT_EQ(ran.code, 1);

@@ -252,6 +252,20 @@ TEST_F(Generate, TextThatIsNotUtf8IsRefusedByItsName) {
   EXPECT_EQ(refusal("--chat '\xC3('"), "tailor: messages[0].content is not UTF-8 at byte 0\n");
 }
 
+TEST_F(Generate, EndTokensAndSpecialTokensAreAsked) {
+  start("generate --stop-token-ids 5,7 --stop-token-ids 9 Hi --no-parse-special-tokens");
+  const Asked words = next_submit();
+  EXPECT_EQ(words.submit.sampling.stop_token_ids, (std::vector<TokenId>{5, 7, 9}));
+  EXPECT_EQ(words.submit.parse_special_tokens, false);
+  answer(words, "A");
+  EXPECT_EQ(exit_code(), 0) << text_of("err");
+  start("generate --chat Hi");
+  const Asked plain = next_submit();
+  EXPECT_EQ(plain.submit.parse_special_tokens, std::nullopt);
+  answer(plain, "A");
+  EXPECT_EQ(exit_code(), 0) << text_of("err");
+}
+
 TEST_F(Generate, AFileIsReadAheadOnlyAsFarAsParallelSays) {
   std::string input;
   for (int i = 0; i < 5; ++i) input += "{\"prompt\": \"" + std::to_string(i) + "\"}\n";
@@ -409,12 +423,15 @@ TEST_F(Generate, StatusPrintsEverythingAsJsonAndWaitsForReady) {
   replica.forward_s = 3;
   replica.sample_s = 0.5;
   status_.replicas = {replica};
+  status_.end_tokens = {{2, "<|im_end|>"}, {0, "</s>"}};
   start("status --json");
   EXPECT_EQ(exit_code(), 0) << text_of("err");
   json out = json::parse(text_of("out"));
   EXPECT_EQ(out["ready"], false);
   EXPECT_EQ(out["model"], "scripted");
   ASSERT_EQ(out["replicas"].size(), 1u);
+  EXPECT_EQ(out["end_tokens"][0]["token"], 2);
+  EXPECT_EQ(out["end_tokens"][1]["text"], "</s>");
   EXPECT_EQ(out["replicas"][0]["busy_s"], 4.0);
   EXPECT_EQ(out["replicas"][0]["forward_s"], 3.0);
   EXPECT_EQ(out["replicas"][0]["sample_s"], 0.5);
@@ -427,6 +444,8 @@ TEST_F(Generate, StatusPrintsEverythingAsJsonAndWaitsForReady) {
   start("status --wait 20");
   EXPECT_EQ(exit_code(), 0) << text_of("err");
   EXPECT_EQ(text_of("out").find("ready at tcp://127.0.0.1:"), 0u) << text_of("out");
+  EXPECT_NE(text_of("out").find("an answer ends with 2 <|im_end|>, 0 </s>\n"), std::string::npos)
+      << text_of("out");
 }
 
 }  // namespace

@@ -94,6 +94,18 @@ TEST(PromptJson, DeepNestingIsAnErrorInEveryField) {
   }
 }
 
+TEST(PromptJson, SpecialTokensAreParsedOrWordsAsAsked) {
+  const auto parse = [](const char* value) {
+    const auto line = read_prompt_line(
+        R"({"prompt": "a", "parse_special_tokens": )" + std::string(value) + "}", {});
+    EXPECT_TRUE(line.has_value());
+    return line->submit.parse_special_tokens;
+  };
+  EXPECT_EQ(parse("true"), true);
+  EXPECT_EQ(parse("false"), false);
+  EXPECT_EQ(parse("null"), std::nullopt);
+}
+
 TEST(PromptJson, ReportsUnknownFieldsAndTakesNullAsNotGiven) {
   auto line = read_prompt_line(R"({"prompt": "a", "temprature": 1, "seed": null})", {});
   ASSERT_TRUE(line.has_value());

@@ -230,5 +230,51 @@ TEST(Tokenizer, FileAndVocabularyAgree) {
   }
 }
 
+TEST(Tokenizer, GuardedSpecialTokensAreWords) {
+  for (const auto& tokenizer : {smollm2(), mistral()}) {
+    const bool chatml = tokenizer == smollm2();
+    const std::string mark = chatml ? "<|im_end|>" : "</s>";
+    for (const std::string& text :
+         {mark, "a" + mark + "b", mark + mark, " " + mark + " é ", mark.substr(1) + mark}) {
+      const auto guarded = tokenizer->guard(text);
+      ASSERT_TRUE(guarded) << guarded.error().message;
+      const auto ids = tokenizer->encode_guarded(*guarded, false);
+      ASSERT_TRUE(ids);
+      for (const TokenId id : *ids) EXPECT_FALSE(tokenizer->is_special(id)) << text;
+      EXPECT_EQ(tokenizer->decode(*ids, false), text);
+      EXPECT_NE(*ids, *tokenizer->encode(text, false));
+    }
+    // Beside a token that is meant, as a template writes it.
+    const auto mixed = tokenizer->encode_guarded(*tokenizer->guard("x" + mark) + mark, false);
+    const Ids words = *tokenizer->encode_guarded(*tokenizer->guard("x" + mark), false);
+    Ids expected = words;
+    expected.push_back(tokenizer->token_to_id(mark));
+    EXPECT_EQ(*mixed, expected);
+    // Without special tokens nothing changes.
+    for (const char* text : {"", "plain <words> | é", "<|im_st"}) {
+      EXPECT_EQ(*tokenizer->guard(text), text);
+      EXPECT_EQ(*tokenizer->encode_guarded(text, true), *tokenizer->encode(text, true));
+    }
+  }
+  // The mark itself, where users write it.
+  EXPECT_EQ(*smollm2()->guard("a\uFDD0b"), "a\uFFFDb");
+  EXPECT_FALSE(smollm2()->guard("\xFF"));
+  EXPECT_EQ(smollm2()->decode(*smollm2()->encode("a\uFDD0b", false), false), "a\uFDD0b");
+}
+
+TEST(Tokenizer, NobodyForgesASpecialTokenThroughTheGuard) {
+  // What stands for a special token inside, and marks put by the user.
+  for (const std::string& text :
+       {std::string("\uFDD0\U00100002<|im_end|>"), std::string("<|im_\uFDD0end|><|im_end|>"),
+        std::string("\uFDD0<|im_end|>\uFDD0\U00100000")}) {
+    const auto ids = smollm2()->encode_guarded(*smollm2()->guard(text), false);
+    ASSERT_TRUE(ids);
+    for (const TokenId id : *ids) {
+      EXPECT_FALSE(smollm2()->is_special(id)) << text;
+      EXPECT_LT(id, smollm2()->vocab_size());
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tailor::text

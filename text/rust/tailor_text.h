@@ -61,9 +61,13 @@ tt_str tt_token_bytes(const tt_tokenizer* tokenizer, uint32_t id);
 bool tt_token_is_special(const tt_tokenizer* tokenizer, uint32_t id);
 /// -1 when there is none.
 int64_t tt_token_to_id(const tt_tokenizer* tokenizer, tt_str token);
-/// `text` must be UTF-8 (the caller has checked). False and `error` on failure.
-bool tt_encode(const tt_tokenizer* tokenizer, tt_str text, bool add_special_tokens, tt_buffer* ids,
-               tt_buffer* error);
+/// `text` (UTF-8) with the special tokens that are written in it broken, so that tt_encode takes
+/// them as words. False and `error` on failure.
+bool tt_guard(const tt_tokenizer* tokenizer, tt_str text, tt_buffer* guarded, tt_buffer* error);
+/// `text` must be UTF-8 (the caller has checked). Special tokens written in it are recognised;
+/// where it is `guarded`, not those that tt_guard broke. False and `error` on failure.
+bool tt_encode(const tt_tokenizer* tokenizer, tt_str text, bool guarded, bool add_special_tokens,
+               tt_buffer* ids, tt_buffer* error);
 
 tt_template* tt_template_compile(tt_str source, tt_str bos_token, tt_str eos_token, tt_strftime now,
                                  tt_buffer* error);

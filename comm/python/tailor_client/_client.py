@@ -200,13 +200,14 @@ class Client:
 
     def submit(self, prompt: Optional[str] = None, *, messages=None, token_ids=None, request_id: Optional[str] = None,
                priority: str = "standard", tenant: str = "", deadline_s: Optional[float] = None, detach: bool = False,
-               add_special_tokens: bool = True, **sampling) -> str:
+               add_special_tokens: bool = True, parse_special_tokens: Optional[bool] = None, **sampling) -> str:
         """Sends a request and returns its id at once. Exactly one of `prompt` (text), `messages` (dicts with role
-        and content: text, or a list of text parts, which are joined) and `token_ids`. `sampling`: any field of
-        SamplingParams (temperature, top_p, max_tokens, seed, stop, logit_bias as a dict of token to bias, ...); what
-        is None or not given has the server's default: for temperature, top_k, top_p, min_p and repetition_penalty
-        the served model's own, else 0.7, off, 0.95, off and off. Raises ValueError or TypeError before anything is
-        sent."""
+        and content: text, or a list of text parts, which are joined) and `token_ids`. `parse_special_tokens`: those
+        written in the prompt are recognised, or are words; None: recognised in text, words in messages. `sampling`:
+        any field of SamplingParams (temperature, top_p, max_tokens, seed, stop, logit_bias as a dict of token to
+        bias, ...); what is None or not given has the server's default: for temperature, top_k, top_p, min_p and
+        repetition_penalty the served model's own, else 0.7, off, 0.95, off and off. Raises ValueError or TypeError
+        before anything is sent."""
         if sum(x is not None for x in (prompt, messages, token_ids)) != 1:
             raise ValueError("give exactly one of prompt, messages and token_ids")
         message = api.ClientMessage(protocol_version=PROTOCOL_VERSION)
@@ -223,6 +224,8 @@ class Client:
             submit.token_ids.SetInParent()
             submit.token_ids.ids.extend(token_ids)
         submit.add_special_tokens = add_special_tokens
+        if parse_special_tokens is not None:
+            submit.parse_special_tokens = parse_special_tokens
         if priority not in _PRIORITIES:
             raise ValueError(f"priority must be one of {', '.join(_PRIORITIES)}, found {priority!r}")
         submit.priority = _PRIORITIES[priority]

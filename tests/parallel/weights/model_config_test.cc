@@ -226,11 +226,11 @@ TEST(ConfigFromGguf, RopeAndKindsOfValues) {
               AllOf(HasSubstr("max_position_embeddings"), HasSubstr("found 2147483648")));
 }
 
-TEST(ConfigFromJson, EndTokensOfTheGenerationConfigGoFirst) {
+TEST(ConfigFromJson, EndTokensAreThoseOfBothConfigs) {
   json config = llama();
   config["eos_token_id"] = 3;
   EXPECT_EQ(parse(config)->eos_tokens, std::vector<TokenId>{3});
-  EXPECT_EQ(parse(config, {{"eos_token_id", {4, 5}}})->eos_tokens, (std::vector<TokenId>{4, 5}));
+  EXPECT_EQ(parse(config, {{"eos_token_id", {4, 3}}})->eos_tokens, (std::vector<TokenId>{3, 4}));
   EXPECT_EQ(parse(config, {{"eos_token_id", nullptr}})->eos_tokens, std::vector<TokenId>{3});
 }
 

@@ -67,6 +67,11 @@ class GgufWriter {
   void text(const std::string& key, const std::string& value) { add(key, 8, string(value)); }
   void integer(const std::string& key, uint32_t value) { add(key, 4, raw(value)); }
   void real(const std::string& key, float value) { add(key, 6, raw(value)); }
+  void integers(const std::string& key, const std::vector<int32_t>& values) {
+    std::string bytes = raw(uint32_t{5}) + raw(uint64_t{values.size()});
+    for (const int32_t value : values) bytes += raw(value);
+    add(key, 9, bytes);
+  }
   void strings(const std::string& key, const std::vector<std::string>& values) {
     std::string bytes = raw(uint32_t{8}) + raw(uint64_t{values.size()});
     for (const auto& value : values) bytes += string(value);

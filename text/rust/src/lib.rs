@@ -1,9 +1,11 @@
 //! C interface over Hugging Face `tokenizers` and `minijinja`; the declarations are in ../tailor_text.h.
 //! Every entry point catches panics, so that no input can take the process down.
 
+mod python;
 mod template;
 mod tokenizer;
 mod vocabulary;
+mod words;
 
 use std::ffi::c_char;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -194,14 +196,33 @@ pub unsafe extern "C" fn tt_token_to_id(tokenizer: *const TextTokenizer, token: 
 /// # Safety
 /// Pointers as tailor_text.h says.
 #[no_mangle]
+pub unsafe extern "C" fn tt_guard(
+    tokenizer: *const TextTokenizer,
+    text: TtStr,
+    guarded: *mut TtBuffer,
+    error: *mut TtBuffer,
+) -> bool {
+    let answer = guard(error, || {
+        let text = text.text("the text")?;
+        Ok((*tokenizer).guard(text).unwrap_or_else(|| text.to_owned()))
+    });
+    let Some(answer) = answer else { return false };
+    give(answer.into_bytes(), guarded);
+    true
+}
+
+/// # Safety
+/// Pointers as tailor_text.h says.
+#[no_mangle]
 pub unsafe extern "C" fn tt_encode(
     tokenizer: *const TextTokenizer,
     text: TtStr,
+    guarded: bool,
     add_special_tokens: bool,
     ids: *mut TtBuffer,
     error: *mut TtBuffer,
 ) -> bool {
-    let answer = guard(error, || (*tokenizer).encode(text.text("the text")?, add_special_tokens));
+    let answer = guard(error, || (*tokenizer).encode(text.text("the text")?, guarded, add_special_tokens));
     let Some(answer) = answer else { return false };
     give(answer.iter().flat_map(|id| id.to_ne_bytes()).collect(), ids);
     true

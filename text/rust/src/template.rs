@@ -1,11 +1,14 @@
 //! Chat templates in the dialect of `transformers`: trim_blocks, lstrip_blocks, loop controls, Python's methods on
-//! strings, lists and dicts, raise_exception, strftime_now, a tojson without HTML escapes, and True/False/None.
+//! strings, lists and dicts and its `%` (python.rs), raise_exception, strftime_now, a tojson without HTML escapes, and
+//! True/False/None.
 
 use std::ffi::{c_char, CString};
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde::Serialize;
+
+use crate::python;
 
 /// tailor_text.h: tt_strftime.
 pub type Strftime = extern "C" fn(*const c_char, *mut c_char, usize) -> usize;
@@ -32,7 +35,7 @@ impl ChatTemplate {
         eos_token: &str,
         now: Strftime,
     ) -> Result<ChatTemplate, String> {
-        let source: Box<str> = without_generation_marks(source).into_boxed_str();
+        let source: Box<str> = python::adapt(source)?.into_boxed_str();
         // Safety: the text lives on the heap, unchanged, as long as the environment beside it.
         let text: &'static str = unsafe { &*(source.as_ref() as *const str) };
         let mut environment = Environment::new();
@@ -41,12 +44,11 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::unknown_method);
         environment.set_formatter(|out, state, value| match value.kind() {
-            ValueKind::Bool => {
-                out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from)
+            ValueKind::Bool | ValueKind::None | ValueKind::Seq | ValueKind::Map => {
+                out.write_str(&python::written(value)).map_err(Error::from)
             }
-            ValueKind::None => out.write_str("None").map_err(Error::from),
             _ => minijinja::escape_formatter(out, state, value),
         });
         environment.add_function("raise_exception", |text: String| -> Result<Value, Error> {
@@ -54,6 +56,7 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", move |format: String| strftime(now, &format));
         environment.add_filter("tojson", tojson);
+        python::add_to(&mut environment);
         environment.add_template(NAME, text).map_err(|e| describe(&e))?;
         Ok(ChatTemplate {
             environment,
@@ -106,73 +109,121 @@ fn strftime(now: Strftime, format: &str) -> Result<String, Error> {
     String::from_utf8(out).map_err(|_| wrong("strftime_now: the answer is not UTF-8"))
 }
 
-/// json.dumps(value, ensure_ascii=False, indent=indent), with Python's spaces after "," and ":".
+/// json.dumps(value, ensure_ascii, indent, separators, sort_keys), as transformers' filter: by default nothing is
+/// escaped, and spaces stand behind "," and ":".
 fn tojson(value: Value, args: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = args.get("indent")?;
-    for name in ["ensure_ascii", "separators", "sort_keys"] {
-        let _: Option<Value> = args.get(name)?; // accepted, as transformers' filter does; the default is what is used
-    }
+    let ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let sorted = args.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let separators: Option<Vec<String>> = args.get("separators")?;
     args.assert_all_used()?;
     let wrong = |e: &dyn std::fmt::Display| Error::new(ErrorKind::BadSerialization, e.to_string());
+    let value = serde_json::to_value(&value).map_err(|e| wrong(&e))?;
+    let value = if sorted { with_sorted_keys(value) } else { value };
+    let (item, key) = match separators.as_deref() {
+        None => (if indent.is_some() { "," } else { ", " }, ": "),
+        Some([item, key]) => (item.as_str(), key.as_str()),
+        Some(_) => return Err(wrong(&"separators are two texts")),
+    };
+    let layout = PythonLayout { indent: indent.map(|n| n.min(64)), item, key, depth: 0, any: false };
     let mut out = Vec::new();
-    match indent {
-        Some(indent) => {
-            let spaces = vec![b' '; indent.min(64)];
-            let mut json = serde_json::Serializer::with_formatter(
-                &mut out,
-                serde_json::ser::PrettyFormatter::with_indent(&spaces),
-            );
-            value.serialize(&mut json).map_err(|e| wrong(&e))?;
-        }
-        None => {
-            let mut json = serde_json::Serializer::with_formatter(&mut out, PythonSpaces);
-            value.serialize(&mut json).map_err(|e| wrong(&e))?;
-        }
-    }
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, layout)).map_err(|e| wrong(&e))?;
     let text = String::from_utf8(out).map_err(|e| wrong(&e))?;
-    Ok(Value::from_safe_string(text))
+    Ok(Value::from_safe_string(if ascii { in_ascii(&text) } else { text }))
 }
 
-struct PythonSpaces;
+fn with_sorted_keys(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(map) => {
+            let mut entries: Vec<_> = map.into_iter().map(|(k, v)| (k, with_sorted_keys(v))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            serde_json::Value::Object(entries.into_iter().collect())
+        }
+        serde_json::Value::Array(items) => {
+            serde_json::Value::Array(items.into_iter().map(with_sorted_keys).collect())
+        }
+        other => other,
+    }
+}
 
-impl serde_json::ser::Formatter for PythonSpaces {
+fn in_ascii(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    out
+}
+
+struct PythonLayout<'a> {
+    indent: Option<usize>,
+    item: &'a str,
+    key: &'a str,
+    depth: usize,
+    /// The list or object that is open has something in it.
+    any: bool,
+}
+
+impl PythonLayout<'_> {
+    fn open<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> std::io::Result<()> {
+        self.depth += 1;
+        self.any = false;
+        writer.write_all(bracket)
+    }
+    fn close<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> std::io::Result<()> {
+        self.depth -= 1;
+        if self.any {
+            self.new_line(writer)?;
+        }
+        self.any = true;
+        writer.write_all(bracket)
+    }
+    fn next<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if !first {
+            writer.write_all(self.item.as_bytes())?;
+        }
+        self.any = true;
+        self.new_line(writer)
+    }
+    fn new_line<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        match self.indent {
+            Some(indent) => write!(writer, "\n{:1$}", "", indent * self.depth),
+            None => Ok(()),
+        }
+    }
+}
+
+impl serde_json::ser::Formatter for PythonLayout<'_> {
+    fn begin_array<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        self.open(writer, b"[")
+    }
+    fn end_array<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        self.close(writer, b"]")
+    }
+    fn begin_object<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        self.open(writer, b"{")
+    }
+    fn end_object<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        self.close(writer, b"}")
+    }
     fn begin_array_value<W: ?Sized + std::io::Write>(
         &mut self,
         writer: &mut W,
         first: bool,
     ) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
+        self.next(writer, first)
     }
-
     fn begin_object_key<W: ?Sized + std::io::Write>(
         &mut self,
         writer: &mut W,
         first: bool,
     ) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
+        self.next(writer, first)
     }
-
     fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
+        writer.write_all(self.key.as_bytes())
     }
-}
-
-/// `{% generation %}` ... `{% endgeneration %}` mark the assistant's words for training; here they become an `if true`.
-fn without_generation_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out.push_str(before);
-        let end = tag.find("%}").unwrap_or(tag.len());
-        let inside = &tag[..end];
-        match inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
-            "generation" => out.push_str(&inside.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&inside.replace("endgeneration", "endif")),
-            _ => out.push_str(inside),
-        }
-        rest = &tag[end..];
-    }
-    out.push_str(rest);
-    out
 }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::words::{self, Words};
+
 /// Ids above this are refused: the table has one entry for each id.
 const MAX_ID: u32 = 1 << 24;
 
@@ -17,6 +19,7 @@ pub struct TextTokenizer {
     bytes: Vec<u8>,
     offsets: Vec<usize>,
     special: Vec<bool>,
+    words: Words,
 }
 
 /// How a token's written form becomes bytes of running text.
@@ -161,7 +164,7 @@ impl TextTokenizer {
                 special[id as usize] = token.special;
             }
         }
-        Ok(TextTokenizer::new(tokenizer, &spelling, &tokens, &added, special))
+        TextTokenizer::new(tokenizer, &spelling, &tokens, &added, special)
     }
 
     /// `added` tokens are spelled as written; `special` ones can be left out when decoding.
@@ -171,7 +174,7 @@ impl TextTokenizer {
         tokens: &[String],
         added: &[bool],
         special: Vec<bool>,
-    ) -> TextTokenizer {
+    ) -> Result<TextTokenizer, String> {
         let chars = byte_of_char();
         let mut bytes = Vec::new();
         let mut offsets = vec![0];
@@ -179,7 +182,8 @@ impl TextTokenizer {
             spelling.write(token, *added, &chars, &mut bytes);
             offsets.push(bytes.len());
         }
-        TextTokenizer {
+        let words = Words::new(&tokenizer)?;
+        Ok(TextTokenizer {
             tokenizer,
             prefix: Vec::new(),
             suffix: Vec::new(),
@@ -187,7 +191,8 @@ impl TextTokenizer {
             bytes,
             offsets,
             special,
-        }
+            words,
+        })
     }
 
     pub fn set_ends(&mut self, prefix: Vec<u32>, suffix: Vec<u32>) {
@@ -220,11 +225,22 @@ impl TextTokenizer {
         self.tokenizer.token_to_id(token)
     }
 
-    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String> {
-        let encoding = self.tokenizer.encode_fast(text, add_special_tokens).map_err(|e| e.to_string())?;
+    /// None: `text` needs no guard.
+    pub fn guard(&self, text: &str) -> Option<String> {
+        self.words.guard(text)
+    }
+
+    /// Special tokens written in `text` are recognised; where it is `guarded`, not those that guard() broke.
+    pub fn encode(&self, text: &str, guarded: bool, add_special_tokens: bool) -> Result<Vec<u32>, String> {
+        let ids = if guarded && text.contains(words::BREAK) {
+            self.words.encode(&self.tokenizer, text, add_special_tokens)?
+        } else {
+            let encoding = self.tokenizer.encode_fast(text, add_special_tokens).map_err(|e| e.to_string())?;
+            encoding.get_ids().to_vec()
+        };
         if !add_special_tokens || (self.prefix.is_empty() && self.suffix.is_empty()) {
-            return Ok(encoding.get_ids().to_vec());
+            return Ok(ids);
         }
-        Ok([&self.prefix, encoding.get_ids(), &self.suffix].concat())
+        Ok([&self.prefix[..], &ids, &self.suffix].concat())
     }
 }

@@ -73,7 +73,7 @@ pub fn build(v: Vocabulary) -> Result<TextTokenizer, String> {
         if is_special { tokenizer.add_special_tokens(token) } else { tokenizer.add_tokens(token) }
             .map_err(|e| format!("token {id}: {e}"))?;
     }
-    let mut text = TextTokenizer::new(tokenizer, &spelling, &v.tokens, &added, special);
+    let mut text = TextTokenizer::new(tokenizer, &spelling, &v.tokens, &added, special)?;
     text.set_ends(
         v.bos.filter(|_| v.add_bos).into_iter().collect(),
         v.eos.filter(|_| v.add_eos).into_iter().collect(),
