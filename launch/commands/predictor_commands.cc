@@ -1,5 +1,5 @@
-// `tailor train-predictor` and `tailor eval-predictor`: the program beside this one does the work, so
-// that `tailor` itself needs no libtorch. Their words are that program's to read, --help too.
+// `tailor train-predictor` and `tailor eval-predictor`: the program beside this one does the work,
+// so that `tailor` itself needs no libtorch. Their words are that program's to read, --help too.
 #include <unistd.h>
 
 #include <cerrno>
