@@ -104,6 +104,25 @@ class TwoReplicas(unittest.TestCase):
         self.assertLessEqual(max(map(len, lines)), 40)
         self.assertEqual(" ".join(" ".join(lines).split()), " ".join(plain.split()))
 
+    def test_end_tokens_stop_and_special_tokens_of_users_are_words(self):
+        end = {"token": 2, "text": "<|im_end|>"}
+        self.assertEqual(self.cluster.status()["end_tokens"], [end])
+        (answer,) = self.cluster.generate("--chat", "Say hi", "--max-tokens", 60, "--temperature", 0, "--ignore-eos",
+                                          "--stop", end["text"])
+        self.assertEqual((answer["finish_reason"], answer["token_ids"][-1]), ("stop", end["token"]))
+        self.assertNotIn(end["text"], answer["text"])
+        written = "x" + end["text"] + "y"
+        counts = []
+        for arguments in (("--chat", written), ("--chat", written, "--parse-special-tokens"), ("--prompt", written),
+                          ("--prompt", written, "--no-parse-special-tokens")):
+            (answer,) = self.cluster.generate(*arguments, "--max-tokens", 1)
+            counts.append(answer["prompt_token_ids"].count(end["token"]))
+        self.assertEqual(counts, [2, 3, 1, 0])  # the template itself ends two turns, one of its own system message
+
+    def test_more_samples_than_slots_are_answered(self):
+        (answer,) = self.cluster.generate("Hi", "--n", 64, "--max-tokens", 2, "--ignore-eos", "--seed", 1)
+        self.assertEqual([len(sample["token_ids"]) for sample in answer["samples"]], [2] * 64)
+
     def test_status_names_both_replicas(self):
         status = self.cluster.status()
         self.assertTrue(status["ready"])
