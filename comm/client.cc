@@ -74,7 +74,8 @@ class ClientConnection final : public Client {
     api::Cancel cancel{request_id, token};
     if (known != open_.end() && token.empty()) cancel.token = known->second.token;
     TAILOR_TRY(say(cancel));
-    if (known != open_.end()) return {};
+    // Without a token it is one of ours whose end has been heard, or the answer is a Rejected.
+    if (known != open_.end() || token.empty()) return {};
     OpenRequest& request = open_[request_id];
     request.token = token;
     request.only_cancel = true;

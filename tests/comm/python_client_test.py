@@ -257,11 +257,19 @@ class PythonClient(unittest.TestCase):
         for wrong in ("", token + "x"):
             for ask in (other.cancel, lambda request_id, token: other.resume(request_id, token=token)):
                 ask(request, token=wrong)
-                last = list(other.events(PATIENCE_S))[-1]
-                self.assertEqual(last.error.code, "Unauthenticated")
+                self.assertEqual([event.error.code for event in other.poll(PATIENCE_S)], ["Unauthenticated"])
         other.cancel(request, token=token)
         last = list(other.events(PATIENCE_S))[-1]  # who cancels hears the end
         self.assertEqual(last.samples[0]["reason"], "cancelled")
+
+    def test_an_end_is_heard_once_even_if_it_is_cancelled_afterwards(self):
+        talk = Conversation(self)
+        talk.client.submit("x", request_id="r")
+        talk.said("submit")
+        self.assertEqual(len(talk.say(piece(0, "ab"), end_after(2))), 2)
+        talk.client.cancel("r")
+        talk.said("cancel")
+        self.assertEqual(talk.say(end_after(2)), [])
 
     def test_status_keeps_the_events_of_requests(self):
         client = self.connect()

@@ -253,7 +253,7 @@ TEST(CoordinatorLoop, OnlyItsClientOrItsTokenCancelsOrResumesARequest) {
   for (const Caller* caller : {&owner, &other})
     EXPECT_EQ(caller->answers.at("r").finished[0].samples.at(0).reason, FinishReason::kCancelled);
   // One that has ended says its end again to whoever cancels it.
-  ASSERT_TRUE(other.client().cancel("r").has_value());
+  ASSERT_TRUE(other.client().cancel("r", token).has_value());
   ASSERT_TRUE(other.listen([&] { return other.answers["r"].finished.size() == 2; }));
 }
 

@@ -243,7 +243,7 @@ class Client:
         known = self._open.get(request_id)
         token = token or (known.token if known else "")
         self._say(_cancel(request_id, token))
-        if known is None:
+        if known is None and token:  # without, it is one of ours whose end has been heard, or is rejected
             self._open[request_id] = _Open([], token, only_cancel=True)
 
     def resume(self, request_id: str, from_token=(), token: str = "") -> None:
