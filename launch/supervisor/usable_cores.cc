@@ -8,6 +8,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/cgroup.h"
+
 namespace tailor::launch {
 namespace {
 
@@ -27,28 +29,6 @@ std::optional<double> quota_v1(const std::string& folder) {
   return quota / period;
 }
 
-/// The smallest quota of `path` ("/a/b") and its parents below `mount`. A container often sees its
-/// own cgroup at the mount's root although /proc names another path: missing folders are passed
-/// over.
-template <class Read>
-void tighten(const std::string& mount, std::string path, Read read, std::optional<double>& quota) {
-  while (true) {
-    if (const auto found = read(mount + (path == "/" ? "" : path))) {
-      quota = quota ? std::min(*quota, *found) : *found;
-    }
-    if (path.empty() || path == "/") return;
-    path.erase(path.rfind('/'));
-  }
-}
-
-bool names_cpu(const std::string& controllers) {
-  std::istringstream list(controllers);
-  for (std::string name; std::getline(list, name, ',');) {
-    if (name == "cpu") return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 int UsableCores::count() const {
@@ -57,24 +37,12 @@ int UsableCores::count() const {
 }
 
 std::optional<double> cgroup_cpu_quota(const std::string& root) {
-  std::optional<double> quota;
-  std::ifstream file(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {  // "0::/path" or "4:cpu,cpuacct:/path"
-    const size_t first = line.find(':');
-    const size_t second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
-    const std::string mount = root + "/sys/fs/cgroup";
-    if (controllers.empty()) {
-      tighten(mount, path, quota_v2, quota);
-      tighten(mount + "/unified", path, quota_v2, quota);
-    } else if (names_cpu(controllers)) {
-      tighten(mount + "/" + controllers, path, quota_v1, quota);
-      tighten(mount + "/cpu", path, quota_v1, quota);
-    }
+  std::optional<double> tightest;
+  for (const CgroupFolder& folder : cgroup_folders("cpu", root)) {
+    const auto quota = folder.v2 ? quota_v2(folder.path) : quota_v1(folder.path);
+    if (quota) tightest = tightest ? std::min(*tightest, *quota) : *quota;
   }
-  return quota;
+  return tightest;
 }
 
 UsableCores usable_cores(const std::string& root) {
