@@ -12,6 +12,9 @@ namespace tailor {
 /// (trace, debug, info, warn, error, off). Call once, before any thread starts.
 void init_logging(const std::string& process, const std::string& level);
 
+/// Another name from now on: a rank learns its number only from MPI. Any thread.
+void rename_logging(const std::string& process);
+
 }  // namespace tailor
 
 #define LOG_DEBUG(...) spdlog::debug(__VA_ARGS__)

@@ -46,8 +46,10 @@ struct CancelRequest {
 
 /// Take nothing new, finish what runs, then say Drained.
 struct Drain {};
-/// Leave now.
-struct Shutdown {};
+/// Leave now: this replica was lost or refused, or the whole cluster stops.
+struct Shutdown {
+  bool cluster_stops = false;  ///< nobody stays behind: the ranks of a shared mpirun may finalize
+};
 
 using WorkerCommand = std::variant<Welcome, Dispatch, CancelRequest, Drain, Shutdown>;
 
@@ -147,7 +149,8 @@ struct Heartbeat {
   ReplicaId configured_replica;
   uint32_t rank = 0;
   uint64_t progress = 0;  ///< grows with every layer of every step, and with every idle wake-up
-  bool busy = false;      ///< inside a step
+  bool busy = false;      ///< at work, not waiting
+  Epoch epoch;            ///< of the last Welcome; 0 = none since the last Hello
 };
 
 using WorkerReport = std::variant<Hello, StepReport, Drained, Heartbeat>;

@@ -53,7 +53,9 @@ void put(const CancelRequest& in, v1::CommandEnvelope* out) {
 }
 
 void put(const Drain&, v1::CommandEnvelope* out) { out->mutable_drain(); }
-void put(const Shutdown&, v1::CommandEnvelope* out) { out->mutable_shutdown(); }
+void put(const Shutdown& in, v1::CommandEnvelope* out) {
+  out->mutable_shutdown()->set_cluster_stops(in.cluster_stops);
+}
 
 Dispatch take(v1::Dispatch& in) {
   Dispatch out;
@@ -178,6 +180,7 @@ void put(const Heartbeat& in, v1::ReportEnvelope* envelope) {
   out->set_rank(in.rank);
   out->set_progress(in.progress);
   out->set_busy(in.busy);
+  out->set_epoch(in.epoch.value);
 }
 
 void put(const PredictorHello& in, v1::ReportEnvelope* envelope) {
@@ -281,7 +284,7 @@ Result<CommandEnvelope> decode_command(std::string_view bytes) {
     case v1::CommandEnvelope::kDrain:
       return out;
     case v1::CommandEnvelope::kShutdown:
-      out.command = Shutdown{};
+      out.command = Shutdown{in->shutdown().cluster_stops()};
       return out;
     case v1::CommandEnvelope::kPredict:  // for a predictor, not for a worker
     case v1::CommandEnvelope::COMMAND_NOT_SET:
@@ -338,8 +341,9 @@ Result<ControlReport> decode_control(std::string_view bytes) {
       return ControlReport(WorkerReport(Drained{}));
     case v1::ReportEnvelope::kHeartbeat: {
       const auto& beat = in->heartbeat();
-      return ControlReport(WorkerReport(Heartbeat{ReplicaId{beat.configured_replica()}, beat.rank(),
-                                                  beat.progress(), beat.busy()}));
+      return ControlReport(
+          WorkerReport(Heartbeat{ReplicaId{beat.configured_replica()}, beat.rank(), beat.progress(),
+                                 beat.busy(), Epoch{beat.epoch()}}));
     }
     case v1::ReportEnvelope::kPredictorHello: {
       TAILOR_ASSIGN(PredictorReport report, take(*in->mutable_predictor_hello()));

@@ -1,6 +1,5 @@
 #include "comm/worker_io.h"
 
-#include <unistd.h>
 #include <zmq.h>
 
 #include <algorithm>
@@ -23,9 +22,6 @@ constexpr Duration kHelloAgain = seconds(2);
 constexpr Duration kFlushLimit = seconds(1);
 constexpr int kFlushPollMs = 50;
 constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
-constexpr int kStuckExitCode = 70;
-constexpr Duration kOwnDelay =
-    milliseconds(500);  // this thread woke so late: the machine, not main, was stuck
 
 struct RingBell {};
 using Outgoing = std::variant<WorkerReport, RingBell>;
@@ -57,7 +53,7 @@ class WorkerIoThread final : public WorkerIo {
     TAILOR_TRY(control_.connect(options_.control_endpoint));
     if (options_.tp_size > 1) TAILOR_TRY(open_doorbell());
     const Time at = now();
-    silent_since_ = next_beat_ = last_progress_at_ = at;
+    silent_since_ = next_beat_ = at;
     thread_ = std::thread([this] { run(); });
     return {};
   }
@@ -240,33 +236,19 @@ class WorkerIoThread final : public WorkerIo {
         envelope.sequence, std::move(envelope.command)});  // bounded: dispatched requests
   }
 
-  // ---- heartbeat and watchdog
+  // ---- heartbeat
   // -----------------------------------------------------------------------------------
 
   void beat(Time at) {
     const uint64_t count = progress_.counter.load(std::memory_order_relaxed);
     const bool busy = progress_.busy.load(std::memory_order_relaxed);
-    if (!busy || count != last_progress_) {
-      last_progress_at_ = at;
-    } else if (at - next_beat_ > kOwnDelay) {
-      last_progress_at_ +=
-          at - next_beat_;  // the whole process did not run, so main could not move either
-    }
-    last_progress_ = count;
-    if (at - last_progress_at_ >= options_.stuck_after) {
-      LOG_ERROR(
-          "replica {} rank {}: the main thread has been stuck at progress {} for {:.1f} s; this "
-          "rank leaves",
-          options_.replica.value, options_.rank, count, to_seconds(at - last_progress_at_));
-      spdlog::default_logger_raw()->flush();
-      _exit(kStuckExitCode);
-    }
     next_beat_ = std::max(next_beat_ + options_.heartbeat_every, at);
     if (connected_) {
       if (!welcomed_ && !last_hello_.empty() && at - hello_at_ >= kHelloAgain) say_hello();
       // A full pipe means that reports are on their way: a heartbeat less does no harm.
+      const Epoch epoch = welcomed_ ? epoch_ : Epoch{0};
       control_.send(
-          {encode(WorkerReport(Heartbeat{options_.replica, options_.rank, count, busy}))});
+          {encode(WorkerReport(Heartbeat{options_.replica, options_.rank, count, busy, epoch}))});
     } else if (!lost_told_ && at - silent_since_ >= options_.coordinator_lost_after) {
       LOG_WARN("replica {} rank {}: no coordinator at {} for {:.1f} s", options_.replica.value,
                options_.rank, options_.control_endpoint, to_seconds(at - silent_since_));
@@ -344,8 +326,6 @@ class WorkerIoThread final : public WorkerIo {
   Epoch epoch_;
   Time silent_since_{};
   Time next_beat_{};
-  uint64_t last_progress_ = 0;
-  Time last_progress_at_{};
   std::vector<Follower> followers_;  // leader; by rank
   uint64_t rings_ = 0;               // leader
   uint64_t heard_ = 0;               // follower

@@ -1,16 +1,13 @@
-// A rank's io thread: the DEALER to the coordinator (reports, commands, heartbeats), the doorbell
-// between the leader and its followers, and the watchdog over the rank's own main thread. Owns its
-// sockets; the main thread talks to it through mailboxes.
+// A rank's io thread: the DEALER to the coordinator (reports, commands, heartbeats) and the
+// doorbell between the leader and its followers. Owns its sockets; the main thread talks to it
+// through mailboxes.
 //
 // Doorbell: a follower sleeps in inbox().drain_wait() while its replica is idle; before the first
 // step after an idle time the leader calls ring(), and every follower finds a Doorbell in its inbox
-// and enters replay (MPI broadcasts). Watchdog: while `progress.busy` and the counter has not moved
-// for `stuck_after`, the process logs the step and exits with _exit(70): its mpirun then takes the
-// group down. A rank whose coordinator is silent keeps trying to reconnect and says Hello again;
-// after `coordinator_lost_after` it puts LinkDown into the inbox.
+// and enters replay (MPI broadcasts). A rank whose coordinator is silent keeps trying to reconnect
+// and says Hello again; after `coordinator_lost_after` it puts LinkDown into the inbox.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <variant>
@@ -18,14 +15,9 @@
 #include "base/mailbox.h"
 #include "base/messages.h"
 #include "base/result.h"
+#include "base/watchdog.h"
 
 namespace tailor::comm {
-
-/// The main thread's sign of life; written by main only.
-struct Progress {
-  std::atomic<uint64_t> counter{0};
-  std::atomic<bool> busy{false};
-};
 
 struct FromCoordinator {
   uint64_t sequence = 0;
@@ -44,13 +36,13 @@ struct WorkerIoOptions {
   std::string doorbell_endpoint;                    ///< follower: the leader's bound doorbell
   size_t inbox_capacity = 4096;
   Duration heartbeat_every = milliseconds(100);
-  Duration stuck_after = seconds(30);
   Duration coordinator_lost_after = seconds(20);
 };
 
 class WorkerIo {
  public:
-  /// Starts the thread. `progress` must outlive it. Errors: Unavailable, InvalidArgument.
+  /// Starts the thread. `progress`, the main thread's, must outlive it: heartbeats tell it. Errors:
+  /// Unavailable, InvalidArgument.
   static Result<std::unique_ptr<WorkerIo>> start(const WorkerIoOptions& options,
                                                  const Progress& progress);
   virtual ~WorkerIo() = default;  ///< flushes reports for at most 1 s, stops, joins

@@ -88,6 +88,8 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
 void CoordinatorLoop::run(int stop_fd) {
   bool stop_asked = false;
   while (!stop_asked) {
+    if (options_.progress)
+      ++options_.progress->counter;  // a turn waits for no longer than a moment
     wait(stop_fd, stop_asked);
     heard_until_ = io_.clients_heard_until();
     for (auto& input : io_.inbox().drain()) std::visit([this](auto& value) { on(value); }, input);
@@ -294,6 +296,8 @@ void CoordinatorLoop::on(comm::FromWorker& input) {
           on_hello(input.link, report);
         } else if constexpr (std::is_same_v<T, Heartbeat>) {
           links_.heard(report, input.link, now_);
+          if (links_.is_stale(report))  // until it hears it: what it was sent may be lost
+            io_.send(comm::ToWorker{input.link, 0, report.epoch, Shutdown{}});
         } else if constexpr (std::is_same_v<T, StepReport>) {
           on_report(input.link, report);
         } else if (const auto replica = links_.speaker(input.link)) {
@@ -357,8 +361,8 @@ void CoordinatorLoop::on_report(comm::LinkId link, StepReport& report) {
     if (const auto* probed = std::get_if<LawProbed>(&event)) on_probed(*replica, *probed);
 }
 
-/// Its books are closed and, should it live after all, it is told to leave: its launcher starts it
-/// anew.
+/// Its books are closed and, should it live after all, it is told to leave; its launcher ends what
+/// cannot hear that, and starts it anew.
 void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
   auto* link = links_.find(replica);
   ++replicas_lost_;
@@ -366,6 +370,7 @@ void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
            core_.replica(replica).requests);
   const Epoch epoch = link->epoch;
   send_to_replica(replica, epoch, Shutdown{});
+  if (options_.on_lost) options_.on_lost(link->info);
   links_.left(replica);
   tell(ReplicaLost{replica, epoch});
   pool_.set_max_context(links_.max_context(options_.max_context));
@@ -524,7 +529,7 @@ void CoordinatorLoop::execute(const DrainCommand& command) {
   send_to_replica(command.replica, command.epoch, Drain{});
 }
 void CoordinatorLoop::execute(const ShutdownCommand& command) {
-  send_to_replica(command.replica, command.epoch, Shutdown{});
+  send_to_replica(command.replica, command.epoch, Shutdown{.cluster_stops = true});
 }
 
 void CoordinatorLoop::execute(const EmitCommand& command) {

@@ -21,6 +21,7 @@
 
 #include "base/api.h"
 #include "base/result.h"
+#include "base/watchdog.h"
 #include "comm/coordinator_io.h"
 #include "coordinator/client_sessions.h"
 #include "coordinator/event_log.h"
@@ -38,6 +39,9 @@ struct CoordinatorOptions {
   ClientSessionsOptions sessions;
   PredictorLinkOptions predictor;
   Duration heartbeat_timeout = seconds(2);  ///< a replica with a rank silent for so long is lost
+  /// Told of each lost replica, so that whoever started it ends what may be left of it: a stopped
+  /// process cannot read the Shutdown that it is sent. Must not block.
+  std::function<void(const ReplicaInfo& info)> on_lost;
   uint32_t tokenizer_threads = 1;
   size_t max_tokenizing = 4096;  ///< submitted requests whose prompt is not tokenized yet,
   size_t max_tokenizing_bytes = 256u << 20;  ///< and the bytes of those prompts
@@ -54,6 +58,7 @@ struct CoordinatorOptions {
   /// launch/.
   std::function<std::string()> new_token;
   std::string record_path;  ///< write the event log there; empty = none
+  Progress* progress = nullptr;  ///< counts the turns, for a watchdog; null: nobody watches
 };
 
 class CoordinatorLoop {

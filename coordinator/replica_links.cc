@@ -70,6 +70,12 @@ void ReplicaLinks::heard(const Heartbeat& heartbeat, comm::LinkId link, Time now
   l->heard[heartbeat.rank] = now;
 }
 
+bool ReplicaLinks::is_stale(const Heartbeat& heartbeat) const {
+  if (heartbeat.rank != 0 || heartbeat.epoch == Epoch{0}) return false;
+  const auto it = links_.find(heartbeat.configured_replica);
+  return it == links_.end() || it->second.epoch != heartbeat.epoch;
+}
+
 void ReplicaLinks::stepped(ReplicaId replica, const StepReport& report, Time now) {
   Link* l = find(replica);
   if (!l) return;

@@ -45,6 +45,9 @@ class ReplicaLinks {
   /// It left for good.
   void drained(ReplicaId replica);
   void heard(const Heartbeat& heartbeat, comm::LinkId link, Time now);
+  /// A leader that serves an epoch of its replica which is over (it was lost, or another took its
+  /// number) and does not know it.
+  bool is_stale(const Heartbeat& heartbeat) const;
   void stepped(ReplicaId replica, const StepReport& report, Time now);
   /// This process itself did not run for so long: nobody could be heard.
   void forgive(Duration pause);

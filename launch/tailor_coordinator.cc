@@ -3,10 +3,12 @@
 // the model only its config, tokenizer and chat template. Once it is bound,
 // RUN_DIR/coordinator.json says where. Leaves within 2 s of SIGTERM or SIGINT; exit code 1 and one
 // sentence where it cannot begin.
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -20,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "comm/client.h"
 #include "comm/coordinator_io.h"
 #include "comm/mpi_environment.h"
@@ -37,7 +40,7 @@ struct Options {
               control_endpoint = "tcp://127.0.0.1:*", policy = "fcfs", record, run_dir,
               chat_template, log_level = "info";
   uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 1;
-  int64_t heartbeat_timeout_ms = 2000;
+  int64_t heartbeat_timeout_ms = 2000, stuck_after_ms = 30000;
 };
 
 constexpr unsigned kLeaveWithinSeconds = 3;  // MPI_Finalize included; then the kernel ends us
@@ -60,6 +63,9 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--heartbeat-timeout-ms", o.heartbeat_timeout_ms,
                  "A replica with a rank silent for so long is lost")
       ->check(CLI::Range(int64_t{200}, int64_t{3600000}));
+  app.add_option("--stuck-after-ms", o.stuck_after_ms,
+                 "A main thread without progress for that long: leave")
+      ->check(CLI::Range(int64_t{100}, int64_t{3600000}));
   app.add_option("--run-dir", o.run_dir, "Where coordinator.json is written");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
 }
@@ -119,7 +125,21 @@ Result<void> write_addresses(const std::string& run_dir, const comm::Coordinator
   return {};
 }
 
-Result<void> serve(const Options& o, int stop_fd) {
+/// Names the leader of a lost replica to the supervisor, which waits for that at RUN_DIR/lost
+/// (launch/supervisor/supervisor.h). Nobody there: nobody is told.
+void tell_supervisor(const std::string& run_dir, const ReplicaInfo& lost) {
+  const std::string path = run_dir + "/lost", line = std::to_string(lost.pid) + "\n";
+  const int fifo = open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+  if (fifo < 0) return;
+  struct stat info = {};
+  if (fstat(fifo, &info) == 0 && S_ISFIFO(info.st_mode) &&
+      write(fifo, line.data(), line.size()) < 0)
+    LOG_WARN("the supervisor does not hear that process {} is lost: {}", lost.pid,
+             std::strerror(errno));
+  close(fifo);
+}
+
+Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& watchdog) {
   coordinator::CoordinatorOptions options;
   TAILOR_ASSIGN(options.core.policy, coordinator::Policy::parse(o.policy));
   comm::CoordinatorIoOptions io_options;
@@ -143,6 +163,9 @@ Result<void> serve(const Options& o, int stop_fd) {
       static_cast<uint32_t>(since_1970 << 6) & 0x7FFFFFFF;  // 64 Hellos a second and replica
   options.first_request_id = since_1970 << 20;
   options.heartbeat_timeout = milliseconds(o.heartbeat_timeout_ms);
+  options.progress = &progress;
+  if (!o.run_dir.empty())
+    options.on_lost = [&o](const ReplicaInfo& lost) { tell_supervisor(o.run_dir, lost); };
   options.tokenizer_threads = o.tokenizer_threads;
   options.max_context = static_cast<uint32_t>(files->config().max_position);
   options.model_name = files->config().name;
@@ -158,6 +181,7 @@ Result<void> serve(const Options& o, int stop_fd) {
   TAILOR_TRY(write_addresses(o.run_dir, *io));
   LOG_INFO("serving {} to clients at {}, waiting for {} replica(s) at {}", options.model_name,
            io->api_endpoint(), o.replicas, io->control_endpoint());
+  watchdog.started();
   loop->run(stop_fd);
   return {};
 }
@@ -197,12 +221,15 @@ int run(int argc, char** argv) {
     return complain(
         {ErrorCode::kUnavailable, std::string("signalfd failed: ") + std::strerror(errno)});
 
+  init_logging("coordinator", o.log_level);
+  Progress progress;
+  progress.busy = true;
+  Watchdog watchdog({{"main", &progress}}, {.stuck_after = milliseconds(o.stuck_after_ms)});
   auto mpi = comm::MpiEnvironment::start(&argc, &argv);
   if (!mpi) return complain(mpi.error());
-  init_logging("coordinator", o.log_level);
   Result<void> end = fail(ErrorCode::kInternal, "no reason given");
   try {
-    end = serve(o, stop_fd);
+    end = serve(o, stop_fd, progress, watchdog);
   } catch (const std::exception& error) {
     end = fail(ErrorCode::kInternal, error.what());
   }

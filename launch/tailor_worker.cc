@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "comm/collective_mpi.h"
 #include "comm/collective_shm.h"
 #include "comm/mpi_environment.h"
@@ -100,7 +101,7 @@ void add_options(CLI::App& app, Options& o) {
                  "Worker processes that share this host's memory; 0 = --tp")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--stuck-after-ms", o.stuck_after_ms,
-                 "No progress inside a step for that long: leave")
+                 "A thread without progress for that long: leave")
       ->check(CLI::Range(int64_t{100}, int64_t{3600000}));
   app.add_option("--probe", o.probe,
                  "Folder with heads that read answer lengths from hidden states");
@@ -225,13 +226,12 @@ Result<std::unique_ptr<weights::WeightFiles>> open_files(const Options& o) {
 /// The leader binds its doorbell on loopback where all ranks share its host, and tells the others
 /// where.
 Result<std::unique_ptr<comm::WorkerIo>> start_io(const Options& o, comm::Collective& control,
-                                                 const comm::Progress& progress) {
+                                                 const Progress& progress) {
   comm::WorkerIoOptions io;
   io.control_endpoint = o.control_endpoint;
   io.replica = ReplicaId{static_cast<uint32_t>(o.replica)};
   io.rank = static_cast<uint32_t>(control.rank());
   io.tp_size = static_cast<uint32_t>(control.size());
-  io.stuck_after = milliseconds(o.stuck_after_ms);
   if (control.size() == 1) return comm::WorkerIo::start(io, progress);
 
   TAILOR_ASSIGN(const std::string leader_host, from_leader(control, host_name()));
@@ -310,7 +310,10 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   engine.max_context = o.max_context;
   engine.max_rows = kMaxTokenBudget + o.slots + kv::kBlockTokens;
   engine.ranks_on_host = o.ranks_on_host;
-  engine.on_load_progress = [&shown](double part) { shown.show(0.95 * part); };
+  engine.on_load_progress = [&](double part) {
+    ++progress;
+    shown.show(0.95 * part);
+  };
   STEP_TRY(out.engine, make_worker_engine(*files, tp, engine), kExitModel);
   if (auto same = files->check_unchanged(); !same)
     return tl::unexpected(Stop{kExitModel, std::move(same.error())});
@@ -362,11 +365,17 @@ LengthProbe load_probe(const Options& o, const Loaded& loaded) {
   return std::move(*probe);
 }
 
-Step<LoopExit> serve(const Options& o, comm::Collective& control) {
+/// What the watchdog watches.
+struct Signs {
+  Progress main, text;
+};
+
+Step<LoopExit> serve(const Options& o, comm::Collective& control, Signs& signs,
+                     Watchdog& watchdog) {
   const bool leader = control.rank() == 0;
   LoadProgress shown(o, leader);
   shown.show(0);
-  comm::Progress progress;
+  Progress& progress = signs.main;
   const Time start = now();
   STEP_TRY(const auto host_transport, make_host_transport(o, control), kExitUnavailable);
   comm::Collective& transport = host_transport ? *host_transport : control;
@@ -374,6 +383,7 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control) {
   if (!loaded) return tl::unexpected(std::move(loaded.error()));
   STEP_TRY(auto io, start_io(o, control, progress), kExitUnavailable);
   shown.show(1);
+  watchdog.started();
   if (!leader) return run_follower({*loaded->engine, transport, *io, progress});
   LOG_INFO("ready in {:.1f} s: {} blocks of {} tokens, context {}, {} slots, {} rows a step",
            to_seconds(now() - start), loaded->num_blocks, kv::kBlockTokens, loaded->max_context,
@@ -381,7 +391,8 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control) {
   comm::Collective* followers = control.size() > 1 ? &transport : nullptr;
   LeaderOptions options = leader_options(o, *loaded);
   options.probe = load_probe(o, *loaded);
-  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer}, options);
+  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer, &signs.text},
+                  options);
   return loop.run();
 }
 
@@ -399,6 +410,12 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
 
+  const std::string name = "replica " + std::to_string(o.replica);
+  init_logging(name, o.log_level);
+  Signs signs;  // outlives MPI: to finalize can hang too
+  signs.main.busy = true;
+  Watchdog watchdog({{"main", &signs.main}, {"text", &signs.text}},
+                    {.stuck_after = milliseconds(o.stuck_after_ms)});
   auto environment = comm::MpiEnvironment::start(&argc, &argv);
   if (!environment)
     return std::fprintf(stderr, "tailor worker: %s\n", to_string(environment.error()).c_str()),
@@ -411,18 +428,21 @@ int run(int argc, char** argv) {
     _exit(kExitUsage);
   }
   auto control = comm::make_mpi_collective(*communicator, {.deadline = collective_deadline(o)});
-  init_logging("replica " + std::to_string(o.replica) + " rank " + std::to_string(control->rank()),
-               o.log_level);
+  rename_logging(name + " rank " + std::to_string(control->rank()));
 
   Step<LoopExit> end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, "no reason given"}});
   try {
-    end = serve(o, *control);
+    end = serve(o, *control, signs, watchdog);
   } catch (const std::exception& error) {
     end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, error.what()}});
   }
   if (!end) LOG_ERROR("{}", to_string(end.error().error));
   const int code = end ? end->code : end.error().code;
-  if (!end || !end->together) {  // the peers may be gone or stuck: mpirun takes the group down
+  // MPI_Finalize waits for the whole world. The peers may be gone or stuck; and where one mpirun
+  // runs more than this replica, the others stay: it is one failure domain, mpirun takes it down.
+  const bool others_stay = mpi.world_size() != o.tp && code != kExitOk;
+  if (!end || !end->together || others_stay) {
+    LOG_INFO("leaving at once with code {}", code);
     mpi.abandon();
     spdlog::shutdown();
     _exit(code);

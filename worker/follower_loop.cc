@@ -12,7 +12,9 @@ namespace {
 std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
                                parallel::StepInput& input) {
   for (;;) {
+    parts.progress.busy = false;
     auto plan = channel.receive(input);
+    parts.progress.busy = true;
     if (!plan) {
       LOG_ERROR("no plan from the leader: {}", to_string(plan.error()));
       return LoopExit{kExitDevice, false};
@@ -20,9 +22,7 @@ std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
     ++parts.progress.counter;
     if (plan->kind == PlanKind::kSleep) return std::nullopt;
     if (plan->kind == PlanKind::kShutdown) return LoopExit{plan->exit_code, true};
-    parts.progress.busy = true;
     auto done = parts.engine.forward(input, {}, parts.progress.counter);
-    parts.progress.busy = false;
     if (!done) {
       LOG_ERROR("step {} failed: {}", input.step, to_string(done.error()));
       return LoopExit{kExitDevice, false};
@@ -36,7 +36,9 @@ LoopExit run_follower(const FollowerParts& parts, Duration idle_wait) {
   PlanChannel channel(&parts.control);
   parallel::StepInput input;
   for (;;) {
+    parts.progress.busy = false;
     auto inputs = parts.io.inbox().drain_wait(idle_wait);
+    parts.progress.busy = true;
     ++parts.progress.counter;
     for (comm::WorkerInput& item : inputs) {
       if (std::holds_alternative<comm::Doorbell>(item)) {

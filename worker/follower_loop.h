@@ -15,7 +15,7 @@ struct FollowerParts {
   parallel::Engine& engine;
   comm::Collective& control;
   comm::WorkerIo& io;
-  comm::Progress& progress;  ///< written by this thread only
+  Progress& progress;  ///< written by this thread only
 };
 
 /// Returns when the replica is told to leave, the coordinator stayed silent while this rank slept,

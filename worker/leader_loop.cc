@@ -19,8 +19,9 @@ LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
       logits_(static_cast<size_t>(options.planner.slots) * parts.engine.info().vocab_size),
       probe_(options.probe),
       hidden_(probe_.layers(), options.planner.slots, parts.engine.info().hidden_size),
-      text_(parts.tokenizer,
-            [io = &parts.io](WorkerReport report) { io->report(std::move(report)); }) {}
+      text_(
+          parts.tokenizer, [io = &parts.io](WorkerReport report) { io->report(std::move(report)); },
+          parts.text_progress) {}
 
 LoopExit LeaderLoop::run() {
   parts_.io.report(options_.hello);
@@ -30,9 +31,11 @@ LoopExit LeaderLoop::run() {
     const bool wait = idle || backlogged();
     if (wait) put_followers_to_sleep();
     Time started = now();
+    parts_.progress.busy = !wait;
     auto inputs =
         !wait ? parts_.io.inbox().drain()
               : parts_.io.inbox().drain_wait(idle ? options_.idle_wait : Duration(milliseconds(2)));
+    parts_.progress.busy = true;
     if (wait) started = now();
     for (comm::WorkerInput& input : inputs) {
       if (auto* command = std::get_if<comm::FromCoordinator>(&input)) {
@@ -46,9 +49,7 @@ LoopExit LeaderLoop::run() {
     if (exit_) break;
     end_stopped_sequences();
     if (planner_.has_work() && !backlogged()) {
-      parts_.progress.busy = true;
       auto done = step(started);
-      parts_.progress.busy = false;
       if (!done) {
         LOG_ERROR("step {} failed: {}", step_, to_string(done.error()));
         exit_ = LoopExit{kExitDevice, false};
@@ -73,8 +74,8 @@ void LeaderLoop::apply(const comm::FromCoordinator& command) {
   applied_seq_ = std::max(applied_seq_, command.sequence);
   if (auto* welcome = std::get_if<Welcome>(&command.command)) {
     if (epoch_ && *epoch_ != welcome->epoch) {
-      LOG_WARN("a coordinator of epoch {} took over: dropping what ran for the old one",
-               welcome->epoch.value);
+      LOG_WARN("joined anew as epoch {} (it was {}): what ran before is dropped",
+               welcome->epoch.value, epoch_->value);
       cancel_all();
       draining_ = drained_ = false;
     }
@@ -86,8 +87,10 @@ void LeaderLoop::apply(const comm::FromCoordinator& command) {
     cancel_request(cancel->request, cancel->attempt);
   } else if (std::holds_alternative<Drain>(command.command)) {
     draining_ = true;
-  } else if (std::holds_alternative<Shutdown>(command.command)) {
-    exit_ = LoopExit{kExitOk, true};
+  } else if (auto* shutdown = std::get_if<Shutdown>(&command.command)) {
+    if (!shutdown->cluster_stops)
+      LOG_WARN("the coordinator does without this replica: leaving, to be started again");
+    exit_ = LoopExit{shutdown->cluster_stops ? kExitOk : kExitUnavailable, true};
   }
 }
 

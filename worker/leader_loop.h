@@ -42,8 +42,9 @@ struct LeaderParts {
   parallel::Engine& engine;
   comm::Collective* control;  ///< null at tensor-parallel size 1
   comm::WorkerIo& io;
-  comm::Progress& progress;                          ///< written by this thread only
+  Progress& progress;                                ///< written by this thread only
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< null: token ids only
+  Progress* text_progress = nullptr;                 ///< written by the text thread
 };
 
 class LeaderLoop {

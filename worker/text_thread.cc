@@ -19,8 +19,9 @@ Match(F...) -> Match<F...>;
 }  // namespace
 
 TextThread::TextThread(std::shared_ptr<const text::Tokenizer> tokenizer,
-                       std::function<void(WorkerReport)> report)
+                       std::function<void(WorkerReport)> report, Progress* progress)
     : report_(std::move(report)),
+      progress_(progress ? *progress : unwatched_),
       answers_(std::move(tokenizer)),
       inbox_(std::numeric_limits<size_t>::max()),
       stops_(std::numeric_limits<size_t>::max()),
@@ -33,9 +34,12 @@ TextThread::~TextThread() {
 
 void TextThread::run() {
   for (;;) {
+    progress_.busy = false;
     auto inputs = inbox_.drain_wait(seconds(10));
-    if (inputs.empty() && inbox_.closed()) return;
+    progress_.busy = true;
+    if (inputs.empty() && inbox_.closed()) break;
     for (TextInput& input : inputs) {
+      ++progress_.counter;
       std::visit(Match{[&](OpenAnswer& open) { answers_.open(std::move(open)); },
                        [&](CloseAnswer& close) { answers_.close(close); },
                        [&](StepOutput& output) { report_(answers_.step(std::move(output))); },
@@ -44,6 +48,7 @@ void TextThread::run() {
       for (StopFound& stop : answers_.take_stops()) stops_.push_always(std::move(stop));
     }
   }
+  progress_.busy = false;
 }
 
 }  // namespace tailor::worker

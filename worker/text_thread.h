@@ -10,6 +10,7 @@
 
 #include "base/mailbox.h"
 #include "base/messages.h"
+#include "base/watchdog.h"
 #include "worker/answer_text.h"
 
 namespace tailor::worker {
@@ -19,9 +20,9 @@ using TextInput = std::variant<OpenAnswer, CloseAnswer, StepOutput, WorkerReport
 
 class TextThread {
  public:
-  /// `report` is called on the text thread.
+  /// `report` is called on the text thread, which also writes `progress` (null: nobody watches).
   TextThread(std::shared_ptr<const text::Tokenizer> tokenizer,
-             std::function<void(WorkerReport)> report);
+             std::function<void(WorkerReport)> report, Progress* progress);
   ~TextThread();  ///< handles what was sent, then joins
 
   void send(TextInput input) { inbox_.push_always(std::move(input)); }
@@ -33,6 +34,8 @@ class TextThread {
   void run();
 
   const std::function<void(WorkerReport)> report_;
+  Progress unwatched_;
+  Progress& progress_;
   AnswerText answers_;  // the text thread's
   Mailbox<TextInput> inbox_;
   Mailbox<StopFound> stops_;  // at most one for each open sequence

@@ -17,6 +17,7 @@
 #include "launch/commands/terminal.h"
 #include "launch/predictor_choice.h"
 #include "launch/supervisor/cluster_lines.h"
+#include "launch/supervisor/line_output.h"
 #include "launch/supervisor/supervisor.h"
 #include "launch/supervisor/usable_cores.h"
 #include "parallel/weights/default_model.h"
@@ -53,8 +54,9 @@ double read_progress(const std::string& path) {
 /// Load progress: bars redrawn in place on a terminal, a line per quarter elsewhere.
 class LoadBars {
  public:
-  LoadBars(const RunDir& run, int replicas)
+  LoadBars(const RunDir& run, int replicas, LineOutput& out)
       : run_(run),
+        out_(out),
         replicas_(replicas),
         quarters_(static_cast<size_t>(replicas), 0),
         terminal_(isatty(STDERR_FILENO)) {}
@@ -65,18 +67,19 @@ class LoadBars {
       const double done = read_progress(run_.progress(i));
       const int quarter = static_cast<int>(done * 4);
       if (!terminal_ && quarter > quarters_[i]) {
-        std::fprintf(stderr, "tailor: replica %d has loaded %d %%\n", i, quarter * 25);
+        out_.write("tailor: replica " + std::to_string(i) + " has loaded " +
+                   std::to_string(quarter * 25) + " %\n");
       }
       quarters_[i] = std::max(quarters_[i], quarter);
       if (i < 4) line += bar(i, done);
     }
     if (!terminal_ || line == last_) return;
-    std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    out_.write("\r\033[K" + line);
     last_ = line;
   }
   /// Makes room for a line of text.
   void clear() {
-    if (terminal_ && !last_.empty()) std::fprintf(stderr, "\r\033[K");
+    if (terminal_ && !last_.empty()) out_.write("\r\033[K");
     last_.clear();
   }
 
@@ -91,6 +94,7 @@ class LoadBars {
   }
 
   const RunDir& run_;
+  LineOutput& out_;
   const int replicas_;
   std::vector<int> quarters_;
   const bool terminal_;
@@ -257,17 +261,14 @@ std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
   return children;
 }
 
-void announce(const Options& options, const std::string& endpoint, Duration took) {
+std::string announcement(const Options& options, const std::string& endpoint, Duration took) {
   const std::string where = endpoint == kDefaultEndpoint ? "" : " --endpoint " + endpoint;
-  std::printf(
-      "ready at %s after %.1f s: model %s, %s, policy %s\n"
-      "  ask:   tailor generate%s --chat \"Why is the sky blue?\"\n"
-      "  look:  tailor status%s\n"
-      "  stop:  Ctrl-C\n",
-      endpoint.c_str(), to_seconds(took), options.cluster.model.c_str(),
-      shape_text(options.cluster).c_str(), options.cluster.policy.c_str(), where.c_str(),
-      where.c_str());
-  std::fflush(stdout);
+  char seconds[32];
+  std::snprintf(seconds, sizeof seconds, "%.1f", to_seconds(took));
+  return "ready at " + endpoint + " after " + seconds + " s: model " + options.cluster.model +
+         ", " + shape_text(options.cluster) + ", policy " + options.cluster.policy +
+         "\n  ask:   tailor generate" + where + " --chat \"Why is the sky blue?\"\n" +
+         "  look:  tailor status" + where + "\n  stop:  Ctrl-C\n";
 }
 
 int serve(const Options& options, RunDir& run) {
@@ -279,7 +280,8 @@ int serve(const Options& options, RunDir& run) {
   if (auto created = create_run_dir(run); !created) return print_error(created.error());
 
   const Time began = now();
-  LoadBars bars(run, options.cluster.replicas);
+  LineOutput out(STDOUT_FILENO), err(STDERR_FILENO);
+  LoadBars bars(run, options.cluster.replicas, err);
   Addresses addresses(options.cluster, run);
   SupervisorOptions supervisor;
   supervisor.children = children_of(options, run, addresses);
@@ -287,6 +289,7 @@ int serve(const Options& options, RunDir& run) {
                     std::to_string(wall_clock_ms());
   supervisor.sweep = run.private_paths(options.cluster.replicas);
   supervisor.probe = [&]() -> std::optional<CommandLine> {
+  supervisor.lost = run.lost();
     if (!addresses.refresh()) return std::nullopt;
     return CommandLine{
         {options.cluster.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
@@ -295,12 +298,16 @@ int serve(const Options& options, RunDir& run) {
   };
   supervisor.say = [&](const std::string& line) {
     bars.clear();
-    std::fprintf(stderr, "tailor: %s\n", line.c_str());
+    err.write("tailor: " + line + "\n");
+  };
+  supervisor.flush = [&] {
+    const bool answered = out.flush();
+    return err.flush() && answered;
   };
   supervisor.on_tick = [&] { bars.draw(); };
   supervisor.on_ready = [&] {
     bars.clear();
-    announce(options, local_address(addresses.endpoint()), now() - began);
+    out.write(announcement(options, local_address(addresses.endpoint()), now() - began));
   };
   supervisor.say("starting " + shape_text(options.cluster) + " of model " + options.cluster.model +
                  "; logs in " + run.logs);
@@ -370,7 +377,7 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--heartbeat-timeout-ms", cluster.heartbeat_timeout_ms,
                  "A replica silent for that long is lost");
   app.add_option("--stuck-after-ms", cluster.stuck_after_ms,
-                 "A rank without progress for that long leaves");
+                 "A process whose threads make no progress for that long leaves");
   app.add_flag("--dummy-weights", cluster.dummy_weights,
                "Random weights: for speed, not for sense");
   app.add_option("--chat-template", cluster.chat_template,

@@ -116,21 +116,25 @@ Result<Spawned> spawn(const CommandLine& command) {
 }
 
 int signal_marked(const std::string& mark, int signal) {
-  const std::string wanted = std::string(kMarkVariable) + "=" + mark;
   int found = 0;
   DIR* folder = opendir("/proc");
   if (folder == nullptr) return 0;
+std::string mark_of(pid_t pid) {
+  const std::string name = std::string(kMarkVariable) + "=";
+  std::ifstream file("/proc/" + std::to_string(pid) + "/environ", std::ios::binary);
+  for (std::string variable; std::getline(file, variable, '\0');)
+    if (variable.rfind(name, 0) == 0) return variable.substr(name.size());
+  return {};
+}
+
   while (const dirent* entry = readdir(folder)) {
     char* end = nullptr;
     const long pid = std::strtol(entry->d_name, &end, 10);
     if (pid <= 1 || *end != '\0' || pid == getpid()) continue;
-    std::ifstream file(std::string("/proc/") + entry->d_name + "/environ", std::ios::binary);
-    for (std::string variable; std::getline(file, variable, '\0');) {
-      if (variable != wanted && variable.rfind(wanted + "/", 0) != 0) continue;
-      ++found;
-      if (signal != 0) kill(static_cast<pid_t>(pid), signal);
-      break;
-    }
+    const std::string its = mark_of(static_cast<pid_t>(pid));
+    if (its != mark && its.rfind(mark + "/", 0) != 0) continue;
+    ++found;
+    if (signal != 0) kill(static_cast<pid_t>(pid), signal);
   }
   closedir(folder);
   return found;

@@ -41,6 +41,9 @@ int signal_marked(const std::string& mark, int signal);
 
 /// SIGTERM to the marked, SIGKILL to what is left after `grace_ms`; returns when none is left or
 /// after 2 s more.
+/// The mark of process `pid`; empty when it has none, is gone, or is not ours to look at.
+std::string mark_of(pid_t pid);
+
 void end_marked(const std::string& mark, int grace_ms);
 
 }  // namespace tailor::launch

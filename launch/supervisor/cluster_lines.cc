@@ -81,6 +81,7 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
               "--log-level",
               options.log_level});
   add_if(words, "--dtype", options.dtype);
+  add_if(words, "--stuck-after-ms", options.stuck_after_ms);
   add_if(words, "--kv-dtype", options.kv_dtype);
   add_if(words, "--instruction-set", options.instruction_set);
   add_if(words, "--transport", options.transport);

@@ -59,7 +59,7 @@ std::string shared_for(const std::string& tag) {
 }  // namespace
 
 std::vector<std::string> RunDir::private_paths(int replicas) const {
-  std::vector<std::string> paths = {mpi, shared, coordinator_json(), path + "/ready"};
+  std::vector<std::string> paths = {mpi, shared, coordinator_json(), lost(), path + "/ready"};
   for (int i = 0; i < replicas; ++i) paths.push_back(progress(i));
   return paths;
 }

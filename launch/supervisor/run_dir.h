@@ -20,6 +20,8 @@ struct RunDir {
   int lock = -1;  ///< held while the cluster lives: tells a later start that this folder is in use
 
   std::string coordinator_json() const { return path + "/coordinator.json"; }
+  /// A FIFO: who finds a process lost writes its id there (launch/supervisor/supervisor.h).
+  std::string lost() const { return path + "/lost"; }
   std::string progress(int replica) const {
     return path + "/replica-" + std::to_string(replica) + ".progress";
   }

@@ -11,6 +11,7 @@
 #include <asio.hpp>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <filesystem>
@@ -25,6 +26,8 @@ constexpr size_t kTailLines = 12;
 constexpr size_t kMaxLineBytes = 4096;
 constexpr int kForwardedPerSecond = 10;
 constexpr Duration kTick = milliseconds(100);
+constexpr Duration kFlushEvery = milliseconds(200);
+constexpr size_t kMaxLostLineBytes = 32;  // a process id and its end
 
 std::string describe_exit(int status) {
   if (WIFSIGNALED(status)) return std::string("was killed by ") + strsignal(WTERMSIG(status));
@@ -84,6 +87,13 @@ class Output {
     stream_.close(ignored);
   }
 
+  /// At the end: whether the log is whole.
+  void say_what_is_missing() const {
+    if (lost_lines_ > 0)
+      forward_(std::to_string(lost_lines_) + " lines are missing at the end of " + path_ + " (" +
+               std::strerror(lost_reason_) + ")");
+  }
+
   const std::deque<std::string>& tail() const { return tail_; }
   const std::string& path() const { return path_; }
 
@@ -135,19 +145,39 @@ class Output {
     log_bytes_ = log_ >= 0 && fstat(log_, &info) == 0 ? info.st_size : 0;
   }
 
+  /// A full disk must not stop the cluster: what cannot be written is counted, said once, and noted
+  /// in the log as soon as there is room again.
   void write_log(const char* data, size_t size) {
     if (log_bytes_ > kMaxLogBytes) {
       std::error_code ignored;
       std::filesystem::rename(path_, path_ + ".1", ignored);
       open_log();
     }
+    if (log_ < 0) open_log();
+    if (log_ < 0) return lose(data, size);
+    if (lost_lines_ > 0) {
+      const std::string note = "(" + std::to_string(lost_lines_) +
+                               " lines are missing here: " + std::strerror(lost_reason_) + ")\n";
+      if (::write(log_, note.data(), note.size()) != static_cast<ssize_t>(note.size()))
+        return lose(data, size);
+      lost_lines_ = 0;
+    }
     log_bytes_ += static_cast<off_t>(size);
-    while (log_ >= 0 && size > 0) {
+    while (size > 0) {
       const ssize_t written = ::write(log_, data, size);
-      if (written <= 0) break;  // a full disk must not stop the cluster
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) return lose(data, size);
       data += written;
       size -= static_cast<size_t>(written);
     }
+  }
+
+  void lose(const char* data, size_t size) {
+    lost_reason_ = errno;
+    lost_lines_ += static_cast<size_t>(std::count(data, data + size, '\n'));
+    if (!std::exchange(loss_told_, true))
+      forward_("log lines are lost: cannot write " + path_ + " (" + std::strerror(lost_reason_) +
+               ")");
   }
 
   asio::posix::stream_descriptor stream_;
@@ -158,6 +188,9 @@ class Output {
   std::deque<std::string> tail_;
   int log_ = -1;
   off_t log_bytes_ = 0;
+  size_t lost_lines_ = 0;
+  int lost_reason_ = 0;
+  bool loss_told_ = false;
   std::chrono::steady_clock::time_point window_{};
   int forwarded_ = 0, held_back_ = 0;
 };
@@ -168,7 +201,9 @@ class Supervisor {
       : options_(options),
         signals_(io_),
         child_exits_(io_, SIGCHLD),
+        lost_(io_),
         tick_(io_),
+        flush_timer_(io_),
         probe_timer_(io_) {
     for (size_t i = 0; i < options_.children.size(); ++i) {
       children_.push_back(std::make_unique<Child>(*this, i));
@@ -177,18 +212,24 @@ class Supervisor {
 
   int run() {
     if (!start_warden()) return 1;
+    const auto file_too_large = signal(SIGXFSZ, SIG_IGN);  // one more full disk
     prctl(PR_SET_CHILD_SUBREAPER, 1);  // ranks whose mpirun was killed come to us, not to init
     wait_for_signals();
     wait_for_child_exits();
+    if (!options_.lost.empty()) open_lost();
     wait_for_tick();
     for (auto& child : children_) start(*child);
     probe_soon();
     io_.run();
     end_marked(options_.mark, 0);
-    for (auto& child : children_) child->output.drain();
+    for (auto& child : children_) {
+      child->output.drain();
+      child->output.say_what_is_missing();
+    }
     while (waitpid(-1, nullptr, WNOHANG) > 0) {
     }
     warden_.reset();  // sweeps
+    signal(SIGXFSZ, file_too_large);
     return exit_code_;
   }
 
@@ -212,8 +253,19 @@ class Supervisor {
     std::chrono::steady_clock::time_point started;
   };
 
-  void say(const std::string& line) const {
+  void say(const std::string& line) {
     if (options_.say) options_.say(line);
+    flush_soon();
+  }
+
+  /// As long as something waits to be printed, and no longer.
+  void flush_soon() {
+    if (flushing_ || !options_.flush || options_.flush()) return;
+    flushing_ = true;
+    after(flush_timer_, kFlushEvery, [this] {
+      flushing_ = false;
+      flush_soon();
+    });
   }
 
   bool start_warden() {
@@ -241,7 +293,7 @@ class Supervisor {
     Result<Spawned> spawned = spawn(*command);
     if (!spawned) {
       const std::string why = child.spec.name + ": " + spawned.error().message;
-      if (child.spec.optional) return start_later(child, why);
+      if (child.spec.optional || ever_ready_) return start_later(child, why);
       give_up(why);
       return;
     }
@@ -308,6 +360,44 @@ class Supervisor {
     stop();
   }
 
+  // ---- lost though not ended
+  // -----------------------------------------------------------------------------------
+
+  void open_lost() {
+    ::unlink(options_.lost.c_str());
+    // Open for writing too: without a writer it would be at its end.
+    const int fd = ::mkfifo(options_.lost.c_str(), 0600) == 0
+                       ? ::open(options_.lost.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC)
+                       : -1;
+    if (fd < 0) return say("cannot make " + options_.lost + ": " + std::strerror(errno));
+    asio::error_code ignored;
+    lost_.assign(fd, ignored);
+    read_lost();
+  }
+
+  void read_lost() {
+    lost_.async_read_some(asio::buffer(lost_buffer_), [this](asio::error_code error, size_t got) {
+      if (error) return;
+      for (size_t i = 0; i < got; ++i) {
+        if (lost_buffer_[i] == '\n') {
+          end_lost(std::atoi(std::exchange(lost_line_, {}).c_str()));
+        } else if (lost_line_.size() < kMaxLostLineBytes) {
+          lost_line_ += lost_buffer_[i];
+        }
+      }
+      read_lost();
+    });
+  }
+
+  void end_lost(pid_t pid) {
+    const std::string mark = pid > 0 ? mark_of(pid) : "";
+    for (auto& child : children_) {
+      if (stopping_ || child->pid == 0 || child->mark != mark) continue;
+      say(child->spec.name + " is lost (process " + std::to_string(pid) + "): killed");
+      signal_marked(mark, SIGKILL);
+    }
+  }
+
   // ---- readiness
   // -----------------------------------------------------------------------------------------
 
@@ -326,7 +416,10 @@ class Supervisor {
     if (!command) return probe_soon();
     command->env.emplace_back(kMarkVariable, options_.mark + "/probe");
     Result<Spawned> spawned = spawn(*command);
-    if (!spawned) return give_up(spawned.error().message);
+    if (!spawned) {
+      if (!ever_ready_) return give_up(spawned.error().message);
+      return probe_soon();
+    }
     ::close(spawned->output);
     probe_pid_ = spawned->pid;
   }
@@ -340,12 +433,14 @@ class Supervisor {
     ever_ready_ = true;
     tick_.cancel();
     if (options_.on_ready) options_.on_ready();
+    flush_soon();
   }
 
   void wait_for_tick() {
     after(tick_, kTick, [this] {
       if (ever_ready_ || stopping_) return;
       if (options_.on_tick) options_.on_tick();
+      flush_soon();
       wait_for_tick();
     });
   }
@@ -459,7 +554,12 @@ class Supervisor {
   std::optional<Warden> warden_;
   asio::signal_set signals_;
   asio::signal_set child_exits_;
+  asio::posix::stream_descriptor lost_;
+  char lost_buffer_[256];
+  std::string lost_line_;
   Timer tick_;
+  Timer flush_timer_;
+  bool flushing_ = false;
   Timer probe_timer_;
   std::vector<std::unique_ptr<Child>> children_;
   pid_t probe_pid_ = 0;

@@ -8,7 +8,12 @@
 //
 // While the cluster has never been ready, a child that exits with an error that starting again
 // cannot mend (a wrong option, a missing file) ends the whole run with that error, and so does the
-// fifth failure of any kind.
+// fifth failure of any kind. After the first ready nothing but a signal ends the run: what cannot
+// be started is tried again.
+//
+// A process that is stopped or stuck does not end by itself. Whoever finds one dead to the world
+// writes its id into the FIFO `lost`: its child is killed with all that descends from it, and
+// started again like any other that ends.
 #pragma once
 
 #include <functional>
@@ -38,6 +43,10 @@ struct SupervisorOptions {
   std::vector<ChildSpec> children;
   std::string mark;                ///< unique to this run; children are marked MARK/INDEX
   std::vector<std::string> sweep;  ///< private files and folders, removed at the end
+  /// A FIFO to be made here: each line in it is the id of a process that is lost though it has not
+  /// ended. What belongs to none of the children now (it has been started again since) is ignored.
+  /// Empty = none.
+  std::string lost;
   /// A line whose exit code 0 means that the cluster is ready (it may take its time); nothing = ask
   /// again soon. No function: ready as soon as every child runs.
   std::function<std::optional<CommandLine>()> probe;
@@ -50,9 +59,12 @@ struct SupervisorOptions {
                                     75};  ///< exit codes that starting again may mend (sysexits.h)
   int max_start_failures = 5;             ///< of one child, before the cluster was ever ready
 
+  // None of these may block: nobody restarts anything meanwhile.
   std::function<void(const std::string& line)> say;  ///< a line for the user
-  std::function<void()> on_ready;                    ///< the first time
-  std::function<void()> on_tick;                     ///< each 100 ms until then
+  /// Tries again what say, on_ready and on_tick could not print; true when nothing waits any more.
+  std::function<bool()> flush;
+  std::function<void()> on_ready;  ///< the first time
+  std::function<void()> on_tick;   ///< each 100 ms until then
 };
 
 /// Runs until a signal asks to stop (returns 0) or the start fails (returns 1, after saying why).

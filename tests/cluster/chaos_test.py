@@ -1,13 +1,32 @@
 """What is killed with SIGKILL comes back, or goes away without a trace; streams go on behind their last token."""
+import contextlib
+import ctypes
 import os
 import pathlib
 import signal
+import threading
 import unittest
 
 from cluster import PATIENCE_S, Cluster, processes_under, wait_until
 from tailor_client import Client, Finished, TokenChunk
 
 STORY = "Tell me a long story about a lighthouse keeper and the sea."
+
+
+def freeze_main_thread(pid):
+    """Stops the main thread of `pid` and no other, as a deadlock would."""
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    seize, interrupt = 0x4206, 0x4207
+    for request in (seize, interrupt):
+        if ptrace(request, pid, None, None) != 0:
+            raise unittest.SkipTest(f"this machine lets nobody trace: {os.strerror(ctypes.get_errno())}")
+
+    def see_its_end():  # until its tracer has, its parent does not
+        while os.WIFSTOPPED(os.waitpid(pid, 0)[1]):
+            pass
+
+    threading.Thread(target=see_its_end, daemon=True).start()
 
 
 class Chaos(unittest.TestCase):
@@ -38,6 +57,44 @@ class Chaos(unittest.TestCase):
             self.assertEqual(ids, alone)
             wait_until(lambda: (cluster.status() or {}).get("ready"), PATIENCE_S, "ready again")
             self.assertNotEqual(cluster.workers(), [worker])
+
+    def test_a_leader_that_is_stopped_and_never_continued_is_started_again(self):
+        with Cluster() as cluster, Client(cluster.endpoint) as client:
+            alone, _ = self.stream(client, 1, lambda: None)
+            (worker,) = cluster.workers()
+            ids, end = self.stream(client, 10, lambda: os.kill(worker, signal.SIGSTOP))
+            self.assertIsNone(end.error)
+            self.assertGreaterEqual(end.timings["attempts"], 2)
+            self.assertEqual(ids, alone)
+            self.assertNotEqual(cluster.workers(), [worker])
+
+    def test_a_main_thread_that_stands_still_ends_its_process(self):
+        with Cluster("--stuck-after-ms", 1500) as cluster, Client(cluster.endpoint) as client:
+            (worker,) = cluster.workers()
+            ids, end = self.stream(client, 10, lambda: freeze_main_thread(worker))
+            self.assertIsNone(end.error)
+            self.assertEqual(len(ids), 96)
+            self.assertIn("the main thread has been stuck", cluster.output())
+            (coordinator,) = cluster.coordinators()
+            freeze_main_thread(coordinator)
+            wait_until(lambda: (cluster.status() or {}).get("ready") and cluster.coordinators() != [coordinator], 60,
+                       "ready again with another coordinator")
+
+    def test_output_that_nobody_reads_keeps_the_supervisor_from_nothing(self):
+        unread, full = os.pipe()
+        self.addCleanup(os.close, unread)
+        os.set_blocking(full, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(full, b"x")
+        os.set_blocking(full, True)
+        with Cluster(output=full) as cluster:
+            os.close(full)
+            (worker,) = cluster.workers()
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: cluster.workers() not in ([], [worker]), 60, "the worker is started again")
+            cluster.process.send_signal(signal.SIGTERM)
+            self.assertEqual(cluster.process.wait(10), 0)
 
     def test_a_killed_rank_of_a_tp_group_takes_its_group_down_and_the_group_comes_back(self):
         with Cluster(replicas=1, tp=2) as cluster, Client(cluster.endpoint) as client:

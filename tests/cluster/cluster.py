@@ -54,15 +54,19 @@ def processes_under(marker):
 
 
 class Cluster:
-    def __init__(self, *args, model="default", replicas=1, tp=1, threads=1):
+    """`environment`: instead of ours; `prefix`: words before the command (unshare ...); `output`: where serve prints
+    to, instead of the file that output() reads."""
+
+    def __init__(self, *args, model="default", replicas=1, tp=1, threads=1, environment=None, prefix=(), output=None):
         self.endpoint = None  # known when the coordinator is bound
         self.folder = tempfile.TemporaryDirectory(prefix="tlr-")
         self.run_dir = os.path.join(self.folder.name, "run")
         self.log = open(os.path.join(self.folder.name, "serve.log"), "w+", encoding="utf-8")
         self.process = subprocess.Popen(
-            [str(BIN / "tailor"), "serve", "--model", str(model), "--replicas", str(replicas), "--tp", str(tp),
+            [*prefix, str(BIN / "tailor"), "serve", "--model", str(model), "--replicas", str(replicas), "--tp", str(tp),
              "--threads", str(threads), "--endpoint", "tcp://127.0.0.1:*", "--run-dir", self.run_dir, *map(str, args)],
-            stdout=self.log, stderr=subprocess.STDOUT, env=ENVIRONMENT)
+            stdout=self.log if output is None else output, stderr=subprocess.STDOUT,
+            env=ENVIRONMENT if environment is None else environment)
 
     def __enter__(self):
         try:
@@ -129,7 +133,13 @@ class Cluster:
             raise AssertionError(f"generate failed: {done.stderr}\nserve said:\n{self.output()}")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
+    def programs(self, name):
+        return sorted(pid for pid, line in processes_under(self.run_dir).items()
+                      if line.split(" ", 1)[0].endswith(name))
+
     def workers(self):
         """pids of the rank processes, by (replica, command line order)."""
-        return sorted(pid for pid, line in processes_under(self.run_dir).items()
-                      if line.split(" ", 1)[0].endswith("tailor-worker"))
+        return self.programs("tailor-worker")
+
+    def coordinators(self):
+        return self.programs("tailor-coordinator")

@@ -178,6 +178,16 @@ class SingleLine(unittest.TestCase):
             self.assertEqual(processes_under(cluster.run_dir), {})
 
 
+    def test_a_rank_that_was_silent_for_a_while_costs_a_restart_and_no_more(self):
+        with Cluster("--single") as cluster:
+            (worker,) = cluster.workers()
+            os.kill(worker, signal.SIGSTOP)
+            wait_until(lambda: worker not in cluster.workers(), 30, "the stopped rank is ended")
+            wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+            (answer,) = cluster.generate("--chat", QUESTION, "--max-tokens", 4, "--temperature", 0)
+            self.assertEqual(len(answer["token_ids"]), 4)
+
+
 class Idle(unittest.TestCase):
     def test_an_idle_2_by_2_cluster_uses_under_3_percent_of_a_core(self):
         ticks_per_s = os.sysconf("SC_CLK_TCK")

@@ -222,7 +222,7 @@ class RandomValues {
       case 3:
         return Drain{};
       default:
-        return Shutdown{};
+        return Shutdown{coin()};
     }
   }
 
@@ -296,7 +296,7 @@ class RandomValues {
       case 2:
         return Drained{};
       default:
-        return Heartbeat{ReplicaId{u32()}, u32(), u64(), coin()};
+        return Heartbeat{ReplicaId{u32()}, u32(), u64(), coin(), Epoch{u32()}};
     }
   }
 
@@ -430,7 +430,7 @@ class Dump {
   }
   void put(const CancelRequest& v) { all(v.request, v.attempt); }
   void put(const Drain&) { all(); }
-  void put(const Shutdown&) { all(); }
+  void put(const Shutdown& v) { all(v.cluster_stops); }
   void put(const Hello& v) { all(v.configured_replica, v.info); }
   void put(const SequenceProgress& v) {
     const auto& [a, b, c, d, e, f, g, h, i, error] = v;
@@ -463,8 +463,8 @@ class Dump {
   }
   void put(const Drained&) { all(); }
   void put(const Heartbeat& v) {
-    const auto& [a, b, c, d] = v;
-    all(a, b, c, d);
+    const auto& [a, b, c, d, e] = v;
+    all(a, b, c, d, e);
   }
   void put(const CommandEnvelope& v) {
     const auto& [a, b, c] = v;

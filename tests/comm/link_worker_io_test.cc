@@ -225,37 +225,6 @@ TEST(WorkerIo, IdleCostsLittle) {
   EXPECT_LT(share, 0.03) << "of one core, for the io of two ranks and a coordinator";
 }
 
-TEST(WorkerIoDeathTest, AStuckMainThreadEndsItsProcess) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT(
-      {
-        Progress progress;
-        progress.busy = true;
-        auto options = leader_of("tcp://127.0.0.1:1");
-        options.stuck_after = milliseconds(300);
-        auto worker = start_worker(options, progress);
-        Mailbox<int> never(1);
-        never.drain_wait(kPatience);
-        _exit(1);
-      },
-      testing::ExitedWithCode(70), "");
-}
-
-TEST(WorkerIo, AWorkingMainThreadIsLeftAlone) {
-  auto coordinator = start_coordinator();
-  Incoming in(coordinator->inbox());
-  Progress progress;
-  progress.busy = true;
-  auto options = leader_of(coordinator->control_endpoint());
-  options.stuck_after = milliseconds(800);
-  options.heartbeat_every = milliseconds(50);
-  auto worker = start_worker(options, progress);
-  for (int i = 0; i < 40; ++i) {  // 2 s
-    ASSERT_TRUE(next_report<Heartbeat>(in));
-    ++progress.counter;
-  }
-}
-
 TEST(WorkerIo, WrongOptionsAreRefused) {
   const Progress progress;
   auto options = leader_of("tcp://127.0.0.1:1");

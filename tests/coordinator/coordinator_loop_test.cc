@@ -106,6 +106,8 @@ TEST(CoordinatorLoop, AnswersWhatIsWrongWithARequest) {
 TEST(CoordinatorLoop, ALostReplicasRequestsContinueBehindTheirTokens) {
   CoordinatorOptions options;
   options.heartbeat_timeout = milliseconds(400);
+  std::atomic<int32_t> lost_pid{0};
+  options.on_lost = [&](const ReplicaInfo& info) { lost_pid = info.pid; };
   LiveCluster cluster(options);
   ScriptedLeader::Options dying;
   dying.die_after_tokens = 150;
@@ -119,6 +121,7 @@ TEST(CoordinatorLoop, ALostReplicasRequestsContinueBehindTheirTokens) {
   first->wait_until_gone();
   // Silence: the coordinator notices by itself.
   ASSERT_TRUE(caller.listen([&] { return caller.status().replicas.empty(); }));
+  EXPECT_EQ(lost_pid, first->pid());
   auto second = cluster.leader();
   ASSERT_TRUE(caller.listen_until_over(ids));
   uint32_t most_attempts = 0;
@@ -127,6 +130,31 @@ TEST(CoordinatorLoop, ALostReplicasRequestsContinueBehindTheirTokens) {
     most_attempts = std::max(most_attempts, caller.answers[id].finished[0].timings.attempts);
   }
   EXPECT_EQ(most_attempts, 2u);
+}
+
+TEST(CoordinatorLoopDeathTest, AStuckMainThreadEndsItsProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        Progress main;
+        main.busy = true;
+        Watchdog watchdog({{"main", &main}}, {.stuck_after = milliseconds(1000)});
+        watchdog.started();
+        CoordinatorOptions options;
+        options.heartbeat_timeout = milliseconds(400);
+        options.progress = &main;
+        Mailbox<int> never(1);
+        options.on_lost = [&](const ReplicaInfo&) { never.drain_wait(seconds(3600)); };
+        LiveCluster cluster(options);
+        ScriptedLeader::Options dying;
+        dying.die_after_tokens = 1;
+        auto leader = cluster.leader(dying);
+        Caller caller(cluster.endpoint());
+        caller.submit(Caller::ask("r", "hello", 100));
+        caller.listen_until_over({"r"});
+        _exit(1);
+      },
+      testing::ExitedWithCode(kStuckExitCode), "");
 }
 
 TEST(CoordinatorLoop, HelloOfASuccessorRequeuesAtOnce) {
@@ -145,6 +173,7 @@ TEST(CoordinatorLoop, HelloOfASuccessorRequeuesAtOnce) {
   EXPECT_EQ(caller.status().replicas.at(0).epoch, Epoch{2});
   first->wait_until_gone();  // it lost its number and is told to leave
   EXPECT_TRUE(first->was_shut_down());
+  EXPECT_FALSE(second->was_shut_down());
 }
 
 TEST(CoordinatorLoop, APromptLongerThanTheLostReplicasContextIsRefusedDuringAnOutage) {

@@ -90,6 +90,9 @@ class ScriptedLeader {
   void wait_until_gone() {
     while (!gone_) std::this_thread::yield();
   }
+  int32_t pid() const {  // made up: the test is one process
+    return static_cast<int32_t>(reinterpret_cast<uintptr_t>(this) >> 4 & 0x7FFFFFFF);
+  }
   bool was_shut_down() const { return shut_down_; }
   uint64_t tokens() const { return tokens_; }
 
@@ -111,7 +114,7 @@ class ScriptedLeader {
     hello.info.num_blocks = 1000;
     hello.info.max_context = options_.max_context;
     hello.info.vocab_size = 256;
-    hello.info.pid = static_cast<int32_t>(reinterpret_cast<uintptr_t>(this) >> 4 & 0x7FFFFFFF);
+    hello.info.pid = pid();
     io_->report(hello);
     while (!leave_ && !shut_down_) {
       const bool idle =
@@ -189,7 +192,7 @@ class ScriptedLeader {
   }
 
   const Options options_;
-  comm::Progress progress_;
+  Progress progress_;
   std::unique_ptr<comm::WorkerIo> io_;
   std::map<RequestId, Run> runs_;
   uint64_t steps_ = 0, applied_ = 0;

@@ -41,6 +41,21 @@ TEST(ReplicaLinks, EveryRankMustBeHeard) {
   links.heard(beat(0, 8), comm::LinkId{5}, kStart);
 }
 
+TEST(ReplicaLinks, ALeaderOfAnEpochThatIsOverIsStale) {
+  ReplicaLinks links(seconds(2));
+  const auto beat_of = [](uint32_t rank, uint32_t epoch) {
+    return Heartbeat{ReplicaId{0}, rank, 0, false, Epoch{epoch}};
+  };
+  EXPECT_TRUE(links.is_stale(beat_of(0, 1))) << "nobody has joined";
+  links.joined(ReplicaId{0}, Epoch{2}, comm::LinkId{5}, info(2), kStart);
+  EXPECT_TRUE(links.is_stale(beat_of(0, 1)));
+  EXPECT_FALSE(links.is_stale(beat_of(0, 2)));
+  EXPECT_FALSE(links.is_stale(beat_of(0, 0))) << "its Hello or Welcome is on the way";
+  EXPECT_FALSE(links.is_stale(beat_of(1, 0))) << "followers are never welcomed";
+  links.left(ReplicaId{0});
+  EXPECT_TRUE(links.is_stale(beat_of(0, 2)));
+}
+
 TEST(ReplicaLinks, APauseOfTheCoordinatorIsNoSilenceOfReplicas) {
   ReplicaLinks links(seconds(2));
   links.joined(ReplicaId{0}, Epoch{1}, comm::LinkId{5}, info(), kStart);

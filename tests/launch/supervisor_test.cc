@@ -2,6 +2,7 @@
 // `tailor serve` does.
 #include "launch/supervisor/supervisor.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 #include <sstream>
 
 #include "base/clock.h"
+#include "launch/supervisor/line_output.h"
 
 namespace tailor::launch {
 namespace {
@@ -279,6 +281,151 @@ TEST_F(SupervisorTest, AKilledWardenIsReplaced) {
   ASSERT_TRUE(eventually([&] { return warden() != 0 && warden() != first; }));
   kill(pid_, SIGKILL);
   EXPECT_TRUE(eventually([&] { return alive() == 0 && !fs::exists(folder_ + "/private"); }));
+}
+
+TEST_F(SupervisorTest, AProcessThatIsLostThoughItHasNotEndedIsKilledWithItsChild) {
+  options_.lost = folder_ + "/private/lost";
+  // The lost one is a stopped grandchild in a session of its own; its parent waits for it.
+  add_child("setsid sh -c 'echo $$ >> $DIR/ranks; kill -STOP $$' & wait");
+  add_child("echo $$ >> $DIR/others; exec sleep 1000");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("ranks") == 1; })) << text_of("said");
+  const pid_t stopped = std::stoi(text_of("ranks"));
+  // Of no child of this run, and no number at all: nothing happens.
+  std::ofstream(options_.lost) << getpid() << "\n1\nwords\n" << stopped << "\n";
+  ASSERT_TRUE(eventually([&] { return lines_of("ranks") == 2; })) << text_of("said");
+  EXPECT_FALSE(runs(stopped));
+  EXPECT_NE(text_of("said").find("child 0 is lost (process " + std::to_string(stopped) + ")"),
+            std::string::npos)
+      << text_of("said");
+  EXPECT_EQ(lines_of("others"), 1u);
+  // Said again after its end it means nobody.
+  std::ofstream(options_.lost) << stopped << "\n";
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+  EXPECT_EQ(alive(), 0);
+}
+
+TEST_F(SupervisorTest, AfterReadyWhatCannotBeStartedIsTriedAgainAndTheOthersStay) {
+  fs::create_symlink("/bin/sh", folder_ + "/shell");
+  options_.children.push_back(
+      {"first", folder_ + "/first.log", [folder = folder_]() -> std::optional<CommandLine> {
+         return CommandLine{{folder + "/shell", "-c", "echo $$ >> $DIR/pids; exec sleep 1000"},
+                            {{"DIR", folder}}};
+       }});
+  add_child("echo $$ >> $DIR/others; exec sleep 1000");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("pids") == 1; })) << text_of("said");
+  fs::remove(folder_ + "/shell");
+  kill(std::stoi(text_of("pids")), SIGKILL);
+  ASSERT_TRUE(eventually([&] {
+    return text_of("said").find("first: cannot start " + folder_ + "/shell") != std::string::npos;
+  })) << text_of("said");
+  fs::create_symlink("/bin/sh", folder_ + "/shell");
+  ASSERT_TRUE(eventually([&] { return lines_of("pids") == 2; })) << text_of("said");
+  EXPECT_EQ(lines_of("others"), 1u);
+  EXPECT_TRUE(runs(std::stoi(text_of("others"))));
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+}
+
+/// A pipe that takes not one byte more.
+struct FullPipe {
+  FullPipe() {
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    fcntl(ends[1], F_SETFL, O_NONBLOCK);
+    while (write(ends[1], "x", 1) == 1) {
+    }
+    fcntl(ends[1], F_SETFL, 0);
+  }
+  ~FullPipe() {
+    close(ends[0]);
+    close(ends[1]);
+  }
+  /// What is in it, without the filling; waits for nothing.
+  std::string read_all() const {
+    std::string text;
+    char buffer[65536];
+    for (pollfd item{ends[0], POLLIN, 0}; poll(&item, 1, 0) > 0;) {
+      const ssize_t got = read(ends[0], buffer, sizeof buffer);
+      if (got <= 0) break;
+      text.append(buffer, static_cast<size_t>(got));
+    }
+    return text.substr(std::min(text.find_first_not_of('x'), text.size()));
+  }
+  int ends[2];
+};
+
+TEST_F(SupervisorTest, APipeThatNobodyReadsStopsNothing) {
+  FullPipe pipe;
+  LineOutput out(pipe.ends[1]);
+  options_.say = [&](const std::string& line) { out.write("said " + line + "\n"); };
+  options_.flush = [&] { return out.flush(); };
+  add_child("echo $$ >> $DIR/pids; exec sleep 1000");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("pids") == 1; }));
+  kill(std::stoi(text_of("pids")), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return lines_of("pids") == 2; }));
+  // Somebody reads again: what was said comes, though nothing new is said.
+  std::string seen;
+  EXPECT_TRUE(eventually([&] {
+    seen += pipe.read_all();
+    return seen.find("said child 0 was killed by Killed") != std::string::npos &&
+           seen.find("said child 0 started again\n") != std::string::npos;
+  })) << seen;
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+}
+
+TEST(LineOutputTest, KeepsWhatFitsCountsTheRestAndSaysSo) {
+  FullPipe pipe;
+  LineOutput out(pipe.ends[1]);
+  EXPECT_EQ(fcntl(pipe.ends[1], F_GETFL) & O_NONBLOCK, 0) << "the flags are everybody's";
+  const std::string line(1023, 'a');
+  const size_t fits = LineOutput::kMaxWaitingBytes / (line.size() + 1);
+  for (size_t i = 0; i < fits + 3; ++i) out.write(line + "\n");
+  EXPECT_FALSE(out.flush());
+  std::string seen;
+  while (!out.flush()) seen += pipe.read_all();
+  seen += pipe.read_all();
+  EXPECT_EQ(static_cast<size_t>(std::count(seen.begin(), seen.end(), '\n')), fits + 1);
+  EXPECT_NE(seen.find("\ntailor: (3 lines are missing here: they could not be written)\n"),
+            std::string::npos);
+  out.write("the end\n");
+  EXPECT_EQ(pipe.read_all(), "the end\n");
+}
+
+TEST(LineOutputTest, AFullDiskLosesLinesAndNothingElse) {
+  const int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(full, 0);
+  LineOutput out(full);
+  out.write("one\n");
+  EXPECT_TRUE(out.flush()) << "nothing waits for a disk";
+  close(full);
+}
+
+TEST_F(SupervisorTest, LogLinesThatAFullDiskTookAreSaidOnceAndNotedInTheLog) {
+  add_child("echo one; echo two; echo three; exec sleep 1000");
+  const std::string log = options_.children[0].log_file;
+  fs::create_symlink("/dev/full", log);
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("said") == 1; })) << text_of("said");
+  EXPECT_NE(text_of("said").find("log lines are lost: cannot write " + log +
+                                 " (No space left on device)"),
+            std::string::npos)
+      << text_of("said");
+  fs::remove(log);
+  // The supervisor opens its logs anew with each start of a child.
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    if (pid > 0 && mark_of(pid) == options_.mark + "/0") kill(pid, SIGKILL);
+  }
+  ASSERT_TRUE(eventually([&] { return lines_of("child 0.log") == 4; })) << text_of("child 0.log");
+  EXPECT_EQ(text_of("child 0.log"),
+            "(3 lines are missing here: No space left on device)\none\ntwo\nthree\n");
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+  EXPECT_EQ(text_of("said").find("are missing at the end"), std::string::npos) << text_of("said");
 }
 
 TEST(ImportantLines, AreWarningsAndErrorsInOurFormat) {

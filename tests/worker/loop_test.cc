@@ -65,7 +65,7 @@ class Replica {
       : group_(tp, seconds(20)) {
     for (int rank = 0; rank < tp; ++rank) ios_.push_back(std::make_unique<LocalIo>());
     for (int rank = 1; rank < tp; ++rank) ios_[0]->followers.push_back(ios_[rank].get());
-    progress_ = std::vector<comm::Progress>(tp);
+    progress_ = std::vector<Progress>(tp);
     exits_.resize(tp);
     for (int rank = 0; rank < tp; ++rank) {
       threads_.emplace_back([this, rank, tp, planner, max_backlog, probe] {
@@ -122,8 +122,8 @@ class Replica {
   bool read_all() {
     return read([this] { return open_ == 0; });
   }
-  std::vector<LoopExit> stop() {
-    send(Shutdown{});
+  std::vector<LoopExit> stop(bool cluster_stops = true) {
+    send(Shutdown{cluster_stops});
     return join();
   }
   std::vector<LoopExit> join() {
@@ -168,7 +168,7 @@ class Replica {
 
   comm::InProcessGroup group_;
   std::vector<std::unique_ptr<LocalIo>> ios_;
-  std::vector<comm::Progress> progress_;
+  std::vector<Progress> progress_;
   std::vector<LoopExit> exits_;
   std::vector<std::thread> threads_;
   std::map<RequestId, Attempt> attempts_;
@@ -413,6 +413,33 @@ TEST(Loop, ANewerAttemptReplacesTheOlder) {
   replica.send(Dispatch{Attempt{1}, r, {{}}});    // nor does what comes late
   ASSERT_TRUE(replica.read_all());
   expect_truth(replica, r);
+}
+
+TEST(Loop, AReplicaThatIsGivenUpLeavesWithACodeThatHasItStartedAgain) {
+  Replica replica(2, {.num_blocks = 100, .slots = 8, .token_budget = 64});
+  for (LoopExit e : replica.stop(false)) {
+    EXPECT_EQ(e.code, kExitUnavailable);
+    EXPECT_TRUE(e.together);
+  }
+}
+
+TEST(LoopDeathTest, AStuckTextThreadEndsTheProcessThoughMainGoesOn) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        Progress main;
+        Progress text;
+        Watchdog watchdog({{"main", &main}, {"text", &text}}, {.stuck_after = milliseconds(300)});
+        watchdog.started();
+        Mailbox<int> never(1);
+        Mailbox<int> nor_this(1);
+        TextThread thread(
+            nullptr, [&](WorkerReport) { never.drain_wait(seconds(3600)); }, &text);
+        thread.send(WorkerReport(Drained{}));
+        main.busy = true;
+        for (;; ++main.counter) nor_this.drain_wait(milliseconds(10));
+      },
+      testing::ExitedWithCode(kStuckExitCode), "");
 }
 
 TEST(Loop, LinkDownEndsAllRanksWithTheirExitCode) {
