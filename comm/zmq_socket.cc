@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/endpoint.h"
 
 namespace tailor::comm {
 namespace {
@@ -63,7 +64,13 @@ void ZmqSocket::set_bytes(int option, std::string_view value) {
 }
 
 Result<void> ZmqSocket::bind(const std::string& endpoint) {
-  if (zmq_bind(socket_, endpoint.c_str()) != 0) return zmq_failure("listen on", endpoint);
+  std::string numeric = endpoint;
+  if (const auto parsed = parse_tcp(endpoint); parsed && *parsed) {
+    TAILOR_ASSIGN(const HostPort address, bindable(**parsed));
+    set(ZMQ_IPV6, address.is_ipv6());  // with it [::] takes IPv4 too
+    numeric = to_endpoint(address);
+  }
+  if (zmq_bind(socket_, numeric.c_str()) != 0) return zmq_failure("listen on", endpoint);
   return {};
 }
 
@@ -76,7 +83,14 @@ Result<void> ZmqSocket::connect(const std::string& endpoint) {
       (std::stol(port) < 1 || std::stol(port) > 65535))
     return fail(ErrorCode::kInvalidArgument,
                 "cannot connect to " + endpoint + ": the port must be 1..65535, found " + port);
-  if (zmq_connect(socket_, endpoint.c_str()) != 0) return zmq_failure("connect to", endpoint);
+  std::string settled = endpoint;
+  if (const auto parsed = parse_tcp(endpoint); parsed && *parsed) {
+    const HostPort address = connectable(**parsed);
+    set(ZMQ_IPV6,
+        address.is_ipv6());  // for names it would prefer what the server may not listen on
+    settled = to_endpoint(address);
+  }
+  if (zmq_connect(socket_, settled.c_str()) != 0) return zmq_failure("connect to", endpoint);
   return {};
 }
 

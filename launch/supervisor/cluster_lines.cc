@@ -107,16 +107,17 @@ struct BoundSocket {
   }
 };
 
-/// Binds and gives the port back; the socket closes again.
-Result<int> try_bind(const std::string& endpoint, const HostPort& address) {
+/// Binds and gives the port back; the socket closes again. ZeroMQ is given the same address.
+Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
+  TAILOR_ASSIGN(const HostPort address, bindable(given));
   addrinfo hints = {};
   hints.ai_family = address.host == "*" ? AF_INET : AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   const char* host = address.host == "*" ? nullptr : address.host.c_str();
   const std::string port = address.port == "*" ? "0" : address.port;
-  if (const int code = getaddrinfo(host, port.c_str(), &hints, &found); code != 0) {
+  if (const int code = getaddrinfo(host, port.c_str(), &hints, &found); code != 0)
     return fail(ErrorCode::kInvalidArgument, "cannot use " + endpoint + ": " + gai_strerror(code));
   }
   BoundSocket socket_{socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0)};
@@ -135,7 +136,6 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& address) {
   if (!bound) {
     return fail(ErrorCode::kInvalidArgument,
                 "cannot bind " + endpoint + ": " + std::strerror(reason));
-  }
   sockaddr_storage name = {};
   socklen_t length = sizeof name;
   getsockname(socket_.fd, reinterpret_cast<sockaddr*>(&name), &length);
@@ -143,14 +143,12 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& address) {
                                           : reinterpret_cast<sockaddr_in&>(name).sin_port);
 }
 
-std::string tcp_endpoint(const std::string& host, const std::string& port) {
-  const bool brackets = host.find(':') != std::string::npos;
-  return "tcp://" + (brackets ? "[" + host + "]" : host) + ":" + port;
-}
-
 }  // namespace
 
 CommandLine predictor_line(const ClusterOptions& options, const std::string& control) {
+  const int no = 0;  // and [::] takes IPv4 too
+  if (found->ai_family == AF_INET6)
+    setsockopt(socket_.fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
   return {{options.program_folder + "/tailor-predictor", "serve", "--control-endpoint", control,
            "--predictor", options.predictor, "--log-level", options.log_level},
           {{"OMP_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}}};
@@ -196,32 +194,12 @@ std::string shape_text(const ClusterOptions& options) {
          counted(options.threads, "thread");
 }
 
-Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint) {
-  if (endpoint.rfind("ipc://", 0) == 0) return std::optional<HostPort>();
-  const size_t colon = endpoint.rfind(':');
-  if (endpoint.rfind("tcp://", 0) != 0 || colon < 7 || colon + 1 == endpoint.size()) {
-    return fail(ErrorCode::kInvalidArgument,
-                "an endpoint looks like tcp://127.0.0.1:5555, found " + endpoint);
-  }
-  HostPort out{endpoint.substr(6, colon - 6), endpoint.substr(colon + 1)};
-  if (out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']') {
-    out.host = out.host.substr(1, out.host.size() - 2);
-  }
-  const bool number = out.port.size() <= 5 &&
-                      out.port.find_first_not_of("0123456789") == std::string::npos &&
-                      std::stoi(out.port) >= 1 && std::stoi(out.port) <= 65535;
-  if (out.port != "*" && !number) {
-    return fail(ErrorCode::kInvalidArgument, "a port is 1 to 65535 or *, found " + endpoint);
-  }
-  return std::optional<HostPort>(out);
-}
-
 std::string local_address(const std::string& bound) {
   const auto address = parse_tcp(bound);
   if (!address || !*address) return bound;
   const std::string& host = (*address)->host;
   return host == "*" || host == "0.0.0.0" || host == "::"
-             ? tcp_endpoint("127.0.0.1", (*address)->port)
+             ? to_endpoint({"127.0.0.1", (*address)->port})
              : bound;
 }
 
@@ -229,7 +207,7 @@ Result<std::string> with_free_port(const std::string& endpoint) {
   TAILOR_ASSIGN(const std::optional<HostPort> address, parse_tcp(endpoint));
   if (!address || address->port != "*") return endpoint;
   TAILOR_ASSIGN(const int port, try_bind(endpoint, *address));
-  return tcp_endpoint(address->host, std::to_string(port));
+  return to_endpoint({address->host, std::to_string(port)});
 }
 
 Result<void> check_can_bind(const std::string& endpoint) {

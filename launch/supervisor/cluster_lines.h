@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/endpoint.h"
 #include "launch/supervisor/child_process.h"
 #include "launch/supervisor/run_dir.h"
 
@@ -66,12 +67,6 @@ std::string shape_text(const ClusterOptions& options);
 // ---- addresses
 // -----------------------------------------------------------------------------------------
 
-struct HostPort {
-  std::string host;  ///< "*" = all interfaces
-  std::string port;  ///< "*" = any free one
-};
-/// Nothing for other transports (ipc://...). Errors: InvalidArgument.
-Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint);
 /// The address a client on this host uses for a bound one: all interfaces become 127.0.0.1.
 std::string local_address(const std::string& bound);
 /// The same endpoint with a wildcard port replaced by one that is free now. Errors:

@@ -1,6 +1,10 @@
 // The coordinator's io thread against real sockets: what clients say arrives, what they do wrong
 // stays with them.
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <set>
 #include <thread>
@@ -43,6 +47,42 @@ TEST(CoordinatorIo, MessagesReachTheInboxAndAnswersTheirClient) {
   ASSERT_EQ(heard_a->size(), 2u);
   EXPECT_EQ(std::get<api::TokenChunk>(heard_a->at(1)).text, "to a");
   EXPECT_EQ(std::get<api::TokenChunk>(heard_b->at(0)).text, "to b");
+}
+
+bool has_ipv6_loopback() {
+  const int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in6 address = {};
+  address.sin6_family = AF_INET6;
+  address.sin6_addr = in6addr_loopback;
+  const bool bound = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+  if (fd >= 0) close(fd);
+  return bound;
+}
+
+TEST(CoordinatorIo, ListensOnNamesInterfacesAndIpv6) {
+  struct Case {
+    const char* listen;
+    std::vector<std::string> reached_as;
+  };
+  std::vector<Case> cases = {{"tcp://localhost:*", {"localhost", "127.0.0.1"}},
+                             {"tcp://lo:*", {"127.0.0.1"}},
+                             {"tcp://*:*", {"localhost", "127.0.0.1"}}};
+  if (has_ipv6_loopback()) {
+    cases.push_back({"tcp://[::1]:*", {"[::1]"}});
+    cases.push_back({"tcp://[::]:*", {"[::1]", "127.0.0.1", "localhost"}});
+  }
+  for (const Case& c : cases) {
+    auto options = loopback();
+    options.api_endpoint = c.listen;
+    auto io = start_coordinator(options);
+    Incoming in(io->inbox());
+    const std::string port = io->api_endpoint().substr(io->api_endpoint().rfind(':'));
+    for (const std::string& host : c.reached_as) {
+      BareClient client("tcp://" + host + port);
+      ASSERT_TRUE(client.say(api::Credit{7}));
+      EXPECT_TRUE(in.next_of<FromClient>()) << c.listen << " as " << host << port;
+    }
+  }
 }
 
 TEST(CoordinatorIo, ReqSocketsAreServedToo) {

@@ -184,8 +184,10 @@ class Client:
         port = endpoint.rpartition(":")[2]
         if endpoint.startswith("tcp://") and not (port.isdecimal() and 1 <= int(port) <= 65535):
             raise ValueError(f"endpoint {endpoint!r} must end in a port of 1..65535, as in tcp://127.0.0.1:5555")
+        # As the server reads it: localhost is 127.0.0.1, other names are IPv4's, IPv6 stands in brackets.
+        self._socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         try:
-            self._socket.connect(endpoint)
+            self._socket.connect(endpoint.replace("tcp://localhost:", "tcp://127.0.0.1:"))
         except zmq.ZMQError as error:
             raise ValueError(f"cannot connect to {endpoint!r}, expected an endpoint such as tcp://127.0.0.1:5555: "
                              f"{error}") from None
