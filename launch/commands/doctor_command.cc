@@ -48,6 +48,9 @@ struct Options {
 
 using Findings = std::vector<Finding>;
 
+constexpr Duration kMpiTrialLimit = seconds(20);
+constexpr size_t kMpiWordsBytes = 600;
+
 std::string gigabytes(double bytes) {
   char text[32];
   std::snprintf(text, sizeof text, "%.2f GB", bytes / 1e9);
@@ -63,12 +66,12 @@ struct Heard {
   std::string first_line() const { return output.substr(0, output.find('\n')); }
 };
 
-/// Runs a program for at most 5 s. Nothing when it cannot be started.
-std::optional<Heard> ask(std::vector<std::string> argv) {
-  Result<Spawned> child = spawn({std::move(argv), {}});
+/// Runs a program for at most `limit`. Nothing when it cannot be started.
+std::optional<Heard> ask(const CommandLine& line, Duration limit = seconds(5)) {
+  Result<Spawned> child = spawn(line);
   if (!child) return std::nullopt;
   Heard heard;
-  const Time until = now() + seconds(5);
+  const Time until = now() + limit;
   char buffer[4096];
   while (now() < until) {
     pollfd item{child->output, POLLIN, 0};
@@ -102,7 +105,7 @@ void check_programs(Findings& out) {
       continue;
     }
     std::string missing;
-    if (const auto libraries = ask({"ldd", path})) {
+    if (const auto libraries = ask({{"ldd", path}, {}})) {
       std::istringstream lines(libraries->output);
       for (std::string line; std::getline(lines, line);) {
         if (line.find("not found") != std::string::npos)
@@ -118,8 +121,56 @@ void check_programs(Findings& out) {
   }
 }
 
+/// mpirun as `tailor serve` starts it, for real: what stands around it can keep it from starting.
+void try_mpi(Findings& out) {
+  if (const auto handles = raise_file_limit(); !handles) {
+    out.push_back({"file handles", Verdict::kBlocks, handles.error().message, "ulimit -n 1024"});
+    return;
+  }
+  std::string pattern = (fs::temp_directory_path() / "tailor-doctor-XXXXXX").string();
+  if (mkdtemp(pattern.data()) == nullptr) {
+    out.push_back({"mpirun", Verdict::kBlocks, pattern + ": " + std::strerror(errno),
+                   "free room for temporary files, or set TMPDIR"});
+    return;
+  }
+  RunDir run;
+  run.mpi = run.shared = pattern;
+  ClusterOptions cluster;
+  set_alone(cluster, weights::cache_folder());
+  std::error_code ignored;
+  for (const std::string& folder : scratch_folders(run, "trial"))
+    fs::create_directories(folder, ignored);
+  const Time began = now();
+  const auto heard = ask(mpi_trial_line(cluster, run), kMpiTrialLimit);
+  char took[32];
+  std::snprintf(took, sizeof took, "%.1f s", to_seconds(now() - began));
+  fs::remove_all(pattern, ignored);
+  if (heard && heard->exit_code == 0) {
+    const bool renamed = !mpirun_takes_host_name(cluster.host_name);
+    out.push_back({"mpirun -n 1 true", Verdict::kGood,
+                   std::string("works, ") + took +
+                       (renamed ? "; this host's name, which Open MPI does not take, is hidden "
+                                  "from it"
+                                : ""),
+                   ""});
+    return;
+  }
+  std::string said;
+  if (heard) {
+    std::istringstream lines(heard->output);
+    for (std::string line; std::getline(lines, line) && said.size() < kMpiWordsBytes;)
+      if (line.find_first_not_of("- \t") != std::string::npos) said += line + " ";
+  }
+  const std::string how = !heard ? "cannot be started"
+                          : heard->exit_code < 0
+                              ? std::string("did not end by itself, ") + took
+                              : "ended with code " + std::to_string(heard->exit_code);
+  out.push_back({"mpirun -n 1 true", Verdict::kBlocks, how + (said.empty() ? "" : ": " + said),
+                 "no cluster starts before this does"});
+}
+
 void check_mpi(Findings& out) {
-  const auto heard = ask({"mpirun", "--version"});
+  const auto heard = ask({{"mpirun", "--version"}, {}});
   if (!heard || heard->output.empty()) {
     out.push_back({"MPI", Verdict::kBlocks, "mpirun does not start",
                    "install Open MPI 4.1: apt install openmpi-bin (launch/setup does it)"});
@@ -146,12 +197,7 @@ void check_mpi(Findings& out) {
     }
     out.push_back({"root", Verdict::kGood, found + " serve sets both to 1 for its children", ""});
   }
-  for (const char* name : {"OMPI_MCA_btl", "OMPI_MCA_pml", "OMPI_MCA_rmaps_base_mapping_policy"}) {
-    if (const char* value = std::getenv(name)) {
-      out.push_back({name, Verdict::kNote, std::string("is set to ") + value,
-                     "unset it if ranks cannot reach one another"});
-    }
-  }
+  try_mpi(out);
 }
 
 void check_cores(Findings& out) {
@@ -267,8 +313,8 @@ void check_folders(Findings& out) {
 }
 
 void check_cuda(Findings& out) {
-  const auto heard =
-      ask({"nvidia-smi", "--query-gpu=name,driver_version,memory.free", "--format=csv,noheader"});
+  const auto heard = ask(
+      {{"nvidia-smi", "--query-gpu=name,driver_version,memory.free", "--format=csv,noheader"}, {}});
   if (!heard || heard->exit_code != 0) {
     out.push_back({"CUDA", Verdict::kGood, "no NVIDIA GPU: the CPU does the math", ""});
     return;
@@ -284,7 +330,7 @@ void check_cuda(Findings& out) {
   std::error_code error;
   const fs::path worker =
       fs::read_symlink("/proc/self/exe", error).parent_path() / "tailor-worker-torch";
-  const auto libraries = ask({"ldd", worker.string()});
+  const auto libraries = ask({{"ldd", worker.string()}, {}});
   const size_t at = libraries ? libraries->output.find("libcudart") : std::string::npos;
   if (at == std::string::npos) {
     out.push_back({"CUDA", Verdict::kNote, "tailor-worker-torch does not load libcudart",

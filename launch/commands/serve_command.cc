@@ -271,7 +271,9 @@ std::string announcement(const Options& options, const std::string& endpoint, Du
          "  look:  tailor status" + where + "\n  stop:  Ctrl-C\n";
 }
 
-int serve(const Options& options, RunDir& run) {
+int serve(Options& options, RunDir& run) {
+  if (auto raised = raise_file_limit(); !raised) return print_error(raised.error());
+  set_alone(options.cluster, weights::cache_folder());
   const PipeSignalIgnored no_pipe_signal;  // who reads our lines may go; the cluster stays
   for (const std::string& endpoint : {options.cluster.endpoint, options.cluster.control_endpoint}) {
     if (auto free = check_can_bind(endpoint); !free) return print_error(free.error());
@@ -287,9 +289,9 @@ int serve(const Options& options, RunDir& run) {
   supervisor.children = children_of(options, run, addresses);
   supervisor.mark = "tailor-" + std::to_string(getuid()) + "-" + std::to_string(getpid()) + "-" +
                     std::to_string(wall_clock_ms());
+  supervisor.lost = run.lost();
   supervisor.sweep = run.private_paths(options.cluster.replicas);
   supervisor.probe = [&]() -> std::optional<CommandLine> {
-  supervisor.lost = run.lost();
     if (!addresses.refresh()) return std::nullopt;
     return CommandLine{
         {options.cluster.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
@@ -329,6 +331,11 @@ int run(Options& options) {
     write_config(*options.app);
     return 0;
   }
+  if (!options.cluster.hostfile.empty() && !options.print)
+    return print_error({ErrorCode::kInvalidArgument,
+                        "serve starts and watches processes of this machine only; for others run "
+                        "launch/mpirun-cluster --hostfile " +
+                            options.cluster.hostfile});
   if (auto settled = settle(options); !settled) return print_error(settled.error());
   RunDir run = plan_run_dir(options.run_dir, options.log_dir, getpid());
   return options.print ? print_lines(options, run) : serve(options, run);
@@ -390,6 +397,8 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_flag("--oversubscribe", cluster.oversubscribe,
                "Allow more math threads than usable cores");
   app.add_option("--mpirun", cluster.mpirun, "Open MPI's launcher");
+  app.add_option("--hostfile", cluster.hostfile,
+                 "With --print: Open MPI's hostfile, for ranks on other hosts");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -25,15 +26,19 @@ std::string shell_quoted(const std::string& word) {
   return out + "'";
 }
 
-std::vector<std::string> merged_environment(
-    const std::vector<std::pair<std::string, std::string>>& extra) {
+std::vector<std::string> merged_environment(const CommandLine& command) {
+  const auto left_out = [&](const std::string& name) {
+    return std::any_of(command.env_without.begin(), command.env_without.end(),
+                       [&](const std::string& prefix) { return name.rfind(prefix, 0) == 0; });
+  };
   std::map<std::string, std::string> all;
   for (char** entry = environ; *entry != nullptr; ++entry) {
-    if (const char* equals = std::strchr(*entry, '=')) {
-      all[std::string(*entry, equals - *entry)] = equals + 1;
-    }
+    const char* equals = std::strchr(*entry, '=');
+    if (equals == nullptr) continue;
+    const std::string name(*entry, equals - *entry);
+    if (!left_out(name)) all[name] = equals + 1;
   }
-  for (const auto& [name, value] : extra) all[name] = value;
+  for (const auto& [name, value] : command.env) all[name] = value;
   std::vector<std::string> lines;
   for (const auto& [name, value] : all) lines.push_back(name + "=" + value);
   return lines;
@@ -80,7 +85,7 @@ std::string to_shell(const CommandLine& command) {
 
 Result<Spawned> spawn(const CommandLine& command) {
   std::vector<std::string> argv = command.argv;
-  std::vector<std::string> env = merged_environment(command.env);
+  std::vector<std::string> env = merged_environment(command);
   const std::vector<char*> argv_pointers = pointers(argv);
   const std::vector<char*> env_pointers = pointers(env);
   int output[2], failure[2];
@@ -115,10 +120,6 @@ Result<Spawned> spawn(const CommandLine& command) {
   return Spawned{pid, output[0]};
 }
 
-int signal_marked(const std::string& mark, int signal) {
-  int found = 0;
-  DIR* folder = opendir("/proc");
-  if (folder == nullptr) return 0;
 std::string mark_of(pid_t pid) {
   const std::string name = std::string(kMarkVariable) + "=";
   std::ifstream file("/proc/" + std::to_string(pid) + "/environ", std::ios::binary);
@@ -127,6 +128,10 @@ std::string mark_of(pid_t pid) {
   return {};
 }
 
+int signal_marked(const std::string& mark, int signal) {
+  int found = 0;
+  DIR* folder = opendir("/proc");
+  if (folder == nullptr) return 0;
   while (const dirent* entry = readdir(folder)) {
     char* end = nullptr;
     const long pid = std::strtol(entry->d_name, &end, 10);

@@ -19,6 +19,8 @@ inline constexpr const char* kMarkVariable = "TAILOR_DOMAIN";
 struct CommandLine {
   std::vector<std::string> argv;
   std::vector<std::pair<std::string, std::string>> env;  ///< added to ours
+  /// Variables of ours that begin so are left out, unless `env` has them.
+  std::vector<std::string> env_without = {};
 };
 
 /// As one would type it in a shell, quoted where needed: "A=1 B='x y' program --flag".
@@ -39,11 +41,11 @@ Result<Spawned> spawn(const CommandLine& command);
 /// "/". Never to ourselves. Returns how many there are. Cost: one pass over /proc.
 int signal_marked(const std::string& mark, int signal);
 
-/// SIGTERM to the marked, SIGKILL to what is left after `grace_ms`; returns when none is left or
-/// after 2 s more.
 /// The mark of process `pid`; empty when it has none, is gone, or is not ours to look at.
 std::string mark_of(pid_t pid);
 
+/// SIGTERM to the marked, SIGKILL to what is left after `grace_ms`; returns when none is left or
+/// after 2 s more.
 void end_marked(const std::string& mark, int grace_ms);
 
 }  // namespace tailor::launch

@@ -2,11 +2,15 @@
 
 #include <netdb.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 namespace tailor::launch {
 namespace {
@@ -23,19 +27,44 @@ void add_if(Words& words, const char* name, const std::optional<int>& value) {
   if (value) add(words, {name, std::to_string(*value)});
 }
 
-CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run,
-                        const std::string& domain) {
+/// Variables that tell Open MPI of a job, an allocation or a configuration.
+const std::vector<std::string> kForeign = {"OMPI_", "ORTE_", "PRTE_",  "PMIX_",
+                                           "PMI_",  "PMI2_", "SLURM_", "PBS_",
+                                           "LSB_",  "LSF_",  "SGE_",   "PE_HOSTFILE"};
+
+/// `ranks`: of the whole line.
+CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run, const std::string& domain,
+                        int ranks) {
   CommandLine line;
   const std::vector<std::string> folders = scratch_folders(run, domain);
+  // hwloc would ask ten X displays for GPUs, each by a name (localhost) that need not resolve.
+  line.env = {{"HWLOC_COMPONENTS", "-gl"}};
   if (geteuid() == 0) {
-    line.env = {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
+    line.env.emplace_back("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    line.env.emplace_back("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+  }
+  if (options.alone) {
+    line.env_without = kForeign;
+    // Its own HOME: there may be none (mpirun then crashes), and in the user's a configuration.
+    line.env.emplace_back("HOME", folders[0]);
+    line.env.emplace_back("TAILOR_CACHE", options.cache_folder);
+    if (!mpirun_takes_host_name(options.host_name)) {
+      add(line.argv, {"unshare", "--uts"});
+      if (geteuid() != 0) add(line.argv, {"--user", "--map-current-user", "--keep-caps"});
+      add(line.argv, {"--", "sh", "-c", "hostname localhost && exec \"$@\"", "sh"});
+    }
   }
   // Without --bind-to none every job's first rank would sit on core 0. Slots are hardware threads,
   // as in our own count of usable cores. Session files and shared memory stay in folders that are
   // swept.
-  add(line.argv,
-      {options.mpirun, "--bind-to", "none", "--use-hwthread-cpus", "--mca", "orte_tmpdir_base",
-       folders[0], "--mca", "btl_vader_backing_directory", folders[1]});
+  add(line.argv, {options.mpirun, "--bind-to", "none", "--use-hwthread-cpus"});
+  if (options.alone) add(line.argv, {"--host", "localhost:" + std::to_string(ranks)});
+  if (options.hostfile.empty()) {
+    add(line.argv, {"--mca", "orte_tmpdir_base", folders[0], "--mca", "btl_vader_backing_directory",
+                    folders[1]});
+  } else {  // our folders are on this host only
+    add(line.argv, {"--hostfile", options.hostfile});
+  }
   if (options.oversubscribe) {
     add(line.argv, {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});
   }
@@ -52,6 +81,7 @@ void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& 
   add_if(words, "--chat-template", options.chat_template);
   add_if(words, "--record", options.record);
   add_if(words, "--heartbeat-timeout-ms", options.heartbeat_timeout_ms);
+  add_if(words, "--stuck-after-ms", options.stuck_after_ms);
 }
 
 void add_replica(Words& words, const ClusterOptions& options, const RunDir& run, int replica,
@@ -81,7 +111,6 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
               "--log-level",
               options.log_level});
   add_if(words, "--dtype", options.dtype);
-  add_if(words, "--stuck-after-ms", options.stuck_after_ms);
   add_if(words, "--kv-dtype", options.kv_dtype);
   add_if(words, "--instruction-set", options.instruction_set);
   add_if(words, "--transport", options.transport);
@@ -119,10 +148,12 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
   const std::string port = address.port == "*" ? "0" : address.port;
   if (const int code = getaddrinfo(host, port.c_str(), &hints, &found); code != 0)
     return fail(ErrorCode::kInvalidArgument, "cannot use " + endpoint + ": " + gai_strerror(code));
-  }
   BoundSocket socket_{socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0)};
   const int yes = 1;  // as ZeroMQ does: a port in TIME_WAIT is free
   setsockopt(socket_.fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  const int no = 0;  // and [::] takes IPv4 too
+  if (found->ai_family == AF_INET6)
+    setsockopt(socket_.fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
   const bool bound =
       bind(socket_.fd, found->ai_addr, found->ai_addrlen) == 0 && listen(socket_.fd, 1) == 0;
   const int reason = errno;
@@ -136,6 +167,7 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
   if (!bound) {
     return fail(ErrorCode::kInvalidArgument,
                 "cannot bind " + endpoint + ": " + std::strerror(reason));
+  }
   sockaddr_storage name = {};
   socklen_t length = sizeof name;
   getsockname(socket_.fd, reinterpret_cast<sockaddr*>(&name), &length);
@@ -146,12 +178,43 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
 }  // namespace
 
 CommandLine predictor_line(const ClusterOptions& options, const std::string& control) {
-  const int no = 0;  // and [::] takes IPv4 too
-  if (found->ai_family == AF_INET6)
-    setsockopt(socket_.fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
   return {{options.program_folder + "/tailor-predictor", "serve", "--control-endpoint", control,
            "--predictor", options.predictor, "--log-level", options.log_level},
           {{"OMP_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}}};
+}
+
+CommandLine mpi_trial_line(const ClusterOptions& options, const RunDir& run) {
+  CommandLine line = mpirun_line(options, run, "trial", 1);
+  add(line.argv, {"-n", "1", "true"});
+  return line;
+}
+
+void set_alone(ClusterOptions& options, const std::string& cache_folder) {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  options.alone = true;
+  options.host_name = name.data();
+  options.cache_folder = std::filesystem::absolute(cache_folder).string();
+}
+
+Result<void> raise_file_limit() {
+  constexpr rlim_t kFewest = 128;  // mpirun of a few ranks; the coordinator adds one a client
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return {};
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+  if (files.rlim_max >= kFewest) return {};
+  return fail(ErrorCode::kLimitExceeded,
+              "a cluster needs at least " + std::to_string(kFewest) +
+                  " file handles and one for each client, the limit here is " +
+                  std::to_string(files.rlim_max) + ": raise it (ulimit -Hn)");
+}
+
+bool mpirun_takes_host_name(const std::string& name) {
+  constexpr size_t kLongest = 56;
+  constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.";
+  return std::min(name.find('.'), name.size()) <= kLongest &&
+         name.find_first_not_of(kPlain) == std::string::npos;
 }
 
 std::string worker_program(const std::string& engine) {
@@ -160,21 +223,21 @@ std::string worker_program(const std::string& engine) {
 
 CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run,
                              const std::string& control) {
-  CommandLine line = mpirun_line(options, run, "coordinator");
+  CommandLine line = mpirun_line(options, run, "coordinator", 1);
   add_coordinator(line.argv, options, run, control);
   return line;
 }
 
 CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int replica,
                          const std::string& control) {
-  CommandLine line = mpirun_line(options, run, "replica-" + std::to_string(replica));
+  CommandLine line = mpirun_line(options, run, "replica-" + std::to_string(replica), options.tp);
   add_replica(line.argv, options, run, replica, control);
   return line;
 }
 
 CommandLine single_line(const ClusterOptions& options, const RunDir& run,
                         const std::string& control) {
-  CommandLine line = mpirun_line(options, run, "cluster");
+  CommandLine line = mpirun_line(options, run, "cluster", 1 + options.replicas * options.tp);
   // The coordinator is one more rank than the cores were counted for; it sleeps.
   if (!options.oversubscribe) line.argv.push_back("--oversubscribe");
   add_coordinator(line.argv, options, run, control);

@@ -39,6 +39,13 @@ struct ClusterOptions {
   std::optional<int> heartbeat_timeout_ms, stuck_after_ms;
 
   std::string mpirun = "mpirun";
+  /// The whole cluster is this machine's, whatever batch system, mpirun or configuration is around
+  /// it: Open MPI is not to read any of that.
+  bool alone = false;
+  /// This host's name, when `alone`: Open MPI 4.1 does not start under every name.
+  std::string host_name;
+  std::string cache_folder;    ///< when `alone`: the user's, for mpirun gets another HOME
+  std::string hostfile;        ///< where the ranks go, when not `alone`; empty = mpirun's choice
   std::string program_folder;  ///< where tailor-coordinator and the workers lie
 };
 
@@ -54,6 +61,20 @@ CommandLine predictor_line(const ClusterOptions& options, const std::string& con
 /// concrete port.
 CommandLine single_line(const ClusterOptions& options, const RunDir& run,
                         const std::string& control);
+
+/// `mpirun -n 1 true`, started as the programs above are.
+CommandLine mpi_trial_line(const ClusterOptions& options, const RunDir& run);
+
+/// The lines become those of a cluster of this machine alone.
+void set_alone(ClusterOptions& options, const std::string& cache_folder);
+
+/// As many file handles as this process may have, for it and its children. Errors: LimitExceeded
+/// (mpirun waits for ever without a word when it gets too few).
+Result<void> raise_file_limit();
+
+/// Whether Open MPI 4.1's mpirun starts on a host of that name: it crashes beyond 56 characters
+/// before the first dot, and takes letters, digits, dots and hyphens only.
+bool mpirun_takes_host_name(const std::string& name);
 
 /// The program that computes with `engine`: tailor-worker or tailor-worker-torch.
 std::string worker_program(const std::string& engine);

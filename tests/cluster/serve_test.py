@@ -14,7 +14,7 @@ import termios
 import time
 import unittest
 
-from cluster import BIN, PATIENCE_S, ROOT, Cluster, processes_under, run_tailor
+from cluster import BIN, PATIENCE_S, ROOT, Cluster, processes_under, run_tailor, wait_until
 
 QUESTION = "Why are Christmas markets so popular in Germany?"
 
@@ -184,6 +184,79 @@ class SingleLine(unittest.TestCase):
             os.kill(worker, signal.SIGSTOP)
             wait_until(lambda: worker not in cluster.workers(), 30, "the stopped rank is ended")
             wait_until(lambda: (cluster.status() or {}).get("ready"), 60, "ready again")
+            (answer,) = cluster.generate("--chat", QUESTION, "--max-tokens", 4, "--temperature", 0)
+            self.assertEqual(len(answer["token_ids"]), 4)
+
+
+class WithoutSupervisor(unittest.TestCase):
+    """launch/mpirun-cluster: the printed lines, run as they stand."""
+
+    @contextlib.contextmanager
+    def started(self, *args):
+        self.endpoint = None
+        command = [str(ROOT / "launch/mpirun-cluster"), "--threads", "1", "--predictor", "none", "--endpoint",
+                   "tcp://127.0.0.1:*", *args]
+        folder = tempfile.TemporaryDirectory(prefix="tlr-")
+        self.addCleanup(folder.cleanup)
+        self.marker = folder.name
+        environment = {**os.environ, "TAILOR_BIN": str(BIN), "TMPDIR": folder.name}
+        with tempfile.TemporaryFile("w+") as log, subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment) as script:
+            try:
+                wait_until(lambda: script.poll() is None and self.status().get("ready"), 60, "ready")
+                yield script
+            except BaseException:
+                log.seek(0)
+                print(log.read())
+                raise
+            finally:
+                if script.poll() is None:
+                    script.terminate()
+                    script.wait(20)
+        wait_until(lambda: not processes_under(self.marker), 20, "no process is left")
+
+    def status(self):
+        for addresses in pathlib.Path(self.marker).glob("*/coordinator.json"):
+            self.endpoint = json.loads(addresses.read_text(encoding="utf-8"))["api_endpoint"]
+        if self.endpoint is None:
+            return {}
+        done = run_tailor("status", "--endpoint", self.endpoint, "--json", timeout=30)
+        return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def test_an_mpirun_for_each_replica_serves(self):
+        with self.started("--replicas", "2"):
+            done = run_tailor("generate", "--endpoint", self.endpoint, "--chat", QUESTION, "--max-tokens", 4)
+            self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_in_one_line_a_replica_that_was_given_up_ends_the_job(self):
+        with self.started("--single") as script:
+            (worker,) = (pid for pid, line in processes_under(self.marker).items()
+                         if line.split(" ", 1)[0].endswith("tailor-worker"))
+            os.kill(worker, signal.SIGSTOP)
+            wait_until(lambda: not self.status().get("replicas"), 30, "the replica is given up")
+            os.kill(worker, signal.SIGCONT)
+            self.assertNotEqual(script.wait(30), 0)
+
+
+class Surroundings(unittest.TestCase):
+    def test_batch_systems_other_jobs_and_a_missing_home_do_not_matter(self):
+        foreign = {"SLURM_JOB_ID": "1", "SLURM_JOBID": "1", "SLURM_NODELIST": "elsewhere", "SLURM_NNODES": "1",
+                   "SLURM_TASKS_PER_NODE": "1", "SLURM_NTASKS": "1", "OMPI_MCA_plm": "slurm",
+                   "OMPI_MCA_orte_ess_jobid": "1", "OMPI_COMM_WORLD_RANK": "3", "PMIX_RANK": "3", "PMIX_NAMESPACE": "x",
+                   "OMPI_MCA_orte_default_hostfile": "/nonexistent",
+                   "TAILOR_CACHE": os.environ.get("TAILOR_CACHE", str(pathlib.Path.home() / ".cache/tailor"))}
+        environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "USER", "LOGNAME")} | foreign
+        with Cluster("--predictor", "none", tp=2, environment=environment) as cluster:
+            (answer,) = cluster.generate("--chat", QUESTION, "--max-tokens", 4, "--temperature", 0)
+            self.assertEqual(len(answer["token_ids"]), 4)
+
+    def test_names_that_do_not_resolve_and_a_host_name_that_mpirun_does_not_take(self):
+        """Neither the host's name nor localhost can be looked up: hwloc asked for ten X displays at localhost."""
+        within = "hostname " + "h" * 60 + " && mount --bind /dev/null /etc/hosts && exec \"$@\""
+        prefix = ("unshare", "--uts", "--mount", "sh", "-c", within, "sh")
+        if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
+            self.skipTest("needs root for a host name of its own")
+        with Cluster("--predictor", "none", prefix=prefix) as cluster:
             (answer,) = cluster.generate("--chat", QUESTION, "--max-tokens", 4, "--temperature", 0)
             self.assertEqual(len(answer["token_ids"]), 4)
 

@@ -1,8 +1,12 @@
 #include "launch/supervisor/cluster_lines.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace tailor::launch {
 namespace {
@@ -71,6 +75,69 @@ TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
   EXPECT_NE(line.find("--oversubscribe --mca mpi_yield_when_idle 1"), std::string::npos) << line;
 }
 
+std::string value_of(const CommandLine& line, const std::string& name) {
+  for (const auto& [key, value] : line.env)
+    if (key == name) return value;
+  return "not set";
+}
+
+TEST(ClusterLines, AClusterOfThisMachineAloneHidesTheSurroundingsFromOpenMpi) {
+  ClusterOptions options = test_cluster();
+  EXPECT_EQ(value_of(replica_line(options, test_run(), 0, "tcp://h:1"), "HWLOC_COMPONENTS"), "-gl");
+  EXPECT_TRUE(replica_line(options, test_run(), 0, "tcp://h:1").env_without.empty());
+  set_alone(options, "/home/me/.cache/tailor");
+  options.host_name = "vm";
+  CommandLine line = replica_line(options, test_run(), 0, "tcp://h:1");
+  EXPECT_NE(joined(line).find("--host localhost:2 "), std::string::npos) << joined(line);
+  EXPECT_NE(joined(single_line(options, test_run(), "tcp://h:1")).find("--host localhost:5 "),
+            std::string::npos);
+  EXPECT_EQ(value_of(line, "HOME"), "/run/t/mpi/replica-0");
+  EXPECT_EQ(value_of(line, "TAILOR_CACHE"), "/home/me/.cache/tailor");
+  EXPECT_EQ(line.argv.front(), "mpirun");
+  options.host_name = "a_b";
+  line = replica_line(options, test_run(), 0, "tcp://h:1");
+  EXPECT_EQ(line.argv.front(), "unshare");
+  EXPECT_NE(joined(line).find("sh -c hostname localhost && exec \"$@\" sh mpirun --bind-to "),
+            std::string::npos)
+      << joined(line);
+}
+
+TEST(ClusterLines, OfOtherHostsNameTheHostfileAndNoFolderOfOurs) {
+  ClusterOptions options = test_cluster();
+  options.hostfile = "/etc/hosts.mpi";
+  const std::string line = joined(replica_line(options, test_run(), 0, "tcp://h:1"));
+  EXPECT_NE(line.find("--hostfile /etc/hosts.mpi "), std::string::npos) << line;
+  EXPECT_EQ(line.find("/run/t/mpi"), std::string::npos) << line;
+}
+
+TEST(ClusterLines, HostNamesThatMpirunDoesNotTake) {
+  EXPECT_TRUE(mpirun_takes_host_name("node-1.example.com"));
+  EXPECT_TRUE(mpirun_takes_host_name(std::string(56, 'h')));
+  EXPECT_TRUE(mpirun_takes_host_name(std::string(50, 'h') + ".example.com"));
+  for (const std::string& name : {std::string(57, 'h'), std::string("a_b"),
+                                  std::string("m\xC3\xBCnchen"), std::string("a b")})
+    EXPECT_FALSE(mpirun_takes_host_name(name)) << name;
+}
+
+TEST(Spawn, LeavesOutVariablesByPrefixButNotThoseItIsGiven) {
+  setenv("TAILOR_TEST_FOREIGN_A", "1", 1);
+  setenv("TAILOR_TEST_FOREIGN_B", "1", 1);
+  setenv("TAILOR_TEST_OURS", "1", 1);
+  const auto child =
+      spawn({{"/bin/sh", "-c", "env | grep -c TAILOR_TEST; echo $TAILOR_TEST_FOREIGN_B"},
+             {{"TAILOR_TEST_FOREIGN_B", "given"}},
+             {"TAILOR_TEST_FOREIGN_"}});
+  ASSERT_TRUE(child.has_value());
+  fcntl(child->output, F_SETFL, 0);
+  std::string said;
+  char buffer[256];
+  for (ssize_t got; (got = read(child->output, buffer, sizeof buffer)) > 0;)
+    said.append(buffer, static_cast<size_t>(got));
+  close(child->output);
+  waitpid(child->pid, nullptr, 0);
+  EXPECT_EQ(said, "2\ngiven\n");
+}
+
 TEST(ClusterLines, ThePredictorIsStartedWithoutMpirun) {
   ClusterOptions options = test_cluster();
   options.predictor = "/p q";
@@ -111,10 +178,6 @@ TEST(Endpoints, AFreePortIsConcreteAndATakenOneIsRefused) {
   EXPECT_EQ(with_free_port("tcp://127.0.0.1:77").value(), "tcp://127.0.0.1:77");
   EXPECT_EQ(check_can_bind("tcp://no.such.host.invalid:77").error().code,
             ErrorCode::kInvalidArgument);
-}
-
-}  // namespace
-}  // namespace tailor::launch
   // A name is checked as it will be bound, and stays in the address that is shown.
   const auto named = with_free_port("tcp://localhost:*");
   ASSERT_TRUE(named.has_value()) << named.error().message;
@@ -122,3 +185,7 @@ TEST(Endpoints, AFreePortIsConcreteAndATakenOneIsRefused) {
   EXPECT_EQ(bindable({"localhost", "5"})->host, "127.0.0.1");
   EXPECT_EQ(bindable({"lo", "5"})->host, "127.0.0.1");
   EXPECT_EQ(bindable({"::1", "5"})->host, "::1");
+}
+
+}  // namespace
+}  // namespace tailor::launch

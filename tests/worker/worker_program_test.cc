@@ -119,6 +119,7 @@ class Worker : public testing::Test {
       std::vector<char*> argv;
       for (auto& w : words) argv.push_back(w.data());
       argv.push_back(nullptr);
+      setenv("HWLOC_COMPONENTS", "-gl", 1);  // as launch/supervisor/cluster_lines.cc
       setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
       setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
       setenv("OMP_NUM_THREADS", "1", 1);
