@@ -1,8 +1,9 @@
 // Mailbox<T>: the only way a value crosses threads. Bounded, many producers, one consumer; values
 // are moved, never shared. A full mailbox refuses (`push` = false): the producer that reads a
-// socket then stops reading it. `push_always` is for what may never be dropped (reports, control,
-// end of input): it ignores the bound, and its producers are bounded by other means, which each
-// call site names.
+// socket then stops reading it. Full means `capacity` values, or, where values differ in size,
+// `capacity_bytes` of them as `weigh` counts (one value more may be let in above it, so that any
+// value passes). `push_always` is for what may never be dropped (reports, control, end of input):
+// it ignores the bound, and its producers are bounded by other means, which each call site names.
 //
 // The consumer waits on the mailbox (`pop_wait`), or, where it polls sockets too, on `fd()`.
 #pragma once
@@ -10,6 +11,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -38,15 +40,19 @@ class WakeFd {
 template <class T>
 class Mailbox {
  public:
-  explicit Mailbox(size_t capacity) : capacity_(capacity) {}
+  /// The bytes that a value holds.
+  using Weigh = size_t (*)(const T&);
+
+  explicit Mailbox(size_t capacity, size_t capacity_bytes = SIZE_MAX, Weigh weigh = nullptr)
+      : capacity_(capacity), capacity_bytes_(capacity_bytes), weigh_(weigh) {}
 
   /// False when full or closed; `value` is then untouched. Any thread.
   bool push(T&& value) {
+    const size_t bytes = bytes_of(value);
     {
       std::lock_guard lock(mutex_);
-      if (closed_ || items_.size() >= capacity_) return false;
-      items_.push_back(std::move(value));
-      if (items_.size() == 1) wake_.signal();
+      if (closed_ || !room()) return false;
+      put(std::move(value), bytes);
     }
     ready_.notify_one();
     return true;
@@ -54,37 +60,40 @@ class Mailbox {
 
   /// Never refuses, unless closed (then the value is dropped). Any thread.
   void push_always(T&& value) {
+    const size_t bytes = bytes_of(value);
     {
       std::lock_guard lock(mutex_);
       if (closed_) return;
-      items_.push_back(std::move(value));
-      if (items_.size() == 1) wake_.signal();
+      put(std::move(value), bytes);
     }
     ready_.notify_one();
   }
 
   bool has_room() const {
     std::lock_guard lock(mutex_);
-    return items_.size() < capacity_;
+    return room();
   }
   size_t size() const {
     std::lock_guard lock(mutex_);
     return items_.size();
   }
+  /// As `weigh` counts; 0 without one.
+  size_t bytes() const {
+    std::lock_guard lock(mutex_);
+    return bytes_;
+  }
 
   /// Everything that has arrived, in order; empty when nothing has. Consumer only.
   std::deque<T> drain() {
     std::lock_guard lock(mutex_);
-    clear_wake();
-    return std::exchange(items_, {});
+    return take_all();
   }
 
   /// Waits until something arrives, the mailbox is closed, or `timeout` has passed. Consumer only.
   std::deque<T> drain_wait(Duration timeout) {
     std::unique_lock lock(mutex_);
     ready_.wait_for(lock, timeout, [&] { return !items_.empty() || closed_; });
-    clear_wake();
-    return std::exchange(items_, {});
+    return take_all();
   }
 
   /// One item; blocks at most `timeout`. For pools where several threads share the work.
@@ -94,6 +103,7 @@ class Mailbox {
     if (items_.empty()) return std::nullopt;
     std::optional<T> item(std::move(items_.front()));
     items_.pop_front();
+    bytes_ -= bytes_of(*item);
     if (items_.empty()) clear_wake();
     return item;
   }
@@ -116,15 +126,30 @@ class Mailbox {
   int fd() const { return wake_.fd(); }
 
  private:
+  size_t bytes_of(const T& value) const { return weigh_ == nullptr ? 0 : weigh_(value); }
+  // The mutex is held in these.
+  bool room() const { return items_.size() < capacity_ && bytes_ < capacity_bytes_; }
+  void put(T&& value, size_t bytes) {
+    items_.push_back(std::move(value));
+    bytes_ += bytes;
+    if (items_.size() == 1) wake_.signal();
+  }
+  std::deque<T> take_all() {
+    clear_wake();
+    bytes_ = 0;
+    return std::exchange(items_, {});
+  }
   /// A close that comes between a consumer's closed() and its drain() must not be forgotten.
   void clear_wake() {
     if (!closed_) wake_.clear();
   }
 
-  const size_t capacity_;
+  const size_t capacity_, capacity_bytes_;
+  const Weigh weigh_;
   mutable std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<T> items_;  // guarded by mutex_
+  size_t bytes_ = 0;     // guarded by mutex_
   bool closed_ = false;  // guarded by mutex_
   WakeFd wake_;
 };

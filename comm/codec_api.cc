@@ -17,6 +17,8 @@ using google::protobuf::Arena;
 // A deadline further away than this is none; it also keeps arrival + deadline within the clock's
 // range.
 constexpr int64_t kLongestDeadlineUs = 10ll * 365 * 24 * 3600 * 1'000'000;
+// A field that claims more bytes is no field: far above any message, far below overflow.
+constexpr uint64_t kMostClaimed = uint64_t{1} << 40;
 
 int64_t wire_us(Duration d) { return to_us(d); }
 Duration from_us(int64_t us) {
@@ -24,7 +26,7 @@ Duration from_us(int64_t us) {
   return microseconds(std::clamp(us, -kLimit, kLimit));
 }
 
-// ---- the request id of a message that protobuf refused
+// ---- a message's fields before protobuf sees it
 // ---------------------------------------------------------
 
 // Reads a protobuf varint at `at`; false at the end of the bytes.
@@ -38,48 +40,120 @@ bool read_varint(std::string_view bytes, size_t& at, uint64_t& value) {
   return false;
 }
 
-// Content of the first length-delimited field that `wanted` names by its number. Skips others;
-// tolerates a last field that claims more bytes than there are.
-template <class Wanted>
-std::optional<std::string_view> find_field(std::string_view bytes, Wanted wanted) {
+struct Field {
+  uint64_t number = 0;
+  bool has_content = false;  // length-delimited
+  std::string_view content;  // as much of it as is there,
+  size_t claimed = 0;        // and how much it says there is
+  size_t bytes = 0;          // on the wire, content as claimed
+};
+
+// Takes the first field off `rest`; false at its end and at what is no field. A group's fields are
+// taken as if they stood outside it. A last field may claim more bytes than there are.
+bool next_field(std::string_view& rest, Field& field) {
   size_t at = 0;
-  while (at < bytes.size()) {
-    uint64_t tag, size;
-    if (!read_varint(bytes, at, tag)) return std::nullopt;
-    switch (tag & 7) {
-      case 0:
-        if (!read_varint(bytes, at, size)) return std::nullopt;
-        break;
-      case 1:
-        at += 8;
-        break;
-      case 5:
-        at += 4;
-        break;
-      case 2: {
-        if (!read_varint(bytes, at, size)) return std::nullopt;
-        const auto content = bytes.substr(at, size);
-        if (wanted(tag >> 3)) return content;
-        if (size > bytes.size() - at) return std::nullopt;
-        at += size;
-        break;
-      }
-      default:
-        return std::nullopt;
-    }
+  uint64_t tag, value;
+  if (!read_varint(rest, at, tag)) return false;
+  field = Field{.number = tag >> 3};
+  switch (tag & 7) {
+    case 0:
+      if (!read_varint(rest, at, value)) return false;
+      break;
+    case 1:
+      at += 8;
+      break;
+    case 2:
+      if (!read_varint(rest, at, value) || value > kMostClaimed) return false;
+      field.has_content = true;
+      field.content = rest.substr(at, value);
+      field.claimed = value;
+      at += value;
+      break;
+    case 3:
+    case 4:
+      break;
+    case 5:
+      at += 4;
+      break;
+    default:
+      return false;
   }
-  return std::nullopt;
+  field.bytes = at;
+  rest.remove_prefix(std::min(at, rest.size()));
+  return true;
+}
+
+bool is_body(const Field& field) {
+  return field.has_content && field.number >= 2 && field.number <= 15;
 }
 
 // Every message of ClientMessage's oneof (fields 2..15) that names a request has the id as its
 // field 1.
 std::optional<std::string> find_request_id(std::string_view bytes) {
-  const auto body = find_field(bytes, [](uint64_t number) { return number >= 2 && number <= 15; });
-  if (!body) return std::nullopt;
-  const auto id = find_field(*body, [](uint64_t number) { return number == 1; });
-  if (!id || id->empty() || id->size() > kMaxRequestIdBytes || valid_utf8_prefix(*id) != id->size())
+  Field body, id;
+  do {
+    if (!next_field(bytes, body)) return std::nullopt;
+  } while (!is_body(body));
+  do {
+    if (!next_field(body.content, id)) return std::nullopt;
+  } while (!id.has_content || id.number != 1);
+  if (id.content.empty() || id.content.size() > kMaxRequestIdBytes ||
+      valid_utf8_prefix(id.content) != id.content.size())
     return std::nullopt;
-  return std::string(*id);
+  return std::string(id.content);
+}
+
+struct Sizes {
+  size_t prompt = 0, tenant = 0, beside = 0;
+};
+
+// Never more than take_submit() will count: role and content have headers of their own.
+size_t chat_bytes(std::string_view chat) {
+  constexpr size_t kHeaders = 12;
+  size_t bytes = 0;
+  for (Field message; next_field(chat, message);)
+    bytes += kChatMessageBytes - kHeaders + message.claimed;
+  return bytes;
+}
+
+size_t token_id_bytes(std::string_view ids) {
+  size_t count = 0;
+  for (Field field; next_field(ids, field);)
+    count += field.has_content
+                 ? static_cast<size_t>(std::count_if(field.content.begin(), field.content.end(),
+                                                     [](char byte) { return (byte & 0x80) == 0; }))
+                 : 1;
+  return count * sizeof(TokenId);
+}
+
+void measure_submit(std::string_view submit, Sizes& sizes) {
+  for (Field field; sizes.beside <= kMaxBesidePromptBytes && next_field(submit, field);) {
+    const bool is_prompt = field.number >= v1::Submit::kTextFieldNumber &&
+                           field.number <= v1::Submit::kTokenIdsFieldNumber;
+    if (field.has_content && is_prompt) {
+      sizes.prompt += field.number == v1::Submit::kTextFieldNumber ? field.claimed
+                      : field.number == v1::Submit::kChatFieldNumber
+                          ? chat_bytes(field.content)
+                          : token_id_bytes(field.content);
+    } else if (field.has_content && field.number == v1::Submit::kTenantFieldNumber) {
+      sizes.tenant += field.claimed;
+    } else {
+      sizes.beside += field.bytes;
+    }
+  }
+}
+
+// A field that comes twice counts twice: protobuf would merge them. Ends early once a part that is
+// walked field by field is too large.
+Sizes measure(std::string_view message) {
+  Sizes sizes;
+  for (Field field; sizes.beside <= kMaxBesidePromptBytes && next_field(message, field);) {
+    if (field.has_content && field.number == v1::ClientMessage::kSubmitFieldNumber)
+      measure_submit(field.content, sizes);
+    else
+      sizes.beside += field.bytes;
+  }
+  return sizes;
 }
 
 // ---- decoding what a client says
@@ -105,8 +179,9 @@ std::optional<std::string> what_is_wrong_with_id(const std::string& id) {
 }
 
 std::string too_large(size_t found, size_t limit) {
-  return "the prompt has " + std::to_string(found) + " bytes (a token id counts 4), the limit is " +
-         std::to_string(limit);
+  return "the prompt has " + std::to_string(found) +
+         " bytes (a token id counts 4, a chat message " + std::to_string(kChatMessageBytes) +
+         " beside its text), the limit is " + std::to_string(limit);
 }
 
 tl::expected<api::ClientMessage, BadClientMessage> take_submit(v1::Submit& in,
@@ -121,7 +196,8 @@ tl::expected<api::ClientMessage, BadClientMessage> take_submit(v1::Submit& in,
       bytes = in.text().size();
       break;
     case v1::Submit::kChat:
-      for (const auto& m : in.chat().messages()) bytes += 16 + m.role().size() + m.content().size();
+      for (const auto& m : in.chat().messages())
+        bytes += kChatMessageBytes + m.role().size() + m.content().size();
       break;
     case v1::Submit::kTokenIds:
       bytes = 4 * static_cast<size_t>(in.token_ids().ids_size());
@@ -403,11 +479,23 @@ void put(const api::Forgotten&, v1::ServerEvent* event) { event->mutable_forgott
 
 tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::string_view bytes,
                                                                          size_t max_prompt_bytes) {
-  // Far too large is refused before protobuf spends time and memory on it. What is not prompt in a
-  // Submit is small.
-  if (bytes.size() > max_prompt_bytes + max_prompt_bytes / 4 + (1u << 20))
+  const Sizes sizes = measure(bytes);
+  if (sizes.prompt > max_prompt_bytes)
     return refuse_bytes(bytes, ErrorCode::kLimitExceeded,
-                        too_large(bytes.size(), max_prompt_bytes));
+                        too_large(sizes.prompt, max_prompt_bytes));
+  if (sizes.tenant > kMaxTenantBytes)
+    return refuse_bytes(bytes, ErrorCode::kLimitExceeded,
+                        "tenant has " + std::to_string(sizes.tenant) + " bytes, the limit is " +
+                            std::to_string(kMaxTenantBytes));
+  if (sizes.beside > kMaxBesidePromptBytes)
+    return refuse_bytes(bytes, ErrorCode::kLimitExceeded,
+                        "the message has " + std::to_string(sizes.beside) +
+                            " bytes or more beside its prompt (sampling, names, unknown fields), "
+                            "the limit is " +
+                            std::to_string(kMaxBesidePromptBytes));
+  if (const size_t limit = max_client_message_bytes(max_prompt_bytes); bytes.size() > limit)
+    return refuse_bytes(bytes, ErrorCode::kLimitExceeded,
+                        "the message has more than " + std::to_string(limit) + " bytes");
   Arena arena;
   auto* message = Arena::CreateMessage<v1::ClientMessage>(&arena);
   if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <exception>
 #include <optional>
@@ -11,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/bytes_held.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/codec_api.h"
@@ -23,9 +25,13 @@ namespace tailor::comm {
 namespace {
 
 constexpr size_t kMaxLinks = 4096;  // control connections remembered
-constexpr size_t kMaxControlMessageBytes = 256u << 20;
-constexpr int kMessagesPerTurn = 256;    // read from one socket before the others get their turn
-constexpr int kClientPipeMessages = 64;  // per client and direction inside ZeroMQ
+constexpr size_t kMaxControlMessageBytes = 64u << 20;
+constexpr int kControlPipeMessages = 1024;          // per link inside ZeroMQ, towards us,
+constexpr int kControlPipeCommands = 1 << 16;       // and from us
+constexpr int kMessagesPerTurn = 256;               // read from the control link in one turn,
+constexpr Duration kClientTurn = milliseconds(10);  // and for so long from the clients
+// Per client inside ZeroMQ: towards us few, for each may be as long as max_message_bytes.
+constexpr int kClientPipeMessagesIn = 4, kClientPipeMessagesOut = 64;
 constexpr size_t kMaxUnsentMessages =
     4096;  // per client beside ZeroMQ's; above it the client is gone
 constexpr size_t kMaxUnsentBytes = 64u << 20;
@@ -37,10 +43,33 @@ constexpr int kIdleMs = 500;             // says again that all clients have bee
 constexpr Duration kPause = seconds(1);  // longer between two looks: nobody could be heard
 constexpr Duration kComeBackLater = seconds(5);
 
+size_t held(const FromClient& input) { return sizeof input + api::bytes_held(input.message); }
+size_t held(const FromWorker& input) {
+  const auto* report = std::get_if<StepReport>(&input.report);
+  return sizeof input + (report == nullptr ? 0 : bytes_held(*report));
+}
+size_t held(const ToClient& output) { return sizeof output + api::bytes_held(output.events); }
+size_t held(const ToWorker& output) {
+  const auto* dispatch = std::get_if<Dispatch>(&output.command);
+  return sizeof output + (dispatch == nullptr ? 0 : bytes_held(*dispatch));
+}
+size_t held(const ToPredictor& output) { return sizeof output + output.question.prompt.size(); }
+template <class Small>
+size_t held(const Small& value) {
+  return sizeof value;
+}
+template <class Variant>
+size_t weigh(const Variant& value) {
+  return std::visit([](const auto& one) { return held(one); }, value);
+}
+
 class CoordinatorIoThread final : public CoordinatorIo {
  public:
   explicit CoordinatorIoThread(const CoordinatorIoOptions& options)
-      : options_(options), inbox_(options.inbox_capacity), outbound_(1) {}
+      : options_(options),
+        keep_bytes_(max_client_message_bytes(options.max_prompt_bytes) + 1),
+        inbox_(options.inbox_capacity, options.inbox_bytes, weigh<CoordinatorInput>),
+        outbound_(1, SIZE_MAX, weigh<CoordinatorOutput>) {}
 
   ~CoordinatorIoThread() override {
     outbound_.close();
@@ -55,8 +84,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
     api_.set(ZMQ_ROUTER_HANDOVER,
              1);  // a client that set its own identity takes it along when it reconnects
     api_.set_int64(ZMQ_MAXMSGSIZE, static_cast<int64_t>(options_.max_message_bytes));
-    api_.set(ZMQ_SNDHWM, kClientPipeMessages);
-    api_.set(ZMQ_RCVHWM, kClientPipeMessages);
+    api_.set(ZMQ_SNDHWM, kClientPipeMessagesOut);
+    api_.set(ZMQ_RCVHWM, kClientPipeMessagesIn);
     api_.set(ZMQ_LINGER, 500);
     api_.set(ZMQ_HEARTBEAT_IVL, 5000);
     api_.set(ZMQ_HEARTBEAT_TIMEOUT, 15000);
@@ -66,8 +95,8 @@ class CoordinatorIoThread final : public CoordinatorIo {
     TAILOR_ASSIGN(control_, ZmqSocket::open(context_, ZMQ_ROUTER));
     control_.set(ZMQ_ROUTER_MANDATORY, 1);
     control_.set_int64(ZMQ_MAXMSGSIZE, kMaxControlMessageBytes);
-    control_.set(ZMQ_SNDHWM, 0);  // bounded by dispatched requests
-    control_.set(ZMQ_RCVHWM, 0);  // bounded by the leaders' own backlog
+    control_.set(ZMQ_SNDHWM, kControlPipeCommands);
+    control_.set(ZMQ_RCVHWM, kControlPipeMessages);
     control_.set(ZMQ_LINGER, 500);
     control_.set(ZMQ_HEARTBEAT_IVL, 1000);
     control_.set(ZMQ_HEARTBEAT_TIMEOUT, 5000);
@@ -80,6 +109,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   Mailbox<CoordinatorInput>& inbox() override { return inbox_; }
   Time clients_heard_until() const override { return heard_until_.load(); }
   void send(CoordinatorOutput output) override { outbound_.push_always(std::move(output)); }
+  size_t outbound_bytes() const override { return outbound_.bytes(); }
   const std::string& api_endpoint() const override { return api_endpoint_; }
   const std::string& control_endpoint() const override { return control_endpoint_; }
   const CoordinatorIoCounters& counters() const override { return counters_; }
@@ -104,10 +134,12 @@ class CoordinatorIoThread final : public CoordinatorIo {
   // One wait and what it brought. False when the owner has closed the outbound mailbox.
   bool turn() {
     const bool reading = !held_ && inbox_.has_room();
-    zmq_pollitem_t items[3] = {{control_.get(), 0, ZMQ_POLLIN, 0},
+    const bool reading_control = inbox_.bytes() < options_.max_inbox_bytes;
+    const short control_interest = reading_control ? ZMQ_POLLIN : 0;
+    zmq_pollitem_t items[3] = {{control_.get(), 0, control_interest, 0},
                                {nullptr, outbound_.fd(), ZMQ_POLLIN, 0},
                                {api_.get(), 0, ZMQ_POLLIN, 0}};
-    const bool retry_soon = !reading || !waiting_clients_.empty();
+    const bool retry_soon = !reading || !reading_control || !waiting_clients_.empty();
     const Time before = now();
     zmq_poll(items, reading ? 3 : 2, retry_soon ? kRetryMs : kIdleMs);
     if (const Duration waited = now() - before; waited > milliseconds(kIdleMs) + kPause)
@@ -137,24 +169,24 @@ class CoordinatorIoThread final : public CoordinatorIo {
   // -----------------------------------------------------------------------------------------
 
   void read_clients() {
-    for (int i = 0; i < kMessagesPerTurn && !held_ && inbox_.has_room(); ++i) {
-      size_t count = 0;
+    const Time until = now() + kClientTurn;
+    do {
+      ZmqSocket::Received received;
       const Time at = now();
-      if (!api_.receive(frames_, &count)) {
+      if (!api_.receive(frames_, received, keep_bytes_)) {
         heard_until_ = at;
         return;
       }
-      take_client_message(count);
-    }
+      take_client_message(received);
+    } while (!held_ && inbox_.has_room() && now() < until);
   }
 
-  void take_client_message(size_t frame_count) {
+  void take_client_message(const ZmqSocket::Received& received) {
     counters_.client_messages.add();
-    for (const auto& frame : frames_)
-      counters_.client_bytes_in.add(static_cast<int64_t>(frame.size()));
+    counters_.client_bytes_in.add(static_cast<int64_t>(received.bytes));
     // DEALER: [identity][payload]. REQ: [identity][][payload].
-    const bool delimiter = frame_count == 3 && frames_[1].empty();
-    if (frame_count != 2 && !delimiter) {
+    const bool delimiter = received.frames == 3 && frames_[1].empty();
+    if (received.frames != 2 && !delimiter) {
       counters_.client_bad_messages.add();
       return;
     }
@@ -232,6 +264,11 @@ class CoordinatorIoThread final : public CoordinatorIo {
       return;
     }
     std::string bytes = encode(output.events);
+    if (bytes.empty()) {  // sessions bound what goes into a message, so a defect: but its own only
+      LOG_ERROR("client {} is given up: {} events are no message", client->id.value,
+                output.events.size());
+      return lose(*client);
+    }
     if (client->unsent.empty()) {
       switch (put_on_wire(client->identity, client->delimiter, bytes)) {
         case SendStatus::kSent:
@@ -293,7 +330,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   // -----------------------------------------------------------------------------------------
 
   void read_control() {
-    for (int i = 0; i < kMessagesPerTurn; ++i) {
+    for (int i = 0; i < kMessagesPerTurn && inbox_.bytes() < options_.max_inbox_bytes; ++i) {
       size_t count = 0;
       if (!control_.receive(frames_, &count)) return;
       counters_.worker_messages.add();
@@ -335,7 +372,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     Links::Peer* link = links_.find(output.link);
     // Bounded by the questions that main lets be open.
     if (link != nullptr &&
-        control_.send({link->identity, encode(output.question)}) != SendStatus::kUnreachable)
+        control_.send({link->identity, encode(output.question)}) == SendStatus::kSent)
       return;
     if (link != nullptr) links_.erase(output.link);
     inbox_.push_always(PredictorGone{output.link});  // bounded likewise
@@ -347,12 +384,13 @@ class CoordinatorIoThread final : public CoordinatorIo {
     const std::string bytes =
         encode(CommandEnvelope{output.sequence, output.epoch, std::move(output.command)});
     // A lost worker is noticed by its missing heartbeats; what cannot be sent to it is lost with
-    // it.
-    if (control_.send({link->identity, bytes}) == SendStatus::kUnreachable)
-      links_.erase(output.link);
+    // it. One that has left so many commands unread is lost too: under a new number its heartbeats
+    // are a stranger's.
+    if (control_.send({link->identity, bytes}) != SendStatus::kSent) links_.erase(output.link);
   }
 
   const CoordinatorIoOptions options_;
+  const size_t keep_bytes_;                      // of a client's message
   std::string api_endpoint_, control_endpoint_;  // constant after open()
 
   // Shared, guarded by themselves.

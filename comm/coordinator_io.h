@@ -5,11 +5,12 @@
 //   main ── send() ──►  outbound mailbox ──► io thread ──► clients and leaders
 //   main ◄── inbox() ◄─ inbound mailbox  ◄── io thread ◄── clients and leaders
 //
-// When the inbox has no room the io thread stops reading the public socket (clients feel
-// back-pressure through ZeroMQ); the control link is always read, because reports are never
-// dropped. Malformed, oversized or unknown client messages are answered with Rejected{Protocol |
-// LimitExceeded} where a request id can be read, else dropped and counted; nothing a client sends
-// can stop the thread.
+// The control link comes first: clients get at most kClientTurn of each turn and wait where it has
+// more to read. When the inbox has no room (messages or bytes) the io thread stops reading the
+// public socket (clients feel back-pressure through ZeroMQ); when it holds max_inbox_bytes, the
+// control link too (leaders then stop planning), because reports are never dropped. Malformed,
+// oversized or unknown client messages are answered with Rejected{Protocol | LimitExceeded} where a
+// request id can be read, else dropped and counted; nothing a client sends can stop the thread.
 #pragma once
 
 #include <cstdint>
@@ -77,8 +78,10 @@ using CoordinatorOutput = std::variant<ToClient, ToWorker, ToPredictor, ForgetCl
 
 struct CoordinatorIoOptions {
   std::string api_endpoint = "tcp://127.0.0.1:5555";
-  std::string control_endpoint;  ///< e.g. tcp://127.0.0.1:*; the bound one is control_endpoint()
-  size_t inbox_capacity = 4096;  ///< messages
+  std::string control_endpoint;    ///< e.g. tcp://127.0.0.1:*; the bound one is control_endpoint()
+  size_t inbox_capacity = 4096;    ///< messages,
+  size_t inbox_bytes = 64u << 20;  ///< and the memory they hold; above it no client is read,
+  size_t max_inbox_bytes = 256u << 20;   ///< and above this no leader either
   size_t max_message_bytes = 64u << 20;  ///< larger ones close their connection
   size_t max_prompt_bytes = 4u << 20;    ///< larger ones are answered LimitExceeded
   size_t max_clients = 4096;
@@ -105,6 +108,8 @@ class CoordinatorIo {
   /// Any thread; never blocks, never refuses: output is bounded by clients' credit and by
   /// dispatched requests.
   virtual void send(CoordinatorOutput output) = 0;
+  /// What send() was given and the thread has not taken yet. Any thread.
+  virtual size_t outbound_bytes() const = 0;
   virtual const std::string& api_endpoint() const = 0;      ///< as bound (a wildcard port resolved)
   virtual const std::string& control_endpoint() const = 0;  ///< as bound
   virtual const CoordinatorIoCounters& counters() const = 0;

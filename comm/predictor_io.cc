@@ -28,7 +28,8 @@ class PredictorIoThread final : public PredictorIo {
   explicit PredictorIoThread(const PredictorIoOptions& options)
       : options_(options),
         hello_(encode(PredictorReport(options.hello))),
-        inbox_(options.inbox_capacity),
+        inbox_(options.inbox_capacity, options.inbox_bytes,
+               [](const Predict& question) { return sizeof question + question.prompt.size(); }),
         outbound_(1) {}
 
   ~PredictorIoThread() override {

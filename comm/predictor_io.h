@@ -17,7 +17,7 @@ struct PredictorIoOptions {
   std::string control_endpoint;  ///< the coordinator's
   PredictorHello hello;
   /// Questions that may wait for main; more are dropped (counted): they would be late anyway.
-  size_t inbox_capacity = 8192;
+  size_t inbox_capacity = 8192, inbox_bytes = 64u << 20;
   Duration hello_every = seconds(1);
 };
 

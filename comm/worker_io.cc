@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/bytes_held.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/codec_control.h"
@@ -21,15 +22,25 @@ namespace {
 constexpr Duration kHelloAgain = seconds(2);
 constexpr Duration kFlushLimit = seconds(1);
 constexpr int kFlushPollMs = 50;
+constexpr int kPipeCommands = 1024;  // inside ZeroMQ, before the inbox
 constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
 
 struct RingBell {};
 using Outgoing = std::variant<WorkerReport, RingBell>;
 
+size_t held(const WorkerInput& input) {
+  const auto* command = std::get_if<FromCoordinator>(&input);
+  const auto* dispatch = command ? std::get_if<Dispatch>(&command->command) : nullptr;
+  return sizeof input + (dispatch == nullptr ? 0 : bytes_held(*dispatch));
+}
+
 class WorkerIoThread final : public WorkerIo {
  public:
   WorkerIoThread(const WorkerIoOptions& options, const Progress& progress)
-      : options_(options), progress_(progress), inbox_(options.inbox_capacity), outbound_(1) {}
+      : options_(options),
+        progress_(progress),
+        inbox_(options.inbox_capacity, options.inbox_bytes, held),
+        outbound_(1) {}
 
   ~WorkerIoThread() override {
     outbound_.close();
@@ -44,7 +55,7 @@ class WorkerIoThread final : public WorkerIo {
     control_.set(ZMQ_IMMEDIATE,
                  1);  // what a broken connection held dies with it: a new one begins with Hello
     control_.set(ZMQ_SNDHWM, 64);  // small: what waits shows in backlog()
-    control_.set(ZMQ_RCVHWM, 0);   // bounded by dispatched requests
+    control_.set(ZMQ_RCVHWM, kPipeCommands);
     control_.set(ZMQ_HEARTBEAT_IVL, 1000);
     control_.set(ZMQ_HEARTBEAT_TIMEOUT, 5000);
     control_.set(ZMQ_RECONNECT_IVL, 100);
@@ -132,7 +143,8 @@ class WorkerIoThread final : public WorkerIo {
   }
 
   short control_interest() const {
-    return connected_ && !unsent_.empty() ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;
+    const short reading = inbox_.has_room() ? ZMQ_POLLIN : 0;  // looked at again with each beat
+    return connected_ && !unsent_.empty() ? reading | ZMQ_POLLOUT : reading;
   }
 
   long poll_ms() const {
@@ -207,7 +219,7 @@ class WorkerIoThread final : public WorkerIo {
   void read_commands() {
     std::vector<std::string> frames;
     size_t count = 0;
-    while (control_.receive(frames, &count)) {
+    while (inbox_.has_room() && control_.receive(frames, &count)) {
       auto envelope = decode_command(frames.front());
       if (count != 1 || !envelope) {
         if (!std::exchange(complained_, true))
@@ -233,7 +245,7 @@ class WorkerIoThread final : public WorkerIo {
       }
     }
     inbox_.push_always(FromCoordinator{
-        envelope.sequence, std::move(envelope.command)});  // bounded: dispatched requests
+        envelope.sequence, std::move(envelope.command)});  // read only while there is room
   }
 
   // ---- heartbeat

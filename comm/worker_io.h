@@ -34,7 +34,8 @@ struct WorkerIoOptions {
   uint32_t tp_size = 1;
   std::string doorbell_bind = "tcp://127.0.0.1:*";  ///< leader: where followers connect
   std::string doorbell_endpoint;                    ///< follower: the leader's bound doorbell
-  size_t inbox_capacity = 4096;
+  /// Commands that wait for main, and the memory they hold; above either no more are read.
+  size_t inbox_capacity = 4096, inbox_bytes = 256u << 20;
   Duration heartbeat_every = milliseconds(100);
   Duration coordinator_lost_after = seconds(20);
 };

@@ -2,7 +2,9 @@
 
 #include <zmq.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -103,8 +105,15 @@ std::string ZmqSocket::last_endpoint() const {
 }
 
 bool ZmqSocket::receive(std::vector<std::string>& frames, size_t* frame_count) {
+  Received received;
+  const bool any = receive(frames, received, SIZE_MAX);
+  if (frame_count != nullptr) *frame_count = received.frames;
+  return any;
+}
+
+bool ZmqSocket::receive(std::vector<std::string>& frames, Received& received, size_t keep_bytes) {
   frames.clear();
-  size_t count = 0;
+  received = {};
   zmq_msg_t part;
   zmq_msg_init(&part);
   bool more = true;
@@ -116,12 +125,14 @@ bool ZmqSocket::receive(std::vector<std::string>& frames, size_t* frame_count) {
       break;
     }
     more = zmq_msg_more(&part) != 0;
-    if (count++ < kMaxFrames)
-      frames.emplace_back(static_cast<const char*>(zmq_msg_data(&part)), zmq_msg_size(&part));
+    const size_t size = zmq_msg_size(&part);
+    received.bytes += size;
+    if (received.frames++ < kMaxFrames)
+      frames.emplace_back(static_cast<const char*>(zmq_msg_data(&part)),
+                          std::min(size, keep_bytes));
   }
   zmq_msg_close(&part);
-  if (frame_count != nullptr) *frame_count = count;
-  return count > 0;
+  return received.frames > 0;
 }
 
 SendStatus ZmqSocket::send(std::initializer_list<std::string_view> frames) {

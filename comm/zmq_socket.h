@@ -55,6 +55,14 @@ class ZmqSocket {
   /// One whole message; false when none is there. At most `kMaxFrames` frames are kept,
   /// `frame_count` tells all.
   bool receive(std::vector<std::string>& frames, size_t* frame_count = nullptr);
+  /// What came, kept or not.
+  struct Received {
+    size_t frames = 0;
+    size_t bytes = 0;
+  };
+  /// The same, but of a frame longer than `keep_bytes` only its beginning is copied: what is too
+  /// large to be taken costs nothing.
+  bool receive(std::vector<std::string>& frames, Received& received, size_t keep_bytes);
   /// One whole message or nothing of it.
   SendStatus send(std::initializer_list<std::string_view> frames);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/bytes_held.h"
 #include "base/check.h"
 
 namespace tailor::coordinator {
@@ -35,6 +36,7 @@ void ClientSessions::unreachable(ClientId id) {
   if (it == clients_.end()) return;
   it->second.reachable = false;
   it->second.posted.clear();
+  it->second.posted_bytes = 0;
 }
 
 void ClientSessions::attach(ClientId id, RequestId request, bool detached, StreamCursor cursor) {
@@ -66,15 +68,27 @@ void ClientSessions::attach(ClientId id, RequestId request, bool detached, Strea
 }
 
 void ClientSessions::post(ClientId id, api::ServerEvent event) {
+  const size_t bytes = api::bytes_held(event);
+  put(id, std::move(event), bytes);
+}
+
+void ClientSessions::post_accepted(ClientId id, RequestId request) {
+  put(id, request, sizeof(Posted));
+}
+
+void ClientSessions::put(ClientId id, Posted posted, size_t bytes) {
   const auto it = clients_.find(id);
   if (it == clients_.end() || !it->second.reachable || it->second.overflowed) return;
   Client& client = it->second;
-  if (client.posted.size() >= options_.max_posted) {
+  if (client.posted.size() >= options_.max_posted ||
+      client.posted_bytes >= options_.max_posted_bytes) {
     client.overflowed = true;
     client.posted.clear();
+    client.posted_bytes = 0;
     return;
   }
-  client.posted.push_back(std::move(event));
+  client.posted.push_back(std::move(posted));
+  client.posted_bytes += bytes;
   list(id, client);
 }
 
@@ -115,8 +129,7 @@ std::vector<ClientSessions::Message> ClientSessions::flush() {
     client.listed = false;
     if (client.credit == 0 || !client.reachable || client.overflowed)
       continue;  // grant() lists it again
-    Message message{id, std::move(client.posted)};
-    client.posted.clear();
+    Message message{id, {}};
     const bool more = tell(client, message);
     if (!message.events.empty()) {
       --client.credit;
@@ -128,9 +141,30 @@ std::vector<ClientSessions::Message> ClientSessions::flush() {
   return messages;
 }
 
-/// Adds the chunks and ends of the client's dirty requests; true when some did not find room.
+/// Adds what was posted, as much as finds room; the bytes of it.
+size_t ClientSessions::tell_posted(Client& client, Message& message) const {
+  size_t taken = 0;
+  for (; !client.posted.empty() && taken < options_.max_message_bytes; client.posted.pop_front()) {
+    if (auto* event = std::get_if<api::ServerEvent>(&client.posted.front())) {
+      client.posted_bytes -= api::bytes_held(*event);
+      message.events.push_back(std::move(*event));
+    } else {
+      client.posted_bytes -= sizeof(Posted);
+      const RequestId request = std::get<RequestId>(client.posted.front());
+      if (!streams_.contains(request)) continue;  // forgotten since: it is told so below
+      message.events.emplace_back(streams_.accepted(request));
+    }
+    taken += api::bytes_held(message.events.back());
+  }
+  return taken;
+}
+
+/// Adds what was posted, then the chunks and ends of the client's dirty requests; true when some
+/// did not find room.
 bool ClientSessions::tell(Client& client, Message& message) {
-  size_t room = options_.max_message_bytes;
+  const size_t posted = tell_posted(client, message);
+  if (!client.posted.empty()) return true;
+  size_t room = options_.max_message_bytes - std::min(options_.max_message_bytes, posted);
   size_t done = 0;
   std::vector<RequestId> ended;
   for (; done < client.dirty.size() && room > 0; ++done) {
@@ -199,6 +233,12 @@ void ClientSessions::check_integrity() const {
   for (const auto& [id, client] : clients_) {
     attached += client.requests.size();
     TAILOR_CHECK(client.posted.size() <= options_.max_posted, "bounded");
+    size_t posted_bytes = 0;
+    for (const Posted& posted : client.posted) {
+      const auto* event = std::get_if<api::ServerEvent>(&posted);
+      posted_bytes += event == nullptr ? sizeof(Posted) : api::bytes_held(*event);
+    }
+    TAILOR_CHECK(posted_bytes == client.posted_bytes, "posted bytes are counted");
     for (size_t i = 0; i < client.requests.size(); ++i) {
       const RequestId request = client.requests[i];
       const Reader& reader = readers_.at(request);

@@ -10,8 +10,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <unordered_map>
+#include <variant>
 #include <vector>
 
 #include "base/api.h"
@@ -25,8 +27,8 @@ struct ClientSessionsOptions {
   Duration lease = seconds(10);
   uint32_t initial_credit = 16;  ///< messages a client gets before it has granted any
   uint32_t max_credit = 1u << 20;
-  size_t max_posted =
-      16'384;  ///< events waiting for a client's credit; one that lets more pile up is gone
+  size_t max_posted = 16'384;  ///< events waiting for a client's credit, beside the answers,
+  size_t max_posted_bytes = 1u << 20;   ///< with so many bytes; one that lets more pile up is gone
   size_t max_message_bytes = 1u << 20;  ///< about; the rest goes into the next message
 };
 
@@ -48,6 +50,9 @@ class ClientSessions {
   void attach(ClientId client, RequestId request, bool detached, StreamCursor cursor);
   /// Says one thing that is not part of a stream, in order. Ignored for a client that is not known.
   void post(ClientId client, api::ServerEvent event);
+  /// Says that a request is accepted, in order; the words are read from its stream when they are
+  /// sent. Ignored likewise.
+  void post_accepted(ClientId client, RequestId request);
   /// The request's stream has grown or ended. Cost O(1).
   void changed(RequestId request);
 
@@ -58,6 +63,8 @@ class ClientSessions {
   /// What each client is to be sent now, at most one message each. Cost: O(clients with something
   /// new).
   std::vector<Message> flush();
+  /// The last flush left something that may be sent at once.
+  bool more() const { return !dirty_clients_.empty(); }
 
   struct Gone {
     ClientId client;
@@ -90,18 +97,23 @@ class ClientSessions {
     StreamCursor cursor;
     size_t place = 0;  // in its client's requests
   };
+  /// An event of its own, or a stream's Accepted: many of them hold no copy of their prompts.
+  using Posted = std::variant<api::ServerEvent, RequestId>;
   struct Client {
     Time heard;
     uint32_t credit = 0;
     bool reachable = true;
     bool overflowed = false;
     bool listed = false;  // in dirty_clients_
-    std::vector<api::ServerEvent> posted;
+    std::deque<Posted> posted;
+    size_t posted_bytes = 0;
     std::vector<RequestId> dirty;     // in the order in which they changed
     std::vector<RequestId> requests;  // all attached ones, unordered
   };
   void list(ClientId id, Client& client);
   void detach(RequestId request);
+  void put(ClientId id, Posted posted, size_t bytes);
+  size_t tell_posted(Client& client, Message& message) const;
   bool tell(Client& client, Message& message);
 
   const ClientSessionsOptions options_;

@@ -15,16 +15,7 @@ namespace {
 constexpr Duration kHouseEvery = milliseconds(250);
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr Duration kTokenizersBusy = seconds(1);
-
-size_t prompt_bytes(const api::Submit& submit) {
-  if (const auto* text = std::get_if<std::string>(&submit.prompt)) return text->size();
-  if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt))
-    return ids->size() * sizeof(TokenId);
-  size_t bytes = 0;
-  for (const auto& message : std::get<std::vector<api::ChatMessage>>(submit.prompt))
-    bytes += message.role.size() + message.content.size();
-  return bytes;
-}
+constexpr Duration kOutboundFull = milliseconds(5);  // then the io thread is looked at again
 
 /// In a time that does not tell where they differ.
 bool same_secret(const std::string& a, const std::string& b) {
@@ -72,8 +63,9 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
     : options_(options),
       io_(io),
       started_(now()),
-      pool_(std::move(text), options.max_context, options.tokenizer_threads,
-            options.max_tokenizing),
+      vocab_size_(text.vocab_size),
+      sampling_defaults_(text.sampling),
+      pool_(std::move(text), options.max_context, options.tokenizer_threads, options.tokenizing),
       core_(options.core),
       streams_(options.streams),
       sessions_(options.sessions, streams_),
@@ -93,7 +85,7 @@ void CoordinatorLoop::run(int stop_fd) {
     wait(stop_fd, stop_asked);
     heard_until_ = io_.clients_heard_until();
     for (auto& input : io_.inbox().drain()) std::visit([this](auto& value) { on(value); }, input);
-    for (auto& result : pool_.results().drain()) on_tokenized(std::move(result));
+    for (auto& result : pool_.take_results()) on_tokenized(std::move(result));
     if (core_.next_deadline() <= now_) tell(Tick{});
     if (now_ >= next_house_) keep_house();
     send_to_clients();
@@ -103,7 +95,7 @@ void CoordinatorLoop::run(int stop_fd) {
 
 void CoordinatorLoop::wait(int stop_fd, bool& stop) {
   pollfd fds[3] = {
-      {io_.inbox().fd(), POLLIN, 0}, {pool_.results().fd(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
+      {io_.inbox().fd(), POLLIN, 0}, {pool_.results_fd(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
   const Duration timeout = time_to_wait();
   poll(fds, 3, static_cast<int>(std::chrono::ceil<milliseconds>(timeout).count()));
   const Time before = now_;
@@ -119,6 +111,8 @@ void CoordinatorLoop::wait(int stop_fd, bool& stop) {
 }
 
 Duration CoordinatorLoop::time_to_wait() const {
+  if (sessions_.more())
+    return io_.outbound_bytes() < options_.max_outbound_bytes ? Duration{0} : kOutboundFull;
   const Time due = std::min(core_.next_deadline(), next_house_);
   return std::clamp<Duration>(due - now(), Duration{0}, kHouseEvery);
 }
@@ -138,6 +132,7 @@ void CoordinatorLoop::keep_house() {
     io_.send(comm::ForgetClient{gone.client});
     if (!words.empty()) io_.send(comm::ToClient{gone.client, std::move(words)});
   }
+  end_late_tokenizing();
   streams_.expire(now_);
   if (log_) (void)log_->flush();
 }
@@ -148,12 +143,13 @@ void CoordinatorLoop::stop() {
            links_.size());
   tell(Stop{});
   for (auto& [name, job] : tokenizing_)
-    reject(job.client, name, ErrorCode::kUnavailable, "the coordinator is stopping");
+    if (!job.over) reject(job.client, name, ErrorCode::kUnavailable, "the coordinator is stopping");
   send_to_clients();
   if (log_) (void)log_->flush();
 }
 
 void CoordinatorLoop::send_to_clients() {
+  if (io_.outbound_bytes() >= options_.max_outbound_bytes) return;
   for (auto& message : sessions_.flush())
     io_.send(comm::ToClient{message.client, std::move(message.events)});
 }
@@ -196,33 +192,57 @@ void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
                   "request_id must have 1.." + std::to_string(kMaxRequestIdBytes) +
                       " bytes, found " + std::to_string(name.size()));
   if (const auto job = tokenizing_.find(name); job != tokenizing_.end()) {
-    if (job->second.client != client)
+    if (job->second.over)
+      reject(client, name, ErrorCode::kUnavailable,
+             "this request_id was used a moment ago and its prompt is still being tokenized",
+             kTokenizersBusy);
+    else if (job->second.client != client)
       reject(client, name, ErrorCode::kInvalidArgument, "another client uses this request_id");
     return;  // said twice: one answer is on its way
   }
   if (const RequestId known = streams_.find(name); known != RequestId{0}) {
     if (live_.count(known) > 0 && streams_.owner(known) == client)
-      return sessions_.post(client, streams_.accepted(known));
+      return sessions_.post_accepted(client, known);
     return reject(client, name, ErrorCode::kInvalidArgument,
                   "this request_id is in use or was used a moment ago; Resume reads its answer");
   }
-  const size_t bytes = prompt_bytes(submit);
-  TokenizeJob job{client, std::move(submit), now_};
-  const bool room =
-      tokenizing_.empty() || tokenizing_bytes_ + bytes <= options_.max_tokenizing_bytes;
-  if (!room || !pool_.submit(std::move(job)))
+  // What is wrong is said at once: neither lists nor prompt wait for it in a queue.
+  const auto sampling = submit.sampling.resolved(sampling_defaults_);
+  if (auto valid = validate(sampling, vocab_size_); !valid)
+    return reject(client, name, valid.error().code, valid.error().message);
+  const Time deadline = submit.deadline ? now_ + *submit.deadline : Time::max();
+  if (!pool_.submit(TokenizeJob{client, std::move(submit), now_}))
     return reject(client, name, ErrorCode::kQueueFull,
-                  std::to_string(tokenizing_.size()) + " prompts wait to be tokenized",
+                  std::to_string(pool_.jobs()) + " prompts of " +
+                      std::to_string(pool_.bytes() >> 20) + " MiB wait to be tokenized",
                   kTokenizersBusy);
-  tokenizing_[name] = Tokenizing{client, bytes, false};
-  tokenizing_bytes_ += bytes;
+  tokenizing_[name] = Tokenizing{client, deadline, false};
+}
+
+/// Answers a request whose prompt nobody needs any more; the next entry.
+CoordinatorLoop::TokenizingEntry CoordinatorLoop::end_tokenizing(TokenizingEntry job,
+                                                                 ErrorCode code,
+                                                                 const std::string& message) {
+  reject(job->second.client, job->first, code, message);
+  if (pool_.withdraw(job->second.client, job->first)) return tokenizing_.erase(job);
+  job->second.over = true;
+  return std::next(job);
+}
+
+void CoordinatorLoop::end_late_tokenizing() {
+  for (auto job = tokenizing_.begin(); job != tokenizing_.end();)
+    job = job->second.over || job->second.deadline > now_
+              ? std::next(job)
+              : end_tokenizing(job, ErrorCode::kDeadlineExceeded,
+                               "the deadline passed before the prompt was tokenized");
 }
 
 void CoordinatorLoop::on_cancel(ClientId client, const api::Cancel& cancel) {
-  if (const auto job = tokenizing_.find(cancel.request_id); job != tokenizing_.end()) {
+  if (const auto job = tokenizing_.find(cancel.request_id);
+      job != tokenizing_.end() && !job->second.over) {
     if (job->second.client != client)
       return reject(client, cancel.request_id, ErrorCode::kUnauthenticated, kNotYours);
-    job->second.cancelled = true;
+    end_tokenizing(job, ErrorCode::kCancelled, "the request was cancelled");
     return;
   }
   const RequestId id = streams_.find(cancel.request_id);
@@ -240,7 +260,8 @@ bool CoordinatorLoop::owns(ClientId client, RequestId id, const std::string& tok
 }
 
 void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
-  if (const auto job = tokenizing_.find(resume.request_id); job != tokenizing_.end()) {
+  if (const auto job = tokenizing_.find(resume.request_id);
+      job != tokenizing_.end() && !job->second.over) {
     if (job->second.client != client)
       reject(client, resume.request_id, ErrorCode::kUnauthenticated, kNotYours);
     return;  // it hears from the first token on
@@ -253,7 +274,7 @@ void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
   streams_.set_owner(id, client);
   const auto live = live_.find(id);
   const bool detached = live == live_.end() || live->second.detached;
-  sessions_.post(client, streams_.accepted(id));  // the first one may have been lost
+  sessions_.post_accepted(client, id);  // the first one may have been lost
   sessions_.attach(client, id, detached, streams_.cursor(id, resume.from_token));
 }
 
@@ -263,13 +284,17 @@ void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
   TAILOR_CHECK(job != tokenizing_.end(), "what comes back from the pool was sent there");
   const Tokenizing state = job->second;
   tokenizing_.erase(job);
-  tokenizing_bytes_ -= state.bytes;
-  if (state.cancelled)
-    return reject(state.client, name, ErrorCode::kCancelled, "the request was cancelled");
+  if (state.over) return;
   if (!result.prepared)
     return reject(state.client, name, result.prepared.error().code,
                   result.prepared.error().message);
   if (!sessions_.known(state.client) && !result.submit.detach) return;  // gone while we worked
+  if (streams_.live_bytes() >= options_.max_live_bytes)
+    return reject(state.client, name, ErrorCode::kQueueFull,
+                  "the prompts and answers of " + std::to_string(live_.size()) +
+                      " live requests hold " + std::to_string(streams_.live_bytes() >> 20) +
+                      " MiB, the limit is " + std::to_string(options_.max_live_bytes >> 20),
+                  kTokenizersBusy);
 
   Arrived arrived;
   arrived.id = RequestId{++last_id_.value};
@@ -484,8 +509,8 @@ void CoordinatorLoop::execute(const AcceptCommand& command) {
   const auto& sampling = live.request.sampling;
   api::Accepted accepted{std::move(a.submit.request_id), std::move(a.prompt.tokens), sampling.seed,
                          static_cast<uint32_t>(sampling.max_tokens), options_.new_token()};
-  sessions_.post(a.client, accepted);
   streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted), a.client);
+  sessions_.post_accepted(a.client, command.id);
   if (sessions_.known(a.client))
     sessions_.attach(a.client, command.id, live.detached, streams_.cursor(command.id, {}));
   const auto max_tokens = static_cast<uint32_t>(live.request.sampling.max_tokens);

@@ -42,10 +42,13 @@ struct CoordinatorOptions {
   /// Told of each lost replica, so that whoever started it ends what may be left of it: a stopped
   /// process cannot read the Shutdown that it is sent. Must not block.
   std::function<void(const ReplicaInfo& info)> on_lost;
-  uint32_t tokenizer_threads = 1;
-  size_t max_tokenizing = 4096;  ///< submitted requests whose prompt is not tokenized yet,
-  size_t max_tokenizing_bytes = 256u << 20;  ///< and the bytes of those prompts
-  uint32_t max_context = 0;                  ///< of the model: prompt and answer together
+  uint32_t tokenizer_threads = 2;
+  TokenizerLimits tokenizing;          ///< submitted requests whose prompt is not tokenized yet
+  size_t max_live_bytes = 512u << 20;  ///< held by live requests' prompts and answers: above it no
+                                       ///< further request is accepted
+  size_t max_outbound_bytes = 64u << 20;  ///< on their way to the io thread: above it the clients'
+                                          ///< messages wait
+  uint32_t max_context = 0;               ///< of the model: prompt and answer together
   std::string model_name;
   std::string version;
   std::vector<api::EndToken> end_tokens;  ///< for the status
@@ -89,9 +92,10 @@ class CoordinatorLoop {
   /// Submitted, its prompt not tokenized yet.
   struct Tokenizing {
     ClientId client;
-    size_t bytes = 0;
-    bool cancelled = false;
+    Time deadline;
+    bool over = false;  // answered: what comes back is dropped
   };
+  using TokenizingEntry = std::unordered_map<std::string, Tokenizing>::iterator;
 
   CoordinatorLoop(const CoordinatorOptions& options, comm::CoordinatorIo& io, PromptText text);
 
@@ -113,6 +117,8 @@ class CoordinatorLoop {
   /// Whether it is the client's request: it submitted it, or resumed it last, or knows its token.
   bool owns(ClientId client, RequestId id, const std::string& token) const;
   void on_tokenized(TokenizeResult&& result);
+  TokenizingEntry end_tokenizing(TokenizingEntry job, ErrorCode code, const std::string& message);
+  void end_late_tokenizing();
   void reject(ClientId client, std::string request_id, ErrorCode code, std::string message,
               Duration retry_after = {});
 
@@ -145,6 +151,8 @@ class CoordinatorLoop {
   const CoordinatorOptions options_;
   comm::CoordinatorIo& io_;
   const Time started_;
+  const int64_t vocab_size_;
+  const SamplingDefaults sampling_defaults_;
   TokenizerPool pool_;
   SchedulerCore core_;
   StreamStore streams_;
@@ -162,7 +170,6 @@ class CoordinatorLoop {
   bool absence_told_ = false;  // that there is no predictor though the policy would use one
   std::unordered_map<RequestId, Live> live_;
   std::unordered_map<std::string, Tokenizing> tokenizing_;  // by the client's name for it
-  size_t tokenizing_bytes_ = 0;
   uint64_t preemptions_ = 0, replicas_lost_ = 0, replicas_refused_ = 0, worker_complaints_ = 0;
 
   // During tell() only; reused.

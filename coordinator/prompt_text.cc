@@ -7,13 +7,23 @@
 namespace tailor::coordinator {
 namespace {
 
+/// A normalizer that composes characters (NFC) makes at most so many bytes one.
+constexpr size_t kComposedBytes = 3;
+
+/// Text of more bytes cannot fit the context, whatever it says.
+size_t most_bytes(const PromptText& text, uint32_t max_context) {
+  return text.longest_token_bytes == 0 ? SIZE_MAX
+                                       : kComposedBytes * text.longest_token_bytes * max_context;
+}
+
 text::ChatMessages role_and_content(const std::vector<api::ChatMessage>& messages) {
   text::ChatMessages pairs;
   for (const auto& message : messages) pairs.emplace_back(message.role, message.content);
   return pairs;
 }
 
-Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Submit& submit) {
+Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, uint32_t max_context,
+                                           const api::Submit& submit) {
   if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt)) {
     for (size_t i = 0; i < ids->size(); ++i)
       if ((*ids)[i] < 0 || (*ids)[i] >= text.vocab_size)
@@ -28,6 +38,11 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
                 "this model has no tokenizer; send token ids instead of text");
   if (const auto* written = std::get_if<std::string>(&submit.prompt)) {
     if (written->empty()) return std::vector<TokenId>{};
+    if (written->size() > most_bytes(text, max_context))
+      return fail(ErrorCode::kLimitExceeded, "the prompt has " + std::to_string(written->size()) +
+                                                 " bytes, more than " +
+                                                 std::to_string(max_context) +
+                                                 " tokens (prompt and answer together) can hold");
     if (submit.parse_special_tokens.value_or(true))
       return text.tokenizer->encode(*written, submit.add_special_tokens);
     TAILOR_ASSIGN(const std::string guarded, text.tokenizer->guard(*written));
@@ -41,7 +56,8 @@ Result<std::vector<TokenId>> prompt_tokens(const PromptText& text, const api::Su
                     "; send text or token ids instead of messages");
   // The template writes its own special tokens, so none are added.
   return text::encode_chat(*text.tokenizer, *text.chat_template, role_and_content(messages),
-                           submit.parse_special_tokens.value_or(false));
+                           submit.parse_special_tokens.value_or(false),
+                           most_bytes(text, max_context));
 }
 
 /// The largest `at` not above this one where a character of UTF-8 begins.
@@ -51,6 +67,14 @@ size_t character_start(const std::string& text, size_t at) {
 }
 
 }  // namespace
+
+PromptText with_longest_token(PromptText text) {
+  text.longest_token_bytes = 0;
+  for (TokenId id = 0; text.tokenizer && id < text.tokenizer->vocab_size(); ++id)
+    text.longest_token_bytes =
+        std::max(text.longest_token_bytes, text.tokenizer->token_bytes(id).size());
+  return text;
+}
 
 std::string predictor_words(const api::Submit& submit) {
   std::string words;
@@ -73,7 +97,7 @@ Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_conte
   PreparedPrompt prepared;
   prepared.sampling = submit.sampling.resolved(text.sampling);
   TAILOR_TRY(validate(prepared.sampling, text.vocab_size));
-  TAILOR_ASSIGN(prepared.tokens, prompt_tokens(text, submit));
+  TAILOR_ASSIGN(prepared.tokens, prompt_tokens(text, max_context, submit));
   if (prepared.tokens.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   if (prepared.tokens.size() >= max_context)
     return fail(ErrorCode::kLimitExceeded, "the prompt has " +

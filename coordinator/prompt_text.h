@@ -22,7 +22,12 @@ struct PromptText {
   std::string no_chat;                                      ///< then: why, for clients
   int64_t vocab_size = 0;     ///< of the model's output: bounds token ids
   SamplingDefaults sampling;  ///< where the client says nothing
+  /// with_longest_token(); 0: no prompt is refused by its bytes alone.
+  size_t longest_token_bytes = 0;
 };
+
+/// `text`, with the bytes of its longest token looked up. Cost: linear in the vocabulary.
+PromptText with_longest_token(PromptText text);
 
 struct PreparedPrompt {
   std::vector<TokenId> tokens;
@@ -40,10 +45,10 @@ inline constexpr size_t kPredictorHeadBytes = 12u << 10, kPredictorTailBytes = 4
 std::string predictor_words(const api::Submit& submit);
 
 /// Renders, tokenizes and checks. `max_context` = prompt and answer together.
-/// Errors: InvalidArgument (a sampling field, an empty or too long prompt, no chat template, a
-/// token id outside the vocabulary, text that is not UTF-8); the message names what was found and
-/// what is possible. Cost: linear in the prompt; megabytes take a second, so never on the main
-/// thread.
+/// Errors: InvalidArgument (a sampling field, an empty prompt, no chat template, a token id outside
+/// the vocabulary, text that is not UTF-8), LimitExceeded (longer than the context; text that its
+/// bytes alone show to be is not tokenized); the message names what was found and what is possible.
+/// Cost: linear in the prompt; megabytes take seconds, so never on the main thread.
 Result<PreparedPrompt> prepare_prompt(const PromptText& text, uint32_t max_context,
                                       const api::Submit& submit);
 

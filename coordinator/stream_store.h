@@ -83,6 +83,7 @@ class StreamStore {
   size_t size() const { return streams_.size(); }
   size_t ended_count() const { return ended_.size(); }
   size_t bytes() const { return live_bytes_ + ended_bytes_; }
+  size_t live_bytes() const { return live_bytes_; }  ///< of streams that have not ended
 
   /// Aborts when the books are wrong. Cost: O(everything).
   void check_integrity() const;

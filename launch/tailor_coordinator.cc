@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -19,6 +20,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -39,7 +41,7 @@ struct Options {
   std::string model = "default", endpoint = "tcp://127.0.0.1:5555",
               control_endpoint = "tcp://127.0.0.1:*", policy = "fcfs", record, run_dir,
               chat_template, log_level = "info";
-  uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 1;
+  uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 0;
   int64_t heartbeat_timeout_ms = 2000, stuck_after_ms = 30000;
 };
 
@@ -55,8 +57,9 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--policy", o.policy, "Who runs next: fcfs, sept or tie");
   app.add_option("--queue-limit", o.queue_limit, "Waiting requests; more are answered QueueFull")
       ->check(CLI::Range(1u, 1u << 24));
-  app.add_option("--tokenizer-threads", o.tokenizer_threads, "Threads that tokenize prompts")
-      ->check(CLI::Range(1u, 256u));
+  app.add_option("--tokenizer-threads", o.tokenizer_threads,
+                 "Threads that tokenize prompts, at least 2; 0 = by the usable cores")
+      ->check(CLI::Range(0u, 256u));
   app.add_option("--record", o.record,
                  "Write the scheduler's event log there (read it with: tailor replay); one that is "
                  "there is kept as FILE.1, FILE.2, ...");
@@ -166,7 +169,9 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
   options.progress = &progress;
   if (!o.run_dir.empty())
     options.on_lost = [&o](const ReplicaInfo& lost) { tell_supervisor(o.run_dir, lost); };
-  options.tokenizer_threads = o.tokenizer_threads;
+  options.tokenizer_threads = o.tokenizer_threads > 0
+                                  ? o.tokenizer_threads
+                                  : std::clamp(std::thread::hardware_concurrency() / 4, 2u, 8u);
   options.max_context = static_cast<uint32_t>(files->config().max_position);
   options.model_name = files->config().name;
   options.version = TAILOR_VERSION;

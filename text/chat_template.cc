@@ -60,9 +60,16 @@ Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::compile(const std::str
 
 Result<std::vector<TokenId>> encode_chat(const Tokenizer& tokenizer,
                                          const ChatTemplate& chat_template,
-                                         const ChatMessages& messages, bool parse_special_tokens) {
+                                         const ChatMessages& messages, bool parse_special_tokens,
+                                         size_t max_bytes) {
+  const auto too_long = [&](const std::string& rendered) {
+    return fail(ErrorCode::kLimitExceeded, "the messages give a prompt of " +
+                                               std::to_string(rendered.size()) +
+                                               " bytes, the limit is " + std::to_string(max_bytes));
+  };
   if (parse_special_tokens) {
     TAILOR_ASSIGN(const std::string rendered, chat_template.render(messages, true));
+    if (rendered.size() > max_bytes) return too_long(rendered);
     return tokenizer.encode(rendered, false);
   }
   ChatMessages guarded;
@@ -75,6 +82,7 @@ Result<std::vector<TokenId>> encode_chat(const Tokenizer& tokenizer,
     guarded.emplace_back(std::move(*role), std::move(*content));
   }
   TAILOR_ASSIGN(const std::string rendered, chat_template.render(guarded, true));
+  if (rendered.size() > max_bytes) return too_long(rendered);
   return tokenizer.encode_guarded(rendered, false);
 }
 

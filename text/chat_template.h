@@ -6,6 +6,8 @@
 // with; what users write is only ever data to it.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -38,10 +40,11 @@ class ChatTemplate {
 /// The tokens of a chat that waits for an answer. Special tokens written in roles and contents are
 /// words unless `parse_special_tokens`: nobody ends another's turn by writing "<|im_end|>". A
 /// template that looks for such a token in a content does not find it then. Errors: render()'s and
-/// encode()'s.
+/// encode()'s; LimitExceeded (rendered, they have more than `max_bytes`, which is not tokenized).
 Result<std::vector<TokenId>> encode_chat(const Tokenizer& tokenizer,
                                          const ChatTemplate& chat_template,
-                                         const ChatMessages& messages, bool parse_special_tokens);
+                                         const ChatMessages& messages, bool parse_special_tokens,
+                                         size_t max_bytes = SIZE_MAX);
 
 /// The token that the template writes behind an answer: the end of a turn. -1 when none is
 /// special or written as a mark ("<end>").

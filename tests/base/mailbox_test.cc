@@ -4,6 +4,7 @@
 #include <poll.h>
 
 #include <memory>
+#include <string>
 #include <thread>
 
 namespace tailor {
@@ -28,6 +29,23 @@ TEST(Mailbox, ReportsAndControlAreNeverRefused) {
   Mailbox<int> box(1);
   for (int i = 0; i < 5; ++i) box.push_always(int(i));
   EXPECT_EQ(box.drain().size(), 5u);
+}
+
+TEST(Mailbox, IsFullByTheBytesItHoldsToo) {
+  Mailbox<std::string> box(100, 10, [](const std::string& text) { return text.size(); });
+  EXPECT_TRUE(box.push("123456"));
+  EXPECT_TRUE(box.has_room());
+  EXPECT_TRUE(box.push("1234567890"));  // one value may pass the bound, so any value passes
+  EXPECT_FALSE(box.has_room());
+  EXPECT_FALSE(box.push("1"));
+  box.push_always("12");
+  EXPECT_EQ(box.bytes(), 18u);
+  EXPECT_EQ(box.pop_wait(seconds(0)), "123456");
+  EXPECT_EQ(box.bytes(), 12u);
+  EXPECT_FALSE(box.push("1"));
+  EXPECT_EQ(box.drain().size(), 2u);
+  EXPECT_EQ(box.bytes(), 0u);
+  EXPECT_TRUE(box.push("1"));
 }
 
 TEST(Mailbox, FdIsReadableExactlyWhileSomethingIsInside) {

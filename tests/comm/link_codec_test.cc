@@ -228,9 +228,10 @@ TEST(LinkCodec, RequestIdMustHave1To128Bytes) {
 
 // Raw wire bytes of fields that this version's encoder never writes.
 std::string field(int number, const std::string& content) {
-  std::string out;
-  out.push_back(static_cast<char>(number << 3 | 2));
-  out.push_back(static_cast<char>(content.size()));
+  std::string out(1, static_cast<char>(number << 3 | 2));
+  size_t size = content.size();
+  for (; size >= 0x80; size >>= 7) out.push_back(static_cast<char>(size | 0x80));
+  out.push_back(static_cast<char>(size));
   return out + content;
 }
 std::string varint_field(int number, char value) { return {static_cast<char>(number << 3), value}; }
@@ -251,6 +252,55 @@ TEST(LinkCodec, AnotherProtocolVersionIsRefusedAndZeroIsOne) {
   EXPECT_EQ(bad.request_id, "r9");
   EXPECT_EQ(bad.error.code, ErrorCode::kProtocol);
   EXPECT_TRUE(decode_client_message(body, kLimit));
+}
+
+// Sizes of parts, in messages that would be many times as large once decoded.
+TEST(LinkCodec, EachPartOfASubmitHasItsOwnLimitAndIsNamed) {
+  struct Case {
+    std::string fields;  // of Submit, behind request_id and text
+    std::string words;
+  };
+  std::string empty_biases, many_messages, unknown;
+  for (int i = 0; i < 100'000; ++i) empty_biases += field(8, "");
+  for (int i = 0; i < 21'000; ++i) many_messages += field(1, "");
+  for (int i = 0; i < 40'000; ++i) unknown += varint_field(15, 1);
+  const Case cases[] = {
+      {field(8, std::string(6'000'000, 't')), "tenant has 6000000 bytes, the limit is 256"},
+      {field(8, std::string(200, 't')) + field(8, std::string(57, 't')), "tenant has 257 bytes"},
+      {field(6, empty_biases), "beside its prompt"},
+      {field(6, field(14, std::string(70'000, 's'))), "beside its prompt"},
+      {unknown, "beside its prompt"},
+      {field(13, std::string(70'000, '?')), "beside its prompt"},
+      {field(3, many_messages), "the prompt has 1092002 bytes"},
+      {field(2, std::string(kLimit, 'x')), "the prompt has 1048578 bytes"},
+  };
+  for (const Case& c : cases) {
+    const std::string bytes = field(2, field(1, "r1") + field(2, "Hi") + c.fields);
+    for (const std::string& said : {bytes, bytes.substr(0, max_client_message_bytes(kLimit) + 1)}) {
+      const auto bad = refusal(said);
+      EXPECT_TRUE(bad.answerable);
+      EXPECT_EQ(bad.request_id, "r1");
+      EXPECT_EQ(bad.error.code, ErrorCode::kLimitExceeded) << bad.error.message;
+      EXPECT_NE(bad.error.message.find(c.words), std::string::npos) << bad.error.message;
+    }
+  }
+  const auto resume = refusal(field(5, field(1, "r2") + field(2, std::string(70'000, 1))));
+  EXPECT_EQ(resume.request_id, "r2");
+  EXPECT_EQ(resume.error.code, ErrorCode::kLimitExceeded);
+}
+
+TEST(LinkCodec, TheLargestOfEveryPartPasses) {
+  api::Submit s = submit_of(std::string(kLimit, 'x'));
+  s.tenant = std::string(kMaxTenantBytes, 't');
+  s.sampling.stop.assign(16, std::string(256, 's'));
+  s.sampling.stop_token_ids.assign(64, (1 << 30) + 1);
+  for (int i = 0; i < 1024; ++i) s.sampling.logit_bias.emplace_back((1 << 30) + i, 1.f);
+  EXPECT_TRUE(decode_client_message(encode(api::ClientMessage(s)), kLimit));
+  s.prompt = std::vector<TokenId>(kLimit / 4, (1 << 30) + 1);
+  EXPECT_TRUE(decode_client_message(encode(api::ClientMessage(s)), kLimit));
+  s.prompt = std::vector<api::ChatMessage>(
+      64, {std::string(8, 'r'), std::string(kLimit / 64 - 8 - kChatMessageBytes, 'c')});
+  EXPECT_TRUE(decode_client_message(encode(api::ClientMessage(s)), kLimit));
 }
 
 TEST(LinkCodec, UnknownFieldsAreIgnored) {

@@ -204,6 +204,91 @@ TEST(CoordinatorIo, FullInboxStopsReadingClientsLosesNothingAndKeepsReadingWorke
   }
 }
 
+// What decoding it would cost: hundreds of megabytes and seconds of the thread that hears
+// heartbeats.
+TEST(CoordinatorIo, WhatIsTooLargeIsRefusedUnreadAndWorkersAreHeardBeside) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient vandal(io->api_endpoint()), worker(io->control_endpoint());
+  auto huge = submit_of("huge", "Hi");
+  huge.sampling.logit_bias.assign(1'000'000, {1, 0.f});
+  const std::string bytes = encode(api::ClientMessage(huge));
+  constexpr int kMessages = 20;
+  for (int i = 0; i < kMessages; ++i) {
+    ASSERT_TRUE(vandal.say_bytes(bytes));
+    ASSERT_TRUE(worker.say_bytes(encode(WorkerReport(Heartbeat{ReplicaId{1}, 0, 1, false}))));
+  }
+  for (int i = 0; i < kMessages; ++i) {
+    const auto rejected = hear_rejected(vandal);
+    EXPECT_EQ(rejected.request_id, "huge");
+    EXPECT_EQ(rejected.error.code, ErrorCode::kLimitExceeded);
+  }
+  for (int i = 0; i < kMessages; ++i) {
+    const auto got = in.next();
+    ASSERT_TRUE(got);
+    EXPECT_TRUE(std::holds_alternative<FromWorker>(*got));
+  }
+  EXPECT_EQ(io->counters().client_bytes_in.value() / kMessages,
+            static_cast<int64_t>(bytes.size()) + 5);  // and ZeroMQ's identity
+}
+
+TEST(CoordinatorIo, TheInboxIsBoundedInBytesForClientsAndForLeaders) {
+  auto options = loopback();
+  options.inbox_bytes = 1 << 20;
+  options.max_inbox_bytes = 2 << 20;
+  auto io = start_coordinator(options);
+  constexpr int kClients = 8, kEach = 8, kReports = 40;
+  constexpr size_t kOne = 200'000;
+  std::vector<std::unique_ptr<BareClient>> clients;
+  for (int c = 0; c < kClients; ++c) {
+    clients.push_back(std::make_unique<BareClient>(io->api_endpoint()));
+    for (int i = 0; i < kEach; ++i)
+      ASSERT_TRUE(clients.back()->say(submit_of("r", std::string(kOne, 'x'))));
+  }
+  const Time until = now() + kPatience;
+  while (io->inbox().has_room() && now() < until) std::this_thread::yield();
+  EXPECT_FALSE(io->inbox().has_room());
+  // Leaders are heard beyond that, to a limit of their own.
+  BareClient leader(io->control_endpoint());
+  StepReport report;
+  report.progress.resize(1);
+  report.progress[0].text = std::string(kOne, 'x');
+  for (int i = 0; i < kReports; ++i) ASSERT_TRUE(leader.say_bytes(encode(WorkerReport(report))));
+  while (io->inbox().bytes() < options.max_inbox_bytes && now() < until) std::this_thread::yield();
+  EXPECT_GE(io->inbox().bytes(), options.max_inbox_bytes);
+  EXPECT_LE(io->counters().client_messages.value() * static_cast<int64_t>(kOne), 3 << 19);
+  EXPECT_LE(io->counters().worker_messages.value() * static_cast<int64_t>(kOne), 3 << 19);
+  // Nothing is lost.
+  int from_clients = 0, from_leader = 0;
+  Incoming in(io->inbox());
+  while (from_clients < kClients * kEach || from_leader < kReports) {
+    const auto got = in.next();
+    ASSERT_TRUE(got) << from_clients << " " << from_leader;
+    EXPECT_LE(io->inbox().bytes(), options.max_inbox_bytes + kOne + 1000);
+    ++(std::holds_alternative<FromClient>(*got) ? from_clients : from_leader);
+  }
+}
+
+TEST(CoordinatorIo, AClientThatReadsNothingIsGivenUpAtItsLimitOfBytes) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient deaf(io->api_endpoint(), ZMQ_DEALER, /*receive_hwm=*/1);
+  ASSERT_TRUE(deaf.say(api::Credit{1}));
+  const auto got = in.next_of<FromClient>();
+  ASSERT_TRUE(got);
+  const std::string text(4 << 20, 'x');
+  constexpr int kMost = 300;  // 64 in ZeroMQ's pipe, 64 MiB beside it, the sockets' buffers
+  int sent = 0;
+  for (; sent < kMost && io->inbox().size() == 0; ++sent) {
+    io->send(ToClient{got->client, {chunk_of("x", 0, text)}});
+    while (io->outbound_bytes() > 0) std::this_thread::yield();
+  }
+  EXPECT_LT(sent, kMost);
+  const auto gone = in.next_of<ClientGone>();
+  ASSERT_TRUE(gone);
+  EXPECT_EQ(gone->client, got->client);
+}
+
 TEST(CoordinatorIo, SlowReaderGetsEverythingInTheEndAndDelaysNobody) {
   auto io = start_coordinator();
   Incoming in(io->inbox());

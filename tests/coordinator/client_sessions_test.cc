@@ -235,6 +235,54 @@ TEST(ClientSessions, WhatPilesUpIsBounded) {
   EXPECT_TRUE(w.flush().empty());
 }
 
+TEST(ClientSessions, WhatPilesUpIsBoundedInBytes) {
+  ClientSessionsOptions options;
+  options.initial_credit = 0;
+  options.max_posted_bytes = 100'000;
+  World w(options);
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  int posted = 0;
+  for (; w.sessions.gone(w.now).empty(); ++posted) {
+    ASSERT_LE(posted, 100);
+    w.sessions.post(a, api::Rejected{"r", Error{ErrorCode::kInternal, std::string(1000, 'x')}, {}});
+    w.sessions.check_integrity();
+  }
+  EXPECT_GE(posted, 50);
+  EXPECT_EQ(w.sessions.gone(w.now)[0].client, a);
+}
+
+TEST(ClientSessions, AnAcceptedThatWaitsHoldsNoCopyOfItsPromptAndIsSentInBoundedMessages) {
+  ClientSessionsOptions options;
+  options.initial_credit = 0;
+  options.max_posted_bytes = 400'000;  // the prompts together: 8 MB
+  options.max_message_bytes = 64 << 10;
+  World w(options);
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  constexpr uint64_t kRequests = 500;
+  for (uint64_t id = 1; id <= kRequests; ++id) {
+    w.store.open(RequestId{id}, 1,
+                 {"r" + std::to_string(id), std::vector<TokenId>(4000, TokenId(id)), 7, 64, ""}, a);
+    w.sessions.post_accepted(a, RequestId{id});
+    w.sessions.attach(a, RequestId{id}, false, w.store.cursor(RequestId{id}, {}));
+  }
+  EXPECT_TRUE(w.sessions.gone(w.now).empty());
+  w.sessions.grant(a, 1000);
+  uint64_t told = 0;
+  for (auto batch = w.flush(); !batch.empty(); batch = w.flush()) {
+    ASSERT_EQ(batch.size(), 1u);
+    EXPECT_LE(batch[0].events.size(), 5u);  // 16 KB each
+    for (const auto& event : batch[0].events) {
+      const auto& accepted = std::get<api::Accepted>(event);
+      EXPECT_EQ(accepted.request_id, "r" + std::to_string(++told));
+      EXPECT_EQ(accepted.prompt_token_ids.size(), 4000u);
+    }
+    EXPECT_TRUE(told == kRequests || w.sessions.more());
+  }
+  EXPECT_EQ(told, kRequests);
+}
+
 TEST(ClientSessions, LargeAnswersAreCutIntoMessagesOfBoundedSize) {
   ClientSessionsOptions options;
   options.max_message_bytes = 4096;

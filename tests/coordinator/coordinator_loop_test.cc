@@ -4,10 +4,13 @@
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <zmq.h>  // tidy: allow, a bare socket: comm::Client always grants credit
 
 #include <cmath>
 #include <filesystem>
 
+#include "comm/codec_api.h"
+#include "comm/zmq_socket.h"
 #include "tests/coordinator/live_cluster.h"
 
 namespace tailor::coordinator {
@@ -479,6 +482,120 @@ TEST(CoordinatorLoop, StopEndsEveryRequestAndTellsTheReplicasToLeave) {
   EXPECT_EQ(caller.answers["r"].finished.at(0).error.code, ErrorCode::kShutdown);
   leader->wait_until_gone();
   EXPECT_TRUE(leader->was_shut_down());
+}
+
+// A client that grants no credit and reads nothing.
+class Hoarder {
+ public:
+  explicit Hoarder(const std::string& endpoint) {
+    socket_ = std::move(*comm::ZmqSocket::open(context_, ZMQ_DEALER));
+    socket_.set(ZMQ_LINGER, 0);
+    socket_.set(ZMQ_SNDHWM, 0);
+    EXPECT_TRUE(socket_.connect(endpoint));
+  }
+  void say(const api::ClientMessage& message) {
+    EXPECT_EQ(socket_.send({comm::encode(message)}), comm::SendStatus::kSent);
+  }
+
+ private:
+  comm::ZmqContext context_;
+  comm::ZmqSocket socket_;
+};
+
+TEST(CoordinatorLoop, WhatAClientWithoutCreditIsOwedIsBoundedInBytes) {
+  CoordinatorOptions options;
+  options.sessions.initial_credit = 2;
+  options.sessions.max_posted_bytes = 50'000;
+  LiveCluster cluster(options);
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  Caller caller(cluster.endpoint());
+  Hoarder hoarder(cluster.endpoint());
+  hoarder.say(Caller::ask("hoarded", "hello", 50));
+  ASSERT_TRUE(caller.wait_status([](const auto& s) { return s.active_requests == 1; }));
+  for (int i = 0; i < 500; ++i) hoarder.say(api::StatusQuery{});  // a KB and more each
+  ASSERT_TRUE(caller.wait_status([](const auto& s) { return s.active_requests == 0; }));
+}
+
+TEST(CoordinatorLoop, PromptsThatWaitToBeTokenizedAreBoundedInBytesAndEndWhenAskedTo) {
+  CoordinatorOptions options;
+  options.max_context = 1u << 30;
+  options.tokenizing.max_bytes = 2'000'000;
+  LiveCluster cluster(options);
+  Caller caller(cluster.endpoint());
+  const std::string large(300'000, 'x');
+  std::vector<std::string> ids;
+  for (int i = 0; i < 12; ++i) {
+    ids.push_back("large" + std::to_string(i));
+    caller.submit(Caller::ask(ids.back(), large, 8));
+  }
+  auto late = Caller::ask("late", "x", 8);
+  late.deadline = milliseconds(1);
+  caller.submit(late);
+  caller.submit(Caller::ask("unwanted", "x", 8));
+  ASSERT_TRUE(caller.client().cancel("unwanted").has_value());
+  // One client's line is tokenized in its order: these two stood behind the large ones.
+  ASSERT_TRUE(caller.listen_until_over({"late", "unwanted"}));
+  EXPECT_EQ(caller.answers["late"].rejected.at(0).error.code, ErrorCode::kDeadlineExceeded);
+  EXPECT_EQ(caller.answers["unwanted"].rejected.at(0).error.code, ErrorCode::kCancelled);
+  int refused = 0;
+  ASSERT_TRUE(caller.listen([&] {
+    return std::all_of(ids.begin(), ids.end(), [&](const auto& id) {
+      return caller.answers[id].accepted == 1 || caller.answers[id].over();
+    });
+  }));
+  for (const auto& id : ids) {
+    if (caller.answers[id].accepted == 1) continue;
+    ++refused;
+    EXPECT_EQ(caller.answers[id].rejected.at(0).error.code, ErrorCode::kQueueFull);
+    EXPECT_GT(caller.answers[id].rejected.at(0).retry_after, Duration{});
+  }
+  EXPECT_GE(refused, 1);
+  EXPECT_LT(refused, 12);
+  EXPECT_EQ(caller.counter("tokenizing"), 0);
+  caller.submit(Caller::ask("then", large, 8));
+  ASSERT_TRUE(caller.listen([&] { return caller.answers["then"].accepted == 1; }));
+}
+
+TEST(CoordinatorLoop, LiveRequestsAreBoundedInBytes) {
+  CoordinatorOptions options;
+  options.max_live_bytes = 40'000;
+  LiveCluster cluster(options);
+  ScriptedLeader::Options paused;
+  paused.pause_after_tokens = 5;
+  auto leader = cluster.leader(paused);
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready());
+  const std::string prompt(2000, 'x');  // 8 KB of tokens
+  std::vector<std::string> ids;
+  for (int i = 0; i < 8; ++i) {
+    ids.push_back("r" + std::to_string(i));
+    caller.submit(Caller::ask(ids.back(), prompt, 40));
+  }
+  ASSERT_TRUE(caller.listen_until_over({"r5", "r6", "r7"}));
+  EXPECT_EQ(caller.answers["r7"].rejected.at(0).error.code, ErrorCode::kQueueFull);
+  EXPECT_GT(caller.answers["r7"].rejected.at(0).retry_after, Duration{});
+  EXPECT_EQ(caller.answers["r4"].accepted, 1);
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(caller.client().cancel(ids[i]).has_value());
+  ASSERT_TRUE(caller.listen_until_over(ids));
+  caller.submit(Caller::ask("then", prompt, 40));
+  ASSERT_TRUE(caller.listen([&] { return caller.answers["then"].accepted == 1; }));
+}
+
+TEST(CoordinatorLoop, AClientsMessagesWaitWhileTheIoThreadIsBehind) {
+  CoordinatorOptions options;
+  options.max_outbound_bytes = 1;
+  LiveCluster cluster(options);
+  auto leader = cluster.leader();
+  Caller caller(cluster.endpoint());
+  std::vector<std::string> ids;
+  for (int i = 0; i < 30; ++i) {
+    ids.push_back("r" + std::to_string(i));
+    caller.submit(Caller::ask(ids.back(), "hello", 20));
+  }
+  ASSERT_TRUE(caller.listen_until_over(ids));
+  for (const auto& id : ids) expect_answer(caller.answers[id], 20);
 }
 
 TEST(CoordinatorLoop, ItsRecordReplays) {

@@ -1,8 +1,10 @@
 #include "coordinator/prompt_text.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <algorithm>
+#include <map>
 
 #include "coordinator/tokenizer_pool.h"
 #include "tests/coordinator/live_cluster.h"
@@ -147,33 +149,116 @@ TEST(PromptText, NamesWhatIsWrong) {
   EXPECT_TRUE(prepare_prompt(bare, 100, submit).has_value());
 }
 
-TEST(TokenizerPool, GivesBackEveryJobOnceFromManyThreads) {
-  TokenizerPool pool(byte_text(), 100, 3, 1000);
-  for (int i = 0; i < 200; ++i) {
-    TokenizeJob job{ClientId{1}, Caller::ask(std::to_string(i), std::string(1 + i % 120, 'x'), 8),
-                    Time{}};
-    ASSERT_TRUE(pool.submit(std::move(job)));
-  }
-  std::vector<int> seen(200);
-  int total = 0;
-  while (total < 200)
-    for (auto& result : pool.results().drain_wait(seconds(10))) {
-      const int i = std::stoi(result.submit.request_id);
-      ++seen[i];
-      ++total;
-      EXPECT_EQ(result.prepared.has_value(), 1 + i % 120 < 100);
-      EXPECT_TRUE(std::get<std::string>(result.submit.prompt).empty());
-    }
-  EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));
+TEST(PromptText, WhatItsBytesShowToBeTooLongIsNotTokenized) {
+  const PromptText text = with_longest_token(byte_text());
+  EXPECT_EQ(text.longest_token_bytes, 1u);
+  // Not UTF-8: tokenizing it would say so.
+  const auto refused = prepare_prompt(text, 100, Caller::ask("r", std::string(301, '\xFF'), 8));
+  EXPECT_EQ(refused.error().code, ErrorCode::kLimitExceeded);
+  EXPECT_EQ(refused.error().message,
+            "the prompt has 301 bytes, more than 100 tokens (prompt and answer together) can hold");
+  const auto read = prepare_prompt(text, 100, Caller::ask("r", std::string(300, '\xFF'), 8));
+  EXPECT_EQ(read.error().code, ErrorCode::kInvalidArgument);
+  auto chat = Caller::ask("r", "", 8);
+  chat.prompt = std::vector<api::ChatMessage>(100, {"user", "a"});  // rendered: 7 bytes each
+  const auto long_chat = prepare_prompt(with_longest_token(text_with_template()), 100, chat);
+  EXPECT_EQ(long_chat.error().code, ErrorCode::kLimitExceeded);
+  EXPECT_EQ(long_chat.error().message, "the messages give a prompt of 701 bytes, the limit is 300");
+  EXPECT_EQ(with_longest_token(PromptText{}).longest_token_bytes, 0u);
 }
 
-TEST(TokenizerPool, RefusesAboveItsBoundAndLeavesTheJob) {
-  TokenizerPool pool(byte_text(), 100, 0, 2);  // no thread: nothing is taken out
-  for (int i = 0; i < 2; ++i)
-    ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("r", "x", 8), Time{}}));
-  TokenizeJob job{ClientId{1}, Caller::ask("kept", "x", 8), Time{}};
-  EXPECT_FALSE(pool.submit(std::move(job)));
-  EXPECT_EQ(job.submit.request_id, "kept");
+// The pool's results in order, as its owner takes them.
+std::vector<TokenizeResult> take(TokenizerPool& pool, size_t count) {
+  std::vector<TokenizeResult> all;
+  const Time until = now() + seconds(60);
+  while (all.size() < count && now() < until) {
+    pollfd ready{pool.results_fd(), POLLIN, 0};
+    poll(&ready, 1, 1000);
+    for (auto& result : pool.take_results()) all.push_back(std::move(result));
+  }
+  EXPECT_EQ(all.size(), count);
+  return all;
+}
+constexpr uint32_t kAnyLength = 1u << 30;
+const std::string kLarge(300'000, 'x');
+
+TEST(TokenizerPool, GivesBackEveryJobOnceAndEachClientsInOrder) {
+  TokenizerPool pool(byte_text(), 100, 3, {});
+  for (uint64_t i = 0; i < 400; ++i)
+    ASSERT_TRUE(
+        pool.submit({ClientId{i % 3},
+                     Caller::ask(std::to_string(i), std::string(1 + i % 120, 'x'), 8), now()}));
+  std::map<ClientId, int> last;
+  for (const auto& result : take(pool, 400)) {
+    const int i = std::stoi(result.submit.request_id);
+    EXPECT_EQ(result.client, ClientId(i % 3));
+    EXPECT_EQ(result.prepared.has_value(), 1 + i % 120 < 100);
+    EXPECT_TRUE(std::get<std::string>(result.submit.prompt).empty());
+    EXPECT_TRUE(last.count(result.client) == 0 || last[result.client] < i);
+    last[result.client] = i;
+  }
+  EXPECT_EQ(pool.jobs(), 0u);
+  EXPECT_EQ(pool.bytes(), 0u);
+}
+
+TEST(TokenizerPool, OneClientsLargePromptsStandInNobodysWay) {
+  TokenizerPool pool(byte_text(), kAnyLength, 2, {});
+  constexpr int kMany = 6;
+  for (int i = 0; i < kMany; ++i)
+    ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("large", kLarge, 8), now()}));
+  for (int i = 0; i < 50; ++i)
+    ASSERT_TRUE(pool.submit({ClientId{2}, Caller::ask("short", std::string(500, 'x'), 8), now()}));
+  ASSERT_TRUE(pool.submit({ClientId{3}, Caller::ask("Hi", "Hi", 8), now()}));
+  const auto results = take(pool, kMany + 51);
+  std::vector<std::string> order;
+  for (const auto& result : results) order.push_back(result.submit.request_id);
+  EXPECT_EQ(order.back(), "large");
+  const auto hi = std::find(order.begin(), order.end(), "Hi");
+  EXPECT_GT(std::count(hi, order.end(), "short"), 0);  // in front of what had come before it
+  EXPECT_GT(std::count(hi, order.end(), "large"), 1);
+}
+
+TEST(TokenizerPool, TakesBackWhatNoThreadHasBeenGiven) {
+  TokenizerPool pool(byte_text(), kAnyLength, 2, {});
+  ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("first", kLarge, 8), now()}));
+  ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("second", "x", 8), now()}));
+  ASSERT_TRUE(pool.submit({ClientId{1}, Caller::ask("third", "x", 8), now()}));
+  EXPECT_FALSE(pool.withdraw(ClientId{1}, "first"));
+  EXPECT_FALSE(pool.withdraw(ClientId{2}, "second"));
+  EXPECT_TRUE(pool.withdraw(ClientId{1}, "second"));
+  EXPECT_FALSE(pool.withdraw(ClientId{1}, "second"));
+  const auto results = take(pool, 2);
+  EXPECT_EQ(results[0].submit.request_id, "first");
+  EXPECT_EQ(results[1].submit.request_id, "third");
+  EXPECT_EQ(pool.bytes(), 0u);
+}
+
+TEST(TokenizerPool, APromptPastItsDeadlineIsNotTokenized) {
+  TokenizerPool pool(byte_text(), 100, 2, {});
+  auto late = Caller::ask("late", "\xFF", 8);
+  late.deadline = seconds(5);
+  ASSERT_TRUE(pool.submit({ClientId{1}, late, now() - seconds(5)}));
+  EXPECT_EQ(take(pool, 1)[0].prepared.error().code, ErrorCode::kDeadlineExceeded);
+}
+
+TEST(TokenizerPool, RefusesAboveItsBoundsAndLeavesTheJob) {
+  TokenizerPool pool(byte_text(), kAnyLength, 2, {.max_jobs = 4, .max_bytes = 1'000'000});
+  const auto job = [](uint64_t client, const std::string& prompt) {
+    return TokenizeJob{ClientId{client}, Caller::ask("r", prompt, 8), now()};
+  };
+  // A client may have half of the bytes and of the jobs, and at least one.
+  EXPECT_TRUE(pool.submit(job(1, kLarge)));
+  TokenizeJob kept = job(1, kLarge);
+  EXPECT_FALSE(pool.submit(std::move(kept)));
+  EXPECT_EQ(std::get<std::string>(kept.submit.prompt).size(), kLarge.size());
+  EXPECT_TRUE(pool.submit(job(1, "x")));
+  EXPECT_FALSE(pool.submit(job(1, "x")));
+  EXPECT_TRUE(pool.submit(job(2, kLarge)));
+  EXPECT_FALSE(pool.submit(job(3, std::string(500'000, 'x'))));  // all together have 1 MB
+  EXPECT_TRUE(pool.submit(job(3, kLarge)));
+  EXPECT_FALSE(pool.submit(job(4, "x")));  // and 4 jobs
+  (void)take(pool, 4);
+  EXPECT_TRUE(pool.submit(job(4, "x")));
 }
 
 }  // namespace
