@@ -15,6 +15,9 @@ struct LengthLaw {
     kHistogram = 2,  ///< `bins` between `low` and `high`, edges low * (high / low)^(i / kBins)
   };
   static constexpr int kBins = 32;
+  /// What the arithmetic of tie/law.h is made for; nothing beyond is a length.
+  static constexpr float kMuMost = 100, kSigmaMost = 100, kNuLeast = 0.5f, kNuMost = 1e4f,
+                         kTokensMost = 1e9f;
 
   Kind kind = Kind::kNone;
   float mu = 0, sigma = 0, nu = 3.5f;  ///< of kLogT; mu and sigma of ln(tokens)
@@ -25,22 +28,23 @@ struct LengthLaw {
 };
 
 /// Whether the numbers can be a law at all: what comes over a wire is asked before it is believed.
-/// kNone is (it says nothing); a log-t needs finite numbers, sigma and nu above 0; a histogram
-/// 0 < low < high and bins that are probabilities.
+/// kNone is (it says nothing); a log-t needs |mu| <= kMuMost, sigma in (0, kSigmaMost] and nu in
+/// [kNuLeast, kNuMost]; a histogram 0 < low < high <= kTokensMost and bins that are probabilities.
 inline bool well_formed(const LengthLaw& law) {
   switch (law.kind) {
     case LengthLaw::Kind::kNone:
       return true;
     case LengthLaw::Kind::kLogT:
-      return std::isfinite(law.mu) && std::isfinite(law.sigma) && law.sigma > 0 &&
-             std::isfinite(law.nu) && law.nu > 0;
+      return std::abs(law.mu) <= LengthLaw::kMuMost && law.sigma > 0 &&
+             law.sigma <= LengthLaw::kSigmaMost && law.nu >= LengthLaw::kNuLeast &&
+             law.nu <= LengthLaw::kNuMost;  // false for NaN too
     case LengthLaw::Kind::kHistogram: {
       double sum = 0;
       for (const float bin : law.bins) {
         if (!(bin >= 0)) return false;  // NaN too
         sum += static_cast<double>(bin);
       }
-      return law.low > 0 && law.high > law.low && std::isfinite(law.high) &&
+      return law.low > 0 && law.high > law.low && law.high <= LengthLaw::kTokensMost &&
              std::abs(sum - 1) < 1e-3;
     }
   }

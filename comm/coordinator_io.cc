@@ -95,6 +95,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     TAILOR_ASSIGN(control_, ZmqSocket::open(context_, ZMQ_ROUTER));
     control_.set(ZMQ_ROUTER_MANDATORY, 1);
     control_.set_int64(ZMQ_MAXMSGSIZE, kMaxControlMessageBytes);
+    control_.take_only(options_.link_key);
     control_.set(ZMQ_SNDHWM, kControlPipeCommands);
     control_.set(ZMQ_RCVHWM, kControlPipeMessages);
     control_.set(ZMQ_LINGER, 500);
@@ -418,6 +419,7 @@ Result<std::unique_ptr<CoordinatorIo>> CoordinatorIo::start(const CoordinatorIoO
   if (options.control_endpoint.empty())
     return fail(ErrorCode::kInvalidArgument,
                 "the control endpoint is empty; tcp://127.0.0.1:* takes any free port");
+  TAILOR_TRY(check_link_key(options.link_key));
   auto io = std::make_unique<CoordinatorIoThread>(options);
   TAILOR_TRY(io->open());
   return std::unique_ptr<CoordinatorIo>(std::move(io));

@@ -24,6 +24,7 @@
 #include "base/mailbox.h"
 #include "base/messages.h"
 #include "base/result.h"
+#include "comm/link_key.h"
 
 namespace tailor::comm {
 
@@ -79,6 +80,7 @@ using CoordinatorOutput = std::variant<ToClient, ToWorker, ToPredictor, ForgetCl
 struct CoordinatorIoOptions {
   std::string api_endpoint = "tcp://127.0.0.1:5555";
   std::string control_endpoint;    ///< e.g. tcp://127.0.0.1:*; the bound one is control_endpoint()
+  LinkKey link_key;                ///< of the control link
   size_t inbox_capacity = 4096;    ///< messages,
   size_t inbox_bytes = 64u << 20;  ///< and the memory they hold; above it no client is read,
   size_t max_inbox_bytes = 256u << 20;   ///< and above this no leader either

@@ -50,6 +50,7 @@ class PredictorIoThread final : public PredictorIo {
     control_.set(ZMQ_HEARTBEAT_TIMEOUT, 5000);
     control_.set(ZMQ_RECONNECT_IVL, 100);
     control_.set(ZMQ_RECONNECT_IVL_MAX, 1000);
+    control_.show(options_.link_key);
     TAILOR_ASSIGN(events_, control_.monitor(context_, kLinkEvents, "predictor"));
     TAILOR_TRY(control_.connect(options_.control_endpoint));
     next_hello_ = now();
@@ -149,6 +150,7 @@ class PredictorIoThread final : public PredictorIo {
 Result<std::unique_ptr<PredictorIo>> PredictorIo::start(const PredictorIoOptions& options) {
   if (options.control_endpoint.empty())
     return fail(ErrorCode::kInvalidArgument, "the predictor needs the coordinator's endpoint");
+  TAILOR_TRY(check_link_key(options.link_key));
   auto io = std::make_unique<PredictorIoThread>(options);
   TAILOR_TRY(io->open());
   return std::unique_ptr<PredictorIo>(std::move(io));

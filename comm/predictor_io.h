@@ -10,11 +10,13 @@
 #include "base/mailbox.h"
 #include "base/messages.h"
 #include "base/result.h"
+#include "comm/link_key.h"
 
 namespace tailor::comm {
 
 struct PredictorIoOptions {
   std::string control_endpoint;  ///< the coordinator's
+  LinkKey link_key;              ///< of the control link
   PredictorHello hello;
   /// Questions that may wait for main; more are dropped (counted): they would be late anyway.
   size_t inbox_capacity = 8192, inbox_bytes = 64u << 20;

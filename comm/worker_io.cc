@@ -24,6 +24,7 @@ constexpr Duration kFlushLimit = seconds(1);
 constexpr int kFlushPollMs = 50;
 constexpr int kPipeCommands = 1024;  // inside ZeroMQ, before the inbox
 constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
+constexpr int kRefusals = 5;  // connections in a row that end before their handshake: said once
 
 struct RingBell {};
 using Outgoing = std::variant<WorkerReport, RingBell>;
@@ -60,6 +61,7 @@ class WorkerIoThread final : public WorkerIo {
     control_.set(ZMQ_HEARTBEAT_TIMEOUT, 5000);
     control_.set(ZMQ_RECONNECT_IVL, 100);
     control_.set(ZMQ_RECONNECT_IVL_MAX, 1000);
+    control_.show(options_.link_key);
     TAILOR_ASSIGN(control_events_, control_.monitor(context_, kLinkEvents, "control"));
     TAILOR_TRY(control_.connect(options_.control_endpoint));
     if (options_.tp_size > 1) TAILOR_TRY(open_doorbell());
@@ -92,12 +94,14 @@ class WorkerIoThread final : public WorkerIo {
     doorbell_.set(ZMQ_HEARTBEAT_TIMEOUT, 10000);
     if (is_leader()) {
       doorbell_.set(ZMQ_ROUTER_MANDATORY, 1);
+      doorbell_.take_only(options_.link_key);
       TAILOR_TRY(doorbell_.bind(options_.doorbell_bind));
       doorbell_endpoint_ = doorbell_.last_endpoint();
       followers_.resize(options_.tp_size);
       return {};
     }
     doorbell_.set(ZMQ_RECONNECT_IVL, 20);
+    doorbell_.show(options_.link_key);
     TAILOR_ASSIGN(doorbell_events_, doorbell_.monitor(context_, kLinkEvents, "doorbell"));
     return doorbell_.connect(options_.doorbell_endpoint);
   }
@@ -208,9 +212,13 @@ class WorkerIoThread final : public WorkerIo {
                    options_.control_endpoint);
         connected_ = true;
         lost_told_ = false;
+        refusals_ = 0;
         say_hello();
       } else {
         if (connected_) silent_since_ = now();
+        if (!connected_ && ++refusals_ == kRefusals)
+          LOG_WARN("rank {}: who listens at {} does not take this cluster's link key",
+                   options_.rank, options_.control_endpoint);
         connected_ = false;
       }
     }
@@ -332,6 +340,7 @@ class WorkerIoThread final : public WorkerIo {
   std::string last_hello_;
   Time hello_at_{};
   bool connected_ = false;
+  int refusals_ = 0;
   bool welcomed_ = false;
   bool lost_told_ = false;
   bool complained_ = false;
@@ -352,6 +361,7 @@ Result<std::unique_ptr<WorkerIo>> WorkerIo::start(const WorkerIoOptions& options
     return fail(ErrorCode::kInvalidArgument, "rank " + std::to_string(options.rank) +
                                                  " does not exist at tp size " +
                                                  std::to_string(options.tp_size));
+  TAILOR_TRY(check_link_key(options.link_key));
   if (options.heartbeat_every <= Duration(0))
     return fail(ErrorCode::kInvalidArgument, "heartbeat_every must be above 0");
   auto io = std::make_unique<WorkerIoThread>(options, progress);

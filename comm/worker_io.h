@@ -16,6 +16,7 @@
 #include "base/messages.h"
 #include "base/result.h"
 #include "base/watchdog.h"
+#include "comm/link_key.h"
 
 namespace tailor::comm {
 
@@ -29,6 +30,7 @@ using WorkerInput = std::variant<FromCoordinator, Doorbell, LinkDown>;
 
 struct WorkerIoOptions {
   std::string control_endpoint;  ///< the coordinator's
+  LinkKey link_key;              ///< of the control link and the doorbell
   ReplicaId replica;             ///< as configured by the launcher
   uint32_t rank = 0;             ///< tensor-parallel rank; 0 = leader
   uint32_t tp_size = 1;

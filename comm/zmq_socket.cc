@@ -65,6 +65,17 @@ void ZmqSocket::set_bytes(int option, std::string_view value) {
                "a socket option was refused");
 }
 
+void ZmqSocket::take_only(const LinkKey& key) {
+  set(ZMQ_CURVE_SERVER, 1);
+  set_bytes(ZMQ_CURVE_SECRETKEY, key.secret_half);
+}
+
+void ZmqSocket::show(const LinkKey& key) {
+  set_bytes(ZMQ_CURVE_SERVERKEY, key.public_half);
+  set_bytes(ZMQ_CURVE_PUBLICKEY, key.public_half);
+  set_bytes(ZMQ_CURVE_SECRETKEY, key.secret_half);
+}
+
 Result<void> ZmqSocket::bind(const std::string& endpoint) {
   std::string numeric = endpoint;
   if (const auto parsed = parse_tcp(endpoint); parsed && *parsed) {

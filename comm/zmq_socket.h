@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "comm/link_key.h"
 
 namespace tailor::comm {
 
@@ -45,6 +46,11 @@ class ZmqSocket {
   void set(int option, int value);
   void set_int64(int option, int64_t value);
   void set_bytes(int option, std::string_view value);
+
+  /// From now on this socket speaks CURVE only, as the side that binds or as one that connects;
+  /// peers without `key` get no further than the handshake. Before bind() or connect().
+  void take_only(const LinkKey& key);
+  void show(const LinkKey& key);
 
   /// Errors: Unavailable (address in use), InvalidArgument (not an endpoint); the message names the
   /// endpoint.

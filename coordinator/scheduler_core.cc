@@ -13,6 +13,11 @@ constexpr uint32_t kNoReplica = UINT32_MAX;
 constexpr uint32_t kMaxReplicas = 4096;
 constexpr auto kNoHandle = tie::PriorityQueue::kNone;
 
+/// Advice never reaches a check: what can be no law is none, whatever door it came by.
+bool says_nothing(const LengthLaw& law) {
+  return law.kind == LengthLaw::Kind::kNone || !well_formed(law);
+}
+
 int64_t ns(Time time) { return time.time_since_epoch().count(); }
 
 }  // namespace
@@ -215,7 +220,7 @@ void SchedulerCore::on_progress(const Reported& report, uint32_t index) {
 // -----------------------------------------------------------------------------------------
 
 void SchedulerCore::on(const PredictedLaw& event) {
-  if (event.law.kind == LengthLaw::Kind::kNone) return;
+  if (says_nothing(event.law)) return;
   const uint32_t slot = by_id_.find(event.id);
   const bool in_time = slot != IdTable::kNone && entries_[slot].state != State::kBound;
   ++(in_time ? counters_.predicted : counters_.predicted_late);
@@ -224,7 +229,7 @@ void SchedulerCore::on(const PredictedLaw& event) {
 }
 
 void SchedulerCore::on(const ProbedLaw& event) {
-  if (event.law.kind == LengthLaw::Kind::kNone || !current(event.replica, event.epoch)) return;
+  if (says_nothing(event.law) || !current(event.replica, event.epoch)) return;
   const uint32_t slot = by_id_.find(event.id);
   if (slot == IdTable::kNone) return;
   Entry& entry = entries_[slot];
@@ -240,8 +245,7 @@ void SchedulerCore::on(const ProbedLaw& event) {
 
 void SchedulerCore::on(const PopulationLaw& event) {
   if (!options_.policy.needs_law()) return;
-  const LengthLaw law =
-      event.law.kind == LengthLaw::Kind::kNone ? tie::default_population() : event.law;
+  const LengthLaw law = says_nothing(event.law) ? tie::default_population() : event.law;
   if (!math_) {
     math_.emplace(law.kind == LengthLaw::Kind::kLogT ? static_cast<double>(law.nu) : 3.5);
   } else if (law == population_) {

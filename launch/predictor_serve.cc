@@ -24,7 +24,7 @@ namespace tailor::launch {
 namespace {
 
 struct Options {
-  std::string control_endpoint, source, log_level = "info";
+  std::string control_endpoint, link_key, source, log_level = "info";
   int threads = 1, nice = 5;
   size_t max_batch = 32, queue_limit = 4096;
   double max_wait_ms = 3;
@@ -81,6 +81,7 @@ Result<void> serve(const Options& o, int stop_fd) {
   TAILOR_ASSIGN(PredictorSource source, open_predictor(o.source, o.threads));
   comm::PredictorIoOptions io_options;
   io_options.control_endpoint = o.control_endpoint;
+  TAILOR_ASSIGN(io_options.link_key, comm::read_link_key(o.link_key));
   io_options.hello = source.hello;
   io_options.hello.version = TAILOR_VERSION;
   io_options.hello.pid = getpid();
@@ -125,6 +126,8 @@ std::function<int()> add_predictor_serve(CLI::App& parent) {
   auto o = std::make_shared<Options>();
   CLI::App* app = parent.add_subcommand("serve", "Answer a coordinator's questions about prompts");
   app->add_option("--control-endpoint", o->control_endpoint, "The coordinator's control address")
+      ->required();
+  app->add_option("--link-key", o->link_key, "File with the secret of the control link")
       ->required();
   app->add_option("--predictor", o->source,
                   "A predictor's folder, constant:MU,SIGMA or prompt-length")

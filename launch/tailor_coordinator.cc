@@ -39,7 +39,7 @@ namespace {
 
 struct Options {
   std::string model = "default", endpoint = "tcp://127.0.0.1:5555",
-              control_endpoint = "tcp://127.0.0.1:*", policy = "fcfs", record, run_dir,
+              control_endpoint = "tcp://127.0.0.1:*", policy = "fcfs", record, run_dir, link_key,
               chat_template, log_level = "info";
   uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 0;
   int64_t heartbeat_timeout_ms = 2000, stuck_after_ms = 30000;
@@ -52,6 +52,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--chat-template", o.chat_template, "A Jinja file instead of the model's own");
   app.add_option("--endpoint", o.endpoint, "Where clients connect");
   app.add_option("--control-endpoint", o.control_endpoint, "Where workers connect");
+  app.add_option("--link-key", o.link_key, "File with the secret of the control link")->required();
   app.add_option("--replicas", o.replicas, "How many replicas are expected")
       ->check(CLI::Range(1u, 4096u));
   app.add_option("--policy", o.policy, "Who runs next: fcfs, sept or tie");
@@ -148,6 +149,7 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
   comm::CoordinatorIoOptions io_options;
   io_options.api_endpoint = o.endpoint;
   io_options.control_endpoint = o.control_endpoint;
+  TAILOR_ASSIGN(io_options.link_key, comm::read_link_key(o.link_key));
   TAILOR_ASSIGN(
       auto io, comm::CoordinatorIo::start(io_options));  // first: an address in use is said at once
   TAILOR_ASSIGN(const auto files, open_model(o.model));

@@ -45,7 +45,7 @@ using namespace worker;  // exit codes and loops
 struct Options {
   std::string model = "default", control_endpoint, engine = worker_engine_name(), device = "cpu",
               dtype = "auto", kv_dtype = "auto", instruction_set = "auto", transport = "auto",
-              run_dir, probe, chat_template, log_level = "info";
+              run_dir, link_key, probe, chat_template, log_level = "info";
   int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0,
       ranks_on_host = 0;
   uint64_t kv_memory = 0, dummy_seed = 1;
@@ -63,6 +63,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--control-endpoint", o.control_endpoint,
                  "Where the coordinator listens for workers")
       ->required();
+  app.add_option("--link-key", o.link_key, "File with the secret of the control link")->required();
   app.add_option("--replica", o.replica, "Number of this replica")->check(CLI::Range(0, 65535));
   app.add_option("--tp", o.tp, "Tensor-parallel ranks of this replica")->check(CLI::Range(1, 1024));
   app.add_option("--engine", o.engine, "Which engine computes")
@@ -229,6 +230,7 @@ Result<std::unique_ptr<comm::WorkerIo>> start_io(const Options& o, comm::Collect
                                                  const Progress& progress) {
   comm::WorkerIoOptions io;
   io.control_endpoint = o.control_endpoint;
+  TAILOR_ASSIGN(io.link_key, comm::read_link_key(o.link_key));
   io.replica = ReplicaId{static_cast<uint32_t>(o.replica)};
   io.rank = static_cast<uint32_t>(control.rank());
   io.tp_size = static_cast<uint32_t>(control.size());

@@ -141,7 +141,7 @@ class Bins {
 }  // namespace
 
 LawMath::LawMath(double nu) : nu_(nu), log_norm_(log_t_norm(nu)) {
-  TAILOR_CHECK(nu >= 0.5 && nu <= 1e4, "a table needs 0.5 <= nu <= 1e4");
+  TAILOR_CHECK(nu >= LengthLaw::kNuLeast && nu <= LengthLaw::kNuMost, "a table needs a sane nu");
   nodes_.reserve(kNodes);
   for (size_t i = 0; i < kNodes; ++i) {
     const double z = node_y(i) - 1;

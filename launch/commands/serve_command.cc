@@ -148,6 +148,13 @@ Result<void> settle(Options& options) {
   return {};
 }
 
+/// Writes the link key as the supervisor does, where there is none yet.
+std::string link_key_line(const RunDir& run) {
+  const std::string folder = to_shell({{run.path}, {}}), key = to_shell({{run.link_key()}, {}});
+  return "mkdir -p " + folder + " && { test -s " + key + " || (umask 077; od -An -v -tx1 -N32 " +
+         "/dev/urandom | tr -d ' \\n' > " + key + "); }";
+}
+
 int print_lines(const Options& options, const RunDir& run) {
   ClusterOptions cluster = options.cluster;
   Result<std::string> control = with_free_port(cluster.control_endpoint);
@@ -159,8 +166,9 @@ int print_lines(const Options& options, const RunDir& run) {
   };
   const auto print_predictor = [&] {
     if (cluster.predictor == "none") return;
-    std::printf("# predictor\n%s\n", to_shell(predictor_line(cluster, *control)).c_str());
+    std::printf("# predictor\n%s\n", to_shell(predictor_line(cluster, run, *control)).c_str());
   };
+  std::printf("# the secret of the control link, once\n%s\n", link_key_line(run).c_str());
   if (options.single) {
     make_folders("cluster");
     std::printf("%s\n", to_shell(single_line(cluster, run, *control)).c_str());
@@ -216,7 +224,7 @@ ChildSpec predictor_child(const ClusterOptions& cluster, const RunDir& run, Addr
           run.logs + "/predictor.log",
           [&]() -> std::optional<CommandLine> {
             if (!addresses.refresh()) return std::nullopt;
-            return predictor_line(cluster, addresses.control());
+            return predictor_line(cluster, run, addresses.control());
           },
           {},
           true};

@@ -74,9 +74,10 @@ CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run, const 
 void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& run,
                      const std::string& control) {
   add(words, {"-n", "1", options.program_folder + "/tailor-coordinator"});
-  add(words, {"--model", options.model, "--endpoint", options.endpoint, "--control-endpoint",
-              control, "--replicas", std::to_string(options.replicas), "--policy", options.policy,
-              "--run-dir", run.path, "--log-level", options.log_level});
+  add(words,
+      {"--model", options.model, "--endpoint", options.endpoint, "--control-endpoint", control,
+       "--replicas", std::to_string(options.replicas), "--policy", options.policy, "--run-dir",
+       run.path, "--link-key", run.link_key(), "--log-level", options.log_level});
   add_if(words, "--queue-limit", options.queue_limit);
   add_if(words, "--chat-template", options.chat_template);
   add_if(words, "--record", options.record);
@@ -108,6 +109,8 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
               std::to_string(options.replicas * options.tp),
               "--run-dir",
               run.path,
+              "--link-key",
+              run.link_key(),
               "--log-level",
               options.log_level});
   add_if(words, "--dtype", options.dtype);
@@ -177,9 +180,11 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
 
 }  // namespace
 
-CommandLine predictor_line(const ClusterOptions& options, const std::string& control) {
+CommandLine predictor_line(const ClusterOptions& options, const RunDir& run,
+                           const std::string& control) {
   return {{options.program_folder + "/tailor-predictor", "serve", "--control-endpoint", control,
-           "--predictor", options.predictor, "--log-level", options.log_level},
+           "--link-key", run.link_key(), "--predictor", options.predictor, "--log-level",
+           options.log_level},
           {{"OMP_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}}};
 }
 

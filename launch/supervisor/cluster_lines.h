@@ -56,7 +56,8 @@ CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run,
 CommandLine replica_line(const ClusterOptions& options, const RunDir& run, int replica,
                          const std::string& control);
 /// The predictor of answers' lengths: joins no MPI, so no mpirun starts it.
-CommandLine predictor_line(const ClusterOptions& options, const std::string& control);
+CommandLine predictor_line(const ClusterOptions& options, const RunDir& run,
+                           const std::string& control);
 /// Everything in one MPMD launch (roles by MPI_APPNUM): one failure domain. `control` needs a
 /// concrete port.
 CommandLine single_line(const ClusterOptions& options, const RunDir& run,

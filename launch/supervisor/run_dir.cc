@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -41,6 +42,26 @@ int take_lock(const std::string& folder) {
   return -1;
 }
 
+/// 64 hexadecimal digits that only this user reads, never on a command line or in an environment.
+Result<void> write_link_key(const std::string& path) {
+  std::array<unsigned char, 32> secret;
+  if (getentropy(secret.data(), secret.size()) != 0)
+    return fail(ErrorCode::kUnavailable, "the system gives no random bytes");
+  std::string digits;
+  for (const unsigned char byte : secret) {
+    digits += "0123456789abcdef"[byte >> 4];
+    digits += "0123456789abcdef"[byte & 15];
+  }
+  digits += '\n';
+  const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0600);
+  const bool written =
+      fd >= 0 && write(fd, digits.data(), digits.size()) == static_cast<ssize_t>(digits.size());
+  const int reason = errno;
+  if (fd >= 0) close(fd);
+  if (written) return {};
+  return fail(ErrorCode::kUnavailable, "cannot write " + path + ": " + std::strerror(reason));
+}
+
 bool is_dead(const fs::path& run) {
   std::error_code error;
   const auto age = fs::file_time_type::clock::now() - fs::last_write_time(run, error);
@@ -59,7 +80,8 @@ std::string shared_for(const std::string& tag) {
 }  // namespace
 
 std::vector<std::string> RunDir::private_paths(int replicas) const {
-  std::vector<std::string> paths = {mpi, shared, coordinator_json(), lost(), path + "/ready"};
+  std::vector<std::string> paths = {mpi,    shared, link_key(), coordinator_json(),
+                                    lost(), path + "/ready"};
   for (int i = 0; i < replicas; ++i) paths.push_back(progress(i));
   return paths;
 }
@@ -95,6 +117,7 @@ Result<void> create_run_dir(RunDir& plan) {
   }
   TAILOR_TRY(make_private_folder(plan.mpi));
   TAILOR_TRY(make_private_folder(plan.shared));
+  TAILOR_TRY(write_link_key(plan.link_key()));
   std::error_code error;
   fs::create_directories(plan.logs, error);
   if (error)
@@ -113,6 +136,7 @@ void sweep_dead_runs(const std::string& root, const std::string& shm_root) {
     fs::remove_all(shm_root + "/" + user_name() + "-" + name, error);
     fs::remove_all(entry.path() / "mpi", error);
     fs::remove_all(entry.path() / "shared", error);
+    fs::remove(entry.path() / "link.key", error);
   }
   std::sort(dead.begin(), dead.end(), [](const fs::path& a, const fs::path& b) {
     std::error_code ignored;

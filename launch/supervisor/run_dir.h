@@ -19,6 +19,8 @@ struct RunDir {
                        ///< that works
   int lock = -1;  ///< held while the cluster lives: tells a later start that this folder is in use
 
+  /// The secret of the control link (comm/link_key.h): made with the folder, private.
+  std::string link_key() const { return path + "/link.key"; }
   std::string coordinator_json() const { return path + "/coordinator.json"; }
   /// A FIFO: who finds a process lost writes its id there (launch/supervisor/supervisor.h).
   std::string lost() const { return path + "/lost"; }
@@ -35,8 +37,8 @@ std::string run_root();
 /// Where a cluster started by process `pid` would live; creates nothing.
 RunDir plan_run_dir(const std::string& path, const std::string& log_dir, int pid);
 
-/// Creates the folders of `plan`, for our eyes only, and takes the lock. Errors: Unavailable (in
-/// use by another cluster, not ours, cannot be created).
+/// Creates the folders of `plan`, for our eyes only, and a new link key, and takes the lock.
+/// Errors: Unavailable (in use by another cluster, not ours, cannot be created).
 Result<void> create_run_dir(RunDir& plan);
 
 /// Removes the private parts of clusters that no longer live, and all but the newest few of their

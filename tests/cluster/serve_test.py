@@ -14,6 +14,8 @@ import termios
 import time
 import unittest
 
+import zmq
+
 from cluster import BIN, PATIENCE_S, ROOT, Cluster, processes_under, run_tailor, wait_until
 
 QUESTION = "Why are Christmas markets so popular in Germany?"
@@ -136,6 +138,71 @@ class TwoReplicas(unittest.TestCase):
         self.assertEqual(len(done.stderr.strip().splitlines()), 1)
 
 
+    def test_messages_far_too_large_disturb_nobody_and_their_memory_returns(self):
+        def varint(n):
+            return (bytes([n & 0x7F | 0x80]) + varint(n >> 7)) if n >= 0x80 else bytes([n])
+
+        def field(number, content):
+            return varint(number << 3 | 2) + varint(len(content)) + content
+
+        coordinator = json.loads(pathlib.Path(self.cluster.run_dir, "coordinator.json").read_text())["pid"]
+
+        def resident_mib():
+            (line,) = [x for x in pathlib.Path(f"/proc/{coordinator}/status").read_text().splitlines() if x.startswith("VmRSS")]
+            return int(line.split()[1]) / 1024
+
+        epochs = [replica["epoch"] for replica in self.cluster.status()["replicas"]]
+        before = resident_mib()
+        with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+            client.linger, client.sndhwm = 0, 0
+            client.connect(self.cluster.endpoint)
+            # Empty logit_bias entries, a tenant, chat messages of a byte, a prompt that cannot fit the context.
+            parts = ([field(6, field(8, b"") * 1_000_000), field(8, b"t" * 6_000_000)] * 15 +
+                     [field(3, field(1, field(2, b"x")) * 60_000), field(2, b"1" * 4_000_000)] * 2)
+            names = [f"large-{i:02}".encode() for i in range(len(parts))]
+            for name, part in zip(names, parts):
+                client.send(field(2, field(1, name) + field(2, b"Hi") + part))
+            (answer,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 8, "--temperature", 0)
+            self.assertEqual(len(answer["token_ids"]), 8)
+            # Each is answered once, in as many messages as there is credit for.
+            answers = b""
+            while any(name not in answers for name in names):
+                self.assertTrue(client.poll(1000 * PATIENCE_S), "every message is answered")
+                answers += client.recv()
+                client.send(field(4, b"\x08\x10"))
+        wait_until(lambda: resident_mib() < before + 100, PATIENCE_S, f"{before} MiB again, not {resident_mib()}")
+        self.assertEqual([replica["epoch"] for replica in self.cluster.status()["replicas"]], epochs)
+
+    def test_a_stranger_on_the_control_port_is_not_heard_and_the_key_shows_nowhere(self):
+        run_dir = pathlib.Path(self.cluster.run_dir)
+        key = run_dir / "link.key"
+        self.assertEqual(key.stat().st_mode & 0o777, 0o600)
+        secret = key.read_bytes().strip()
+        for pid in processes_under(self.cluster.run_dir):
+            self.assertNotIn(secret, pathlib.Path("/proc", str(pid), "cmdline").read_bytes())
+            self.assertNotIn(secret, pathlib.Path("/proc", str(pid), "environ").read_bytes())
+        control = json.loads((run_dir / "coordinator.json").read_text())["control_endpoint"]
+        epochs = [replica["epoch"] for replica in self.cluster.status()["replicas"]]
+        with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+            stranger.linger = 0
+            refusals = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+            stranger.connect(control)
+            stranger.send(bytes.fromhex("08015200"))  # protocol version 1, a Hello as replica 0
+            self.assertTrue(refusals.poll(1000 * PATIENCE_S), "the handshake is refused")
+            (answer,) = self.cluster.generate("--chat", QUESTION, "--max-tokens", 8, "--temperature", 0)
+            self.assertEqual(len(answer["token_ids"]), 8)
+            stranger.disable_monitor()
+            refusals.close()
+        status = self.cluster.status()
+        self.assertTrue(status["ready"])
+        self.assertEqual([replica["epoch"] for replica in status["replicas"]], epochs)
+        worker = subprocess.run(["mpirun", "-n", "1", BIN / "tailor-worker", "--control-endpoint", control, "--link-key",
+                                 run_dir / "no.key"], capture_output=True, text=True, timeout=60,
+                                env={**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"})
+        self.assertNotEqual(worker.returncode, 0)
+        self.assertIn("there is no link key", worker.stdout + worker.stderr)
+
+
 class TensorParallel(unittest.TestCase):
     def test_tp_2_answers_as_tp_1_does_and_leaves_nothing_when_it_stops(self):
         with Cluster(replicas=1, tp=1) as one:
@@ -177,6 +244,22 @@ class SingleLine(unittest.TestCase):
             cluster.stop()
             self.assertEqual(processes_under(cluster.run_dir), {})
 
+    def test_the_printed_lines_work_by_hand(self):
+        with tempfile.TemporaryDirectory(prefix="tlr-") as folder:
+            run_dir = pathlib.Path(folder, "run")
+            printed = run_tailor("serve", "--single", "--print", "--replicas", 1, "--threads", 1, "--predictor", "none",
+                                 "--endpoint", "tcp://127.0.0.1:*", "--run-dir", run_dir)
+            self.assertEqual(printed.returncode, 0, printed.stderr)
+            shell = subprocess.Popen(["bash", "-c", "set -euo pipefail\n" + printed.stdout], start_new_session=True,
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                addresses = wait_until(lambda: (run_dir / "coordinator.json").exists() and
+                                       json.loads((run_dir / "coordinator.json").read_text()), PATIENCE_S, "bound")
+                ready = run_tailor("status", "--quiet", "--wait", PATIENCE_S, "--endpoint", addresses["api_endpoint"])
+                self.assertEqual(ready.returncode, 0, ready.stderr)
+            finally:
+                os.killpg(shell.pid, signal.SIGTERM)
+                shell.wait(PATIENCE_S)
 
     def test_a_rank_that_was_silent_for_a_while_costs_a_restart_and_no_more(self):
         with Cluster("--single") as cluster:

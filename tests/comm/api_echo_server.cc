@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   comm::CoordinatorIoOptions options;
   options.api_endpoint = argc > 1 ? argv[1] : "tcp://127.0.0.1:*";
   options.control_endpoint = "tcp://127.0.0.1:*";
+  options.link_key = *comm::make_link_key({1});
   options.max_prompt_bytes = 1 << 20;
   auto io = comm::CoordinatorIo::start(options);
   if (!io) {

@@ -95,14 +95,16 @@ TEST(LinkCodec, NumbersThatAreNoLawAreRefused) {
   histogram.low = 1, histogram.high = 100;
   histogram.bins[3] = 1;
   ASSERT_TRUE(well_formed(histogram));
-  std::vector<LengthLaw> wrong = {log_t(nan, 1, 3), log_t(5, 0, 3), log_t(5, -1, 3),
-                                  log_t(inf, 1, 3), log_t(5, 1, 0), log_t(5, inf, 3),
-                                  log_t(5, 1, nan), histogram,      histogram,
-                                  histogram,        histogram};
+  std::vector<LengthLaw> wrong = {
+      log_t(nan, 1, 3),  log_t(5, 0, 3),   log_t(5, -1, 3),   log_t(inf, 1, 3),    log_t(5, 1, 0),
+      log_t(5, inf, 3),  log_t(5, 1, nan), histogram,         histogram,           histogram,
+      histogram,         histogram,        log_t(5, 1, 0.4f), log_t(5, 1, 20'000), log_t(101, 1, 3),
+      log_t(-101, 1, 3), log_t(5, 101, 3)};
   wrong[7].bins[4] = 1;  // sum 2
   wrong[8].bins[3] = nan;
   wrong[9].high = 1;
   wrong[10].bins[3] = -1;
+  wrong[11].high = 2e9f;
   for (const LengthLaw& law : wrong) {
     EXPECT_FALSE(well_formed(law));
     EXPECT_FALSE(decode_control(encode(PredictorReport(Predicted{RequestId{1}, law}))).has_value());

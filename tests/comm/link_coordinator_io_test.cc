@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <set>
 #include <thread>
 
@@ -185,7 +187,7 @@ TEST(CoordinatorIo, FullInboxStopsReadingClientsLosesNothingAndKeepsReadingWorke
   const Time until = now() + kPatience;
   while (io->inbox().has_room() && now() < until) std::this_thread::yield();
   ASSERT_FALSE(io->inbox().has_room());
-  BareClient worker(io->control_endpoint());
+  BarePeer worker(io->control_endpoint());
   ASSERT_TRUE(worker.say_bytes(encode(WorkerReport(Drained{}))));
   while (io->counters().worker_messages.value() < 1 && now() < until) std::this_thread::yield();
   EXPECT_EQ(io->counters().worker_messages.value(), 1);  // while nobody empties the inbox
@@ -209,7 +211,8 @@ TEST(CoordinatorIo, FullInboxStopsReadingClientsLosesNothingAndKeepsReadingWorke
 TEST(CoordinatorIo, WhatIsTooLargeIsRefusedUnreadAndWorkersAreHeardBeside) {
   auto io = start_coordinator();
   Incoming in(io->inbox());
-  BareClient vandal(io->api_endpoint()), worker(io->control_endpoint());
+  BareClient vandal(io->api_endpoint());
+  BarePeer worker(io->control_endpoint());
   auto huge = submit_of("huge", "Hi");
   huge.sampling.logit_bias.assign(1'000'000, {1, 0.f});
   const std::string bytes = encode(api::ClientMessage(huge));
@@ -249,7 +252,7 @@ TEST(CoordinatorIo, TheInboxIsBoundedInBytesForClientsAndForLeaders) {
   while (io->inbox().has_room() && now() < until) std::this_thread::yield();
   EXPECT_FALSE(io->inbox().has_room());
   // Leaders are heard beyond that, to a limit of their own.
-  BareClient leader(io->control_endpoint());
+  BarePeer leader(io->control_endpoint());
   StepReport report;
   report.progress.resize(1);
   report.progress[0].text = std::string(kOne, 'x');
@@ -424,7 +427,7 @@ TEST(CoordinatorIo, AnAddressInUseIsNamed) {
 TEST(CoordinatorIo, AWorkerOfAnotherVersionIsIgnored) {
   auto io = start_coordinator();
   Incoming in(io->inbox());
-  BareClient other(io->control_endpoint()), same(io->control_endpoint());
+  BarePeer other(io->control_endpoint()), same(io->control_endpoint());
   std::string bytes = encode(WorkerReport(Drained{}));
   bytes[1] = 9;
   ASSERT_TRUE(other.say_bytes(bytes));
@@ -434,6 +437,52 @@ TEST(CoordinatorIo, AWorkerOfAnotherVersionIsIgnored) {
   const auto got = in.next_of<FromWorker>();
   ASSERT_TRUE(got);
   EXPECT_EQ(std::get<Heartbeat>(got->report).configured_replica, ReplicaId{3});
+}
+
+TEST(CoordinatorIo, OnlyPeersWithTheClustersKeyAreHeardOnTheControlLink) {
+  auto io = start_coordinator();
+  Incoming in(io->inbox());
+  BareClient stranger(io->control_endpoint());
+  BarePeer neighbour(io->control_endpoint(), key_of(8)), own(io->control_endpoint());
+  const std::string hello = encode(WorkerReport(Hello{ReplicaId{0}, {}}));
+  ASSERT_TRUE(stranger.say_bytes(hello));
+  ASSERT_TRUE(neighbour.say_bytes(hello));
+  EXPECT_TRUE(stranger.was_refused());
+  EXPECT_TRUE(neighbour.was_refused());
+  ASSERT_TRUE(own.say_bytes(encode(WorkerReport(Heartbeat{ReplicaId{3}, 1, 2, true}))));
+  const auto got = in.next_of<FromWorker>();
+  ASSERT_TRUE(got);
+  EXPECT_TRUE(std::holds_alternative<Heartbeat>(got->report));
+  EXPECT_EQ(io->counters().worker_messages.value(), 1);
+  EXPECT_EQ(io->inbox().size(), 0u);
+  auto keyless = loopback();
+  keyless.link_key = {};
+  EXPECT_EQ(CoordinatorIo::start(keyless).error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(LinkKey, IsReadFromAFileThatIsClosedToOthers) {
+  const std::string path = testing::TempDir() + "link_key_" + std::to_string(getpid());
+  const auto write = [&](const std::string& text, mode_t mode) {
+    std::ofstream(path, std::ios::trunc) << text;
+    chmod(path.c_str(), mode);
+    return read_link_key(path);
+  };
+  const std::string digits = "07" + std::string(62, '0');
+  const auto key = write(digits + "\n", 0600);
+  ASSERT_TRUE(key) << key.error().message;
+  EXPECT_EQ(key->secret_half, key_of().secret_half);
+  EXPECT_EQ(key->public_half, key_of().public_half);
+  EXPECT_TRUE(write(digits, 0400));
+  for (const mode_t open_to_others : {0640, 0604, 0660})
+    EXPECT_EQ(write(digits, open_to_others).error().code, ErrorCode::kInvalidArgument);
+  for (const std::string& wrong : {std::string(), digits.substr(1), digits + "0", digits + "\n\n",
+                                   "0x" + digits.substr(2), "-1" + digits.substr(2)}) {
+    const auto refused = write(wrong, 0600);
+    ASSERT_FALSE(refused) << wrong;
+    EXPECT_NE(refused.error().message.find(path), std::string::npos);
+  }
+  unlink(path.c_str());
+  EXPECT_EQ(read_link_key(path).error().code, ErrorCode::kNotFound);
 }
 
 }  // namespace

@@ -54,17 +54,34 @@ class Incoming {
   std::deque<T> waiting_;
 };
 
-/// A socket that says what it is told, bytes or not.
+inline LinkKey key_of(uint8_t first_byte = 7) { return *make_link_key({first_byte}); }
+
+/// A socket that says what it is told, bytes or not; with `key` on a control link.
 class BareClient {
  public:
-  BareClient(const std::string& endpoint, int type = ZMQ_DEALER, int receive_hwm = 1000) {
+  BareClient(const std::string& endpoint, int type = ZMQ_DEALER, int receive_hwm = 1000,
+             const LinkKey* key = nullptr) {
     socket_ = std::move(*ZmqSocket::open(context_, type));
+    if (key != nullptr) socket_.show(*key);
+    constexpr int kRefused = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                             ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    refusals_ = std::move(*socket_.monitor(context_, kRefused, "refusals"));
     socket_.set(ZMQ_LINGER, 0);
     socket_.set(ZMQ_SNDHWM, 0);
     socket_.set(ZMQ_RCVHWM, receive_hwm);
     EXPECT_TRUE(socket_.connect(endpoint));
   }
   ZmqSocket& socket() { return socket_; }
+  /// A handshake has failed within `patience`.
+  bool was_refused(Duration patience = kPatience) {
+    const Time until = now() + patience;
+    while (refusals_.next_event() == 0) {
+      if (now() >= until) return false;
+      zmq_pollitem_t item{refusals_.get(), 0, ZMQ_POLLIN, 0};
+      zmq_poll(&item, 1, 100);
+    }
+    return true;
+  }
   bool say(const api::ClientMessage& message) { return say_bytes(encode(message)); }
   bool say_bytes(std::string_view bytes) {
     for (const Time until = now() + kPatience; now() < until; wait(ZMQ_POLLOUT, milliseconds(50)))
@@ -90,13 +107,21 @@ class BareClient {
     zmq_poll(&item, 1, static_cast<long>(duration_cast<milliseconds>(at_most).count()) + 1);
   }
   ZmqContext context_;
-  ZmqSocket socket_;
+  ZmqSocket socket_, refusals_;
+};
+
+/// A bare socket on a control link, with the cluster's key.
+class BarePeer : public BareClient {
+ public:
+  explicit BarePeer(const std::string& endpoint, const LinkKey& key = key_of())
+      : BareClient(endpoint, ZMQ_DEALER, 1000, &key) {}
 };
 
 inline CoordinatorIoOptions loopback() {
   CoordinatorIoOptions options;
   options.api_endpoint = "tcp://127.0.0.1:*";
   options.control_endpoint = "tcp://127.0.0.1:*";
+  options.link_key = key_of();
   return options;
 }
 

@@ -16,6 +16,7 @@ using namespace test;  // NOLINT
 WorkerIoOptions leader_of(const std::string& control_endpoint, uint32_t tp_size = 1) {
   WorkerIoOptions options;
   options.control_endpoint = control_endpoint;
+  options.link_key = key_of();
   options.replica = ReplicaId{5};
   options.tp_size = tp_size;
   return options;

@@ -54,6 +54,8 @@ inline PromptText byte_text() {
   return text;
 }
 
+inline comm::LinkKey cluster_key() { return *comm::make_link_key({3}); }
+
 inline TokenId answer_token(uint32_t index) { return static_cast<TokenId>('a' + index % 26); }
 inline std::string answer_text(uint32_t tokens) {
   std::string text;
@@ -76,6 +78,7 @@ class ScriptedLeader {
   explicit ScriptedLeader(const Options& options) : options_(options) {
     comm::WorkerIoOptions io;
     io.control_endpoint = options.endpoint;
+    io.link_key = cluster_key();
     io.replica = ReplicaId{options.replica};
     io.heartbeat_every = milliseconds(20);
     auto started = comm::WorkerIo::start(io, progress_);
@@ -211,6 +214,7 @@ class ScriptedPredictor {
       : law_of_(std::move(law_of)) {
     comm::PredictorIoOptions options;
     options.control_endpoint = control_endpoint;
+    options.link_key = cluster_key();
     options.hello.name = "scripted";
     options.hello_every = milliseconds(20);
     auto started = comm::PredictorIo::start(options);
@@ -240,6 +244,7 @@ class LiveCluster {
     comm::CoordinatorIoOptions io;
     io.api_endpoint = "tcp://127.0.0.1:*";
     io.control_endpoint = "tcp://127.0.0.1:*";
+    io.link_key = cluster_key();
     auto started = comm::CoordinatorIo::start(io);
     EXPECT_TRUE(started.has_value());
     io_ = std::move(*started);

@@ -412,6 +412,38 @@ TEST(SchedulerCore, ANewPopulationRekeysTheUnpredicted) {
   EXPECT_EQ(c.core.place(RequestId{1}), 1u);
 }
 
+TEST(SchedulerCore, AdviceNeverReachesACheck) {
+  const float nan = std::nanf(""), inf = HUGE_VALF;
+  std::vector<LengthLaw> laws;
+  for (const float mu : {-100.f, 0.f, 100.f, 1e30f, nan, -inf})
+    for (const float sigma : {1e-30f, 1.f, 100.f, 1e30f, 0.f, -1.f, nan})
+      for (const float nu : {0.5f, 3.5f, 1e4f, 20'000.f, 0.f, -1.f, inf, nan}) {
+        LengthLaw law;
+        law.kind = LengthLaw::Kind::kLogT;
+        law.mu = mu, law.sigma = sigma, law.nu = nu;
+        laws.push_back(law);
+      }
+  LengthLaw bins;
+  bins.kind = LengthLaw::Kind::kHistogram;
+  laws.push_back(bins);  // all zero
+  bins.low = 1e-30f, bins.high = 1e9f, bins.bins[0] = 1;
+  laws.push_back(bins);
+  for (const auto kind : {Policy::Kind::kSept, Policy::Kind::kTie}) {
+    Core c(with_policy(kind));
+    c.join(0, 1);
+    for (uint64_t id = 1; id <= 8; ++id) c.arrive(id);
+    for (size_t i = 0; i < laws.size(); ++i) {
+      c.tell(PredictedLaw{RequestId{2 + i % 7}, laws[i]});
+      c.tell(ProbedLaw{ReplicaId{0}, Epoch{1}, RequestId{1}, Attempt{1}, 0, 0, laws[i]});
+      if (i % 8 == 2 || i % 8 == 3)
+        c.tell(PopulationLaw{laws[i]});  // a table of its own each: 10 ms
+      for (uint64_t id = 1; id <= 8; ++id)
+        EXPECT_TRUE(std::isfinite(c.core.standing(RequestId{id}).key));
+      c.core.check_integrity();
+    }
+  }
+}
+
 TEST(SchedulerCore, EveryDispatchIsTheBestByTheFormulaUnderRandomEventsAndLaws) {
   uint64_t predicted = 0, late = 0, probed = 0, rekeyed = 0;
   for (uint64_t seed = 1; seed <= 30; ++seed) {

@@ -138,6 +138,8 @@ TEST_F(Cli, PrintedLinesAreQuotedForTheShell) {
                          "/a b' --model " + model());
   ASSERT_EQ(ran.code, 0) << ran.out;
   EXPECT_NE(ran.out.find("mkdir -p '" + folder_ + "/a b/"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("--link-key '" + folder_ + "/a b/link.key'"), std::string::npos)
+      << ran.out;
 }
 
 TEST_F(Cli, ServeRefusesAControlAddressThatIsTaken) {

@@ -44,14 +44,14 @@ TEST(ClusterLines, OneMpirunPerFailureDomain) {
             common("coordinator") +
                 "-n 1 /bin/t/tailor-coordinator --model default --endpoint tcp://127.0.0.1:5555 "
                 "--control-endpoint tcp://127.0.0.1:* --replicas 2 --policy fcfs --run-dir /run/t "
-                "--log-level info ");
+                "--link-key /run/t/link.key --log-level info ");
   EXPECT_EQ(
       joined(replica_line(test_cluster(), test_run(), 1, "tcp://127.0.0.1:9")),
       common("replica-1") +
           "-x OMP_NUM_THREADS=3 -x MKL_NUM_THREADS=3 -n 2 /bin/t/tailor-worker --model default "
           "--control-endpoint tcp://127.0.0.1:9 --replica 1 --tp 2 --engine cpu --device cpu "
           "--threads 3 "
-          "--ranks-on-host 4 --run-dir /run/t --log-level info ");
+          "--ranks-on-host 4 --run-dir /run/t --link-key /run/t/link.key --log-level info ");
 }
 
 TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
@@ -141,9 +141,9 @@ TEST(Spawn, LeavesOutVariablesByPrefixButNotThoseItIsGiven) {
 TEST(ClusterLines, ThePredictorIsStartedWithoutMpirun) {
   ClusterOptions options = test_cluster();
   options.predictor = "/p q";
-  EXPECT_EQ(to_shell(predictor_line(options, "tcp://127.0.0.1:9")),
+  EXPECT_EQ(to_shell(predictor_line(options, test_run(), "tcp://127.0.0.1:9")),
             "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 /bin/t/tailor-predictor serve --control-endpoint "
-            "tcp://127.0.0.1:9 --predictor '/p q' --log-level info");
+            "tcp://127.0.0.1:9 --link-key /run/t/link.key --predictor '/p q' --log-level info");
 }
 
 TEST(ClusterLines, SingleIsOneMpmdLine) {

@@ -32,6 +32,7 @@ class Generate : public testing::Test {
     comm::CoordinatorIoOptions options;
     options.api_endpoint = "tcp://127.0.0.1:*";
     options.control_endpoint = "tcp://127.0.0.1:*";
+    options.link_key = *comm::make_link_key({1});
     auto io = comm::CoordinatorIo::start(options);
     EXPECT_TRUE(io.has_value());
     io_ = std::move(*io);

@@ -48,6 +48,9 @@ class Worker : public testing::Test {
     comm::CoordinatorIoOptions options;
     options.api_endpoint = "tcp://127.0.0.1:*";
     options.control_endpoint = "tcp://127.0.0.1:*";
+    std::ofstream(folder_ / "link.key") << "01" + std::string(62, '0');
+    chmod((folder_ / "link.key").c_str(), 0600);
+    options.link_key = *comm::make_link_key({1});
     auto io = comm::CoordinatorIo::start(options);
     ASSERT_TRUE(io) << to_string(io.error());
     io_ = std::move(*io);
@@ -99,6 +102,8 @@ class Worker : public testing::Test {
                                       folder_.string(),
                                       "--control-endpoint",
                                       io_->control_endpoint(),
+                                      "--link-key",
+                                      (folder_ / "link.key").string(),
                                       "--replica",
                                       "3",
                                       "--tp",
