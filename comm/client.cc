@@ -135,7 +135,13 @@ class ClientConnection final : public Client {
 
   Result<void> send(const api::ClientMessage& message) {
     const Time at = now();
-    if (socket_.send({encode(message)}) != SendStatus::kSent)
+    const std::string bytes = encode(message);
+    if (bytes.empty() || bytes.size() > kMaxMessageBytes)  // it would end in silence
+      return fail(ErrorCode::kLimitExceeded,
+                  "the message has " +
+                      (bytes.empty() ? "2 GiB or more" : std::to_string(bytes.size()) + " bytes") +
+                      ", the limit is " + std::to_string(kMaxMessageBytes));
+    if (socket_.send({bytes}) != SendStatus::kSent)
       return fail(ErrorCode::kUnavailable, std::to_string(kMaxWaitingSubmits) +
                                                " messages wait for " + options_.endpoint +
                                                ", which does not take them");

@@ -12,6 +12,8 @@
 namespace tailor::comm {
 
 inline constexpr size_t kMaxRequestIdBytes = 128;
+/// Of one message to the server; a larger one closes its connection.
+inline constexpr size_t kMaxMessageBytes = 64u << 20;
 inline constexpr size_t kMaxTenantBytes = 256;
 /// Of a client's message, everything that is neither prompt nor tenant: sampling, names, fields
 /// this version does not know.
@@ -38,6 +40,7 @@ struct BadClientMessage {
 /// Sampling numbers pass as they are, NaN included: base/request.h, validate() judges them.
 tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::string_view bytes,
                                                                          size_t max_prompt_bytes);
+/// Empty when it would be larger than protobuf's 2 GiB.
 std::string encode(const api::ClientMessage& message);
 
 /// Every text of `submit` is UTF-8. A client asks before it encodes: on the wire what is not UTF-8

@@ -24,6 +24,7 @@
 #include "base/mailbox.h"
 #include "base/messages.h"
 #include "base/result.h"
+#include "comm/codec_api.h"
 #include "comm/link_key.h"
 
 namespace tailor::comm {
@@ -83,9 +84,9 @@ struct CoordinatorIoOptions {
   LinkKey link_key;                ///< of the control link
   size_t inbox_capacity = 4096;    ///< messages,
   size_t inbox_bytes = 64u << 20;  ///< and the memory they hold; above it no client is read,
-  size_t max_inbox_bytes = 256u << 20;   ///< and above this no leader either
-  size_t max_message_bytes = 64u << 20;  ///< larger ones close their connection
-  size_t max_prompt_bytes = 4u << 20;    ///< larger ones are answered LimitExceeded
+  size_t max_inbox_bytes = 256u << 20;          ///< and above this no leader either
+  size_t max_message_bytes = kMaxMessageBytes;  ///< larger ones close their connection
+  size_t max_prompt_bytes = 4u << 20;           ///< larger ones are answered LimitExceeded
   size_t max_clients = 4096;
 };
 

@@ -142,6 +142,19 @@ TEST(Client, StatusKeepsTheEventsOfOthers) {
   EXPECT_EQ(hear(*client, 1)["r"].text, "kept for later");
 }
 
+TEST(Client, AMessageThatWouldCloseTheConnectionIsNotSent) {
+  EchoServer server;
+  auto client = connect(server.endpoint());
+  api::Submit large = submit_of("large", std::string(kMaxMessageBytes, 'x'));
+  const auto refused = client->submit(large);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kLimitExceeded);
+  EXPECT_NE(refused.error().message.find("the limit is 67108864"), std::string::npos)
+      << refused.error().message;
+  ASSERT_TRUE(client->submit(submit_of("small", "x")));
+  EXPECT_TRUE(client->status(kPatience));
+}
+
 TEST(Client, StatusOfNobodyIsATimeoutThatNamesTheEndpoint) {
   auto client = connect("tcp://127.0.0.1:1");
   const auto status = client->status(milliseconds(50));

@@ -157,6 +157,12 @@ class PythonClient(unittest.TestCase):
         self.addCleanup(client.close)
         return client
 
+    def test_a_message_that_would_close_the_connection_is_not_sent(self):
+        client = self.connect()
+        with self.assertRaisesRegex(ValueError, "the limit is 67108864"):
+            client.submit("x" * (64 << 20), request_id="large")
+        self.assertEqual(client.generate("abc", max_tokens=8, timeout_s=PATIENCE_S)["text"], "abc")
+
     def test_generate_returns_the_whole_answer(self):
         client = self.connect()
         answer = client.generate("hello there, world", max_tokens=100, temperature=0, seed=5, logprobs=0,

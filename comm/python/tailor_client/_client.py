@@ -12,6 +12,7 @@ import zmq.utils.monitor
 from ._schema import api
 
 PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 64 << 20  # the server closes the connection of a larger one
 _LEASE_EVERY_S = 3.0
 _FORGOTTEN_AFTER_S = 8.0  # silent for so long, the server may have dropped our credit and our requests
 _RESUME_AGAIN_S = 1.0
@@ -365,8 +366,11 @@ class Client:
         self._send(message)
 
     def _send(self, message) -> None:
+        data = message.SerializeToString()
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"the message has {len(data)} bytes, the limit is {MAX_MESSAGE_BYTES}")
         try:
-            self._socket.send(message.SerializeToString(), zmq.NOBLOCK)
+            self._socket.send(data, zmq.NOBLOCK)
         except zmq.Again:
             raise Unavailable(f"{self.endpoint} does not take any more messages") from None
         self._said_at = time.monotonic()
