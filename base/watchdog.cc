@@ -21,7 +21,7 @@ constexpr unsigned kLastWordsSeconds = 2;
   alarm(kLastWordsSeconds);
   LOG_ERROR("the {} thread has been stuck at progress {} for {:.1f} s; this process leaves", thread,
             count, to_seconds(standstill));
-  spdlog::default_logger_raw()->flush();
+  flush_log();
   _exit(kStuckExitCode);
 }
 

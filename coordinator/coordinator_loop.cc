@@ -455,21 +455,21 @@ void CoordinatorLoop::on_probed(ReplicaId replica, const LawProbed& probed) {
 }
 
 void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
-  const auto level = options_.core.policy.needs_law() ? spdlog::level::info : spdlog::level::debug;
-  if (!spdlog::should_log(level)) return;
+  const auto level = options_.core.policy.needs_law() ? LogLevel::kInfo : LogLevel::kDebug;
+  if (!log_enabled(level)) return;
   const auto s = core_.standing(id);
   if (!s.live) return;
   // Its place costs a walk over all requests, and an answer of the predictor comes with each one.
   std::string place;
   if (!s.waiting)
     place = "already on replica " + std::to_string(live_.at(id).timings.replica);
-  else if (!spdlog::should_log(spdlog::level::debug))
+  else if (!log_enabled(LogLevel::kDebug))
     place = "one of " + std::to_string(core_.waiting()) + " that wait";
   else
     place = "place " + std::to_string(core_.place(id)) + " of " + std::to_string(core_.waiting());
-  spdlog::log(level, "request {}: {} law {}, E {:.1f}, CVaR {:.1f}, beta {:.3f}, key {:.4f}, {}",
-              id.value, whose, describe(s.law), s.moments.expected, s.moments.cvar, core_.beta(),
-              s.key, place);
+  log_at(level, "request {}: {} law {}, E {:.1f}, CVaR {:.1f}, beta {:.3f}, key {:.4f}, {}",
+         id.value, whose, describe(s.law), s.moments.expected, s.moments.cvar, core_.beta(), s.key,
+         place);
 }
 
 // ---- the core

@@ -446,7 +446,7 @@ int run(int argc, char** argv) {
   if (!end || !end->together || others_stay) {
     LOG_INFO("leaving at once with code {}", code);
     mpi.abandon();
-    spdlog::shutdown();
+    flush_log();
     _exit(code);
   }
   LOG_INFO("leaving with code {}", code);
