@@ -12,7 +12,8 @@
 namespace tailor::launch {
 
 /// Every number of `app` and its subcommands is decimal, whole where whole numbers are asked for,
-/// finite, and as it was written. Call it after the last option is added.
+/// finite, and as it was written; a size (512MiB) is read by its own. Call it after the last option
+/// is added.
 inline void check_number_options(CLI::App& app) {
   const auto exact = [](auto zero, const char* expected) {
     using Number = decltype(zero);
@@ -25,6 +26,7 @@ inline void check_number_options(CLI::App& app) {
   };
   for (CLI::Option* option : app.get_options()) {
     const std::string type = option->get_type_name();  // "INT", or "INT:INT in [1 - 8]"
+    if (type.find(":SIZE") != std::string::npos) continue;
     const auto is = [&](const std::string& name) { return type.substr(0, type.find(':')) == name; };
     if (is("INT")) {
       option->transform(CLI::Validator(exact(int64_t{}, "a whole number of 64 bits"), ""));
