@@ -7,7 +7,10 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <cstdint>
 #include <memory>
+
+#include "base/numbers.h"
 
 namespace tailor {
 namespace {
@@ -72,11 +75,9 @@ Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint) {
   if (brackets ? !out.is_ipv6() || !is_number(out) : out.is_ipv6())
     return fail(ErrorCode::kInvalidArgument,
                 "an IPv6 endpoint looks like tcp://[::1]:5555, found " + endpoint);
-  const bool number = out.port.size() <= 5 &&
-                      out.port.find_first_not_of("0123456789") == std::string::npos &&
-                      std::stoi(out.port) >= 1 && std::stoi(out.port) <= 65535;
-  if (out.port != "*" && !number)
-    return fail(ErrorCode::kInvalidArgument, "a port is 1 to 65535 or *, found " + endpoint);
+  if (out.port != "*" && parse_number<uint16_t>(out.port).value_or(0) == 0)
+    return fail(ErrorCode::kInvalidArgument,
+                "a port is 1..65535 (or *, any free one to listen on), found " + endpoint);
   return std::optional<HostPort>(out);
 }
 

@@ -88,19 +88,13 @@ Result<void> ZmqSocket::bind(const std::string& endpoint) {
 }
 
 Result<void> ZmqSocket::connect(const std::string& endpoint) {
-  // ZeroMQ takes any number for a port and tries for ever.
-  const std::string port = endpoint.substr(endpoint.rfind(':') + 1);
-  const bool number = !port.empty() && port.size() <= 9 &&
-                      port.find_first_not_of("0123456789") == std::string::npos;
-  if (endpoint.rfind("tcp://", 0) == 0 && number &&
-      (std::stol(port) < 1 || std::stol(port) > 65535))
-    return fail(ErrorCode::kInvalidArgument,
-                "cannot connect to " + endpoint + ": the port must be 1..65535, found " + port);
   std::string settled = endpoint;
-  if (const auto parsed = parse_tcp(endpoint); parsed && *parsed) {
-    const HostPort address = connectable(**parsed);
-    set(ZMQ_IPV6,
-        address.is_ipv6());  // for names it would prefer what the server may not listen on
+  if (endpoint.rfind("tcp://", 0) == 0) {
+    // Refused here: ZeroMQ takes any number for a port and tries for ever.
+    TAILOR_ASSIGN(const auto parsed, parse_tcp(endpoint));
+    const HostPort address = connectable(*parsed);
+    // For names it would prefer what the server may not listen on.
+    set(ZMQ_IPV6, address.is_ipv6());
     settled = to_endpoint(address);
   }
   if (zmq_connect(socket_, settled.c_str()) != 0) return zmq_failure("connect to", endpoint);

@@ -191,6 +191,9 @@ TEST(Client, AForeignServiceAndAnImpossiblePortAreNamed) {
     EXPECT_EQ(impossible.error().code, ErrorCode::kInvalidArgument);
     EXPECT_NE(impossible.error().message.find("1..65535"), std::string::npos);
   }
+  const auto bare = Client::connect({"tcp://::1:5555"});
+  ASSERT_FALSE(bare);
+  EXPECT_NE(bare.error().message.find("tcp://[::1]:5555"), std::string::npos);
 }
 
 TEST(Client, CancelAndRejectionsAreTyped) {
