@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/api.h"
@@ -59,8 +61,10 @@ inline size_t bytes_held(const Submit& submit) {
 
 inline size_t bytes_held(const ClientMessage& message) {
   if (const auto* submit = std::get_if<Submit>(&message)) return bytes_held(*submit);
+  if (const auto* cancel = std::get_if<Cancel>(&message))
+    return sizeof message + cancel->request_id.size() + cancel->token.size();
   if (const auto* resume = std::get_if<Resume>(&message))
-    return sizeof message + resume->request_id.size() +
+    return sizeof message + resume->request_id.size() + resume->token.size() +
            resume->from_token.size() * sizeof(uint32_t);
   return sizeof message;
 }
@@ -68,7 +72,8 @@ inline size_t bytes_held(const ClientMessage& message) {
 inline size_t bytes_held(const ServerEvent& event) {
   size_t bytes = sizeof event;
   if (const auto* accepted = std::get_if<Accepted>(&event)) {
-    bytes += accepted->request_id.size() + accepted->prompt_token_ids.size() * sizeof(TokenId);
+    bytes += accepted->request_id.size() + accepted->token.size() +
+             accepted->prompt_token_ids.size() * sizeof(TokenId);
   } else if (const auto* chunk = std::get_if<TokenChunk>(&event)) {
     bytes += chunk->request_id.size() + chunk->token_ids.size() * sizeof(TokenId) +
              chunk->text.size() + tailor::bytes_held(chunk->logprobs);
@@ -78,7 +83,8 @@ inline size_t bytes_held(const ServerEvent& event) {
   } else if (const auto* rejected = std::get_if<Rejected>(&event)) {
     bytes += rejected->request_id.size() + rejected->error.message.size();
   } else if (const auto* status = std::get_if<StatusReport>(&event)) {
-    bytes += status->replicas.size() * sizeof(ReplicaStatus);
+    bytes += status->replicas.size() * sizeof(ReplicaStatus) + status->predictor.size();
+    for (const auto& end : status->end_tokens) bytes += sizeof end + end.text.size();
     for (const auto& [name, value] : status->counters) bytes += sizeof name + name.size() + 8;
   }
   return bytes;

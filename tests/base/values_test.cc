@@ -4,6 +4,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/bytes_held.h"
 #include "base/check.h"
 #include "base/ids.h"
 #include "base/json_text.h"
@@ -32,6 +33,19 @@ TEST(Result, ErrorsTravelUpWithTheirCode) {
   Result<int> wrapped = fail_with("reading x", bad.error());
   EXPECT_EQ(wrapped.error().message, "reading x: odd");
   EXPECT_EQ(wrapped.error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(BytesHeld, EveryTextOfAMessageCounts) {
+  const std::string large(1 << 16, 'x');
+  api::Submit tenant, stop;
+  tenant.tenant = large;
+  stop.sampling.stop = {large};
+  for (const api::ClientMessage& message :
+       {api::ClientMessage(api::Cancel{large, ""}), api::ClientMessage(api::Cancel{"", large}),
+        api::ClientMessage(api::Resume{large, {}, ""}),
+        api::ClientMessage(api::Resume{"", {}, large}), api::ClientMessage(tenant),
+        api::ClientMessage(stop)})
+    EXPECT_GE(api::bytes_held(message), large.size()) << message.index();
 }
 
 TEST(Check, BrokenInvariantAborts) {
