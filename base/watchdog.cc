@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -44,13 +45,15 @@ void Watchdog::run() {
   Time last = now();
   std::vector<Seen> seen(watched_.size(), Seen{0, last});
   Duration cpu{};
+  bool was_started = false;
   while (!end_.closed()) {
     end_.drain_wait(tick);
     const Time at = now();
     const Duration late = at - last - tick;
     last = at;
     const bool started = started_;
-    bool worked = false;
+    // The end of the load is progress: what stood before it must not be held to the shorter limit.
+    bool worked = std::exchange(was_started, started) != started;
     if (!started && process_cpu_time() - cpu >= seconds(1)) {
       cpu = process_cpu_time();
       worked = true;

@@ -45,7 +45,7 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  /// Load has ended: `stuck_after` holds from now on. Any thread.
+  /// Load has ended, which is progress: `stuck_after` holds from now on. Any thread.
   void started() { started_ = true; }
 
  private:

@@ -47,6 +47,17 @@ TEST(WatchdogDeathTest, AStandstillBeforeTheStartHasItsOwnLimit) {
       testing::ExitedWithCode(kStuckExitCode), "the main thread has been stuck");
 }
 
+TEST(Watchdog, AStandstillBeforeTheStartIsForgivenByIt) {
+  Progress main;
+  main.busy = true;
+  Watchdog watchdog({{"main", &main}}, kSoon);
+  Mailbox<int> never(1);
+  never.drain_wait(milliseconds(1500));  // a load that shows no progress
+  watchdog.started();
+  never.drain_wait(milliseconds(400));
+  main.busy = false;
+}
+
 TEST(WatchdogDeathTest, APipeThatTakesNoLastWordsDoesNotKeepIt) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
