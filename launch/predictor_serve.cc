@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "comm/predictor_io.h"
 #include "launch/predictor_batcher.h"
 #include "launch/predictor_source.h"
@@ -28,9 +29,10 @@ struct Options {
   int threads = 1, nice = 5;
   size_t max_batch = 32, queue_limit = 4096;
   double max_wait_ms = 3;
+  int64_t stuck_after_ms = 30000;
 };
 
-constexpr int kIdleMs = 1000;
+constexpr int kIdleMs = 250;  // a turn waits no longer: the watchdog counts turns
 
 /// Predicts one batch and answers it; a failure is answered too (kind none), so that no question
 /// stays open.
@@ -53,9 +55,10 @@ void answer(tie::PromptPredictor& predictor, const std::vector<Predict>& batch,
 }
 
 void loop(tie::PromptPredictor& predictor, comm::PredictorIo& io, PredictorBatcher& batcher,
-          int stop_fd) {
+          int stop_fd, Progress& progress) {
   uint64_t batches = 0, predicted = 0;
   for (;;) {
+    ++progress.counter;
     const Duration left =
         batcher.due() == Time::max() ? milliseconds(kIdleMs) : batcher.due() - now();
     const auto wait =
@@ -77,7 +80,7 @@ void loop(tie::PromptPredictor& predictor, comm::PredictorIo& io, PredictorBatch
            batcher.dropped() + io.dropped());
 }
 
-Result<void> serve(const Options& o, int stop_fd) {
+Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& watchdog) {
   TAILOR_ASSIGN(PredictorSource source, open_predictor(o.source, o.threads));
   comm::PredictorIoOptions io_options;
   io_options.control_endpoint = o.control_endpoint;
@@ -90,7 +93,8 @@ Result<void> serve(const Options& o, int stop_fd) {
   LOG_INFO("{} ({}, {}) answers {}", source.hello.name, source.hello.encoder, source.hello.head,
            o.control_endpoint);
   PredictorBatcher batcher({o.max_batch, from_seconds(o.max_wait_ms / 1e3), o.queue_limit});
-  loop(*source.predictor, *io, batcher, stop_fd);
+  watchdog.started();
+  loop(*source.predictor, *io, batcher, stop_fd, progress);
   return {};
 }
 
@@ -104,13 +108,16 @@ int run(const Options& o) {
   sigprocmask(SIG_BLOCK, &stop_signals, nullptr);
   const int stop_fd = signalfd(-1, &stop_signals, SFD_CLOEXEC);
   init_logging("predictor", o.log_level);
+  Progress progress;
+  progress.busy = true;
+  Watchdog watchdog({{"main", &progress}}, {.stuck_after = milliseconds(o.stuck_after_ms)});
   // Advice yields to the answers themselves where both want the same cores.
   errno = 0;
   if (o.nice > 0 && nice(o.nice) == -1 && errno != 0)
     LOG_WARN("the predictor keeps its priority: {}", std::strerror(errno));
   Result<void> end = fail(ErrorCode::kInternal, "no reason given");
   try {
-    end = serve(o, stop_fd);
+    end = serve(o, stop_fd, progress, watchdog);
   } catch (const std::exception& error) {
     end = fail(ErrorCode::kInternal, error.what());
   }
@@ -140,6 +147,9 @@ std::function<int()> add_predictor_serve(CLI::App& parent) {
       ->check(CLI::Range(0.0, 10000.0));
   app->add_option("--queue-limit", o->queue_limit, "Prompts that may wait; more are dropped")
       ->check(CLI::Range(1u, 1u << 20));
+  app->add_option("--stuck-after-ms", o->stuck_after_ms,
+                  "A main thread without progress for that long: leave")
+      ->check(CLI::Range(int64_t{1000}, int64_t{3600000}));
   app->add_option("--log-level", o->log_level, "trace, debug, info, warn, error, off");
   return [o] { return run(*o); };
 }

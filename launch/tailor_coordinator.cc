@@ -69,7 +69,7 @@ void add_options(CLI::App& app, Options& o) {
       ->check(CLI::Range(int64_t{200}, int64_t{3600000}));
   app.add_option("--stuck-after-ms", o.stuck_after_ms,
                  "A main thread without progress for that long: leave")
-      ->check(CLI::Range(int64_t{100}, int64_t{3600000}));
+      ->check(CLI::Range(int64_t{1000}, int64_t{3600000}));  // idle turns take up to 250 ms
   app.add_option("--run-dir", o.run_dir, "Where coordinator.json is written");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
 }

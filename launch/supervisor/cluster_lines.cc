@@ -182,10 +182,12 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
 
 CommandLine predictor_line(const ClusterOptions& options, const RunDir& run,
                            const std::string& control) {
-  return {{options.program_folder + "/tailor-predictor", "serve", "--control-endpoint", control,
-           "--link-key", run.link_key(), "--predictor", options.predictor, "--log-level",
-           options.log_level},
-          {{"OMP_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}}};
+  CommandLine line{{options.program_folder + "/tailor-predictor", "serve", "--control-endpoint",
+                    control, "--link-key", run.link_key(), "--predictor", options.predictor,
+                    "--log-level", options.log_level},
+                   {{"OMP_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}}};
+  add_if(line.argv, "--stuck-after-ms", options.stuck_after_ms);
+  return line;
 }
 
 CommandLine mpi_trial_line(const ClusterOptions& options, const RunDir& run) {

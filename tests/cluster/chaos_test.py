@@ -1,32 +1,14 @@
 """What is killed with SIGKILL comes back, or goes away without a trace; streams go on behind their last token."""
 import contextlib
-import ctypes
 import os
 import pathlib
 import signal
-import threading
 import unittest
 
-from cluster import PATIENCE_S, Cluster, processes_under, wait_until
+from cluster import PATIENCE_S, Cluster, freeze_main_thread, processes_under, wait_until
 from tailor_client import Client, Finished, TokenChunk
 
 STORY = "Tell me a long story about a lighthouse keeper and the sea."
-
-
-def freeze_main_thread(pid):
-    """Stops the main thread of `pid` and no other, as a deadlock would."""
-    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
-    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-    seize, interrupt = 0x4206, 0x4207
-    for request in (seize, interrupt):
-        if ptrace(request, pid, None, None) != 0:
-            raise unittest.SkipTest(f"this machine lets nobody trace: {os.strerror(ctypes.get_errno())}")
-
-    def see_its_end():  # until its tracer has, its parent does not
-        while os.WIFSTOPPED(os.waitpid(pid, 0)[1]):
-            pass
-
-    threading.Thread(target=see_its_end, daemon=True).start()
 
 
 class Chaos(unittest.TestCase):

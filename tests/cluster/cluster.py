@@ -4,6 +4,7 @@ Everything waits for events with deadlines; nothing sleeps to let things happen.
 others of the user: a cluster has a port of the system's choice, and is asked about its own processes and files.
 """
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -11,7 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TAILOR_BIN", ROOT / "build/cpu/bin"))
@@ -51,6 +54,22 @@ def processes_under(marker):
             if marker in line and (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
                 found[int(entry.name)] = line.strip()
     return found
+
+
+def freeze_main_thread(pid):
+    """Stops the main thread of `pid` and no other, as a deadlock would."""
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    seize, interrupt = 0x4206, 0x4207
+    for request in (seize, interrupt):
+        if ptrace(request, pid, None, None) != 0:
+            raise unittest.SkipTest(f"this machine lets nobody trace: {os.strerror(ctypes.get_errno())}")
+
+    def see_its_end():  # until its tracer has, its parent does not
+        while os.WIFSTOPPED(os.waitpid(pid, 0)[1]):
+            pass
+
+    threading.Thread(target=see_its_end, daemon=True).start()
 
 
 class Cluster:

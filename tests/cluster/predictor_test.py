@@ -6,7 +6,7 @@ import re
 import signal
 import unittest
 
-from cluster import PATIENCE_S, Cluster, wait_until
+from cluster import PATIENCE_S, Cluster, freeze_main_thread, wait_until
 from storm_test import prompts
 from tailor_client import Client, Finished, TokenChunk
 
@@ -94,6 +94,14 @@ class Predictor(unittest.TestCase):
                 os.kill(stopped, signal.SIGCONT)
             self.wait_state(cluster, "ready")
             self.assertEqual(self.pid(cluster), stopped)
+
+    def test_one_whose_main_thread_stands_still_is_started_again(self):
+        with Cluster("--predictor", "prompt-length", "--stuck-after-ms", 2000) as cluster:
+            self.wait_state(cluster, "ready")
+            old = self.pid(cluster)
+            freeze_main_thread(old)
+            wait_until(lambda: self.state(cluster).startswith("ready") and self.pid(cluster) != old, PATIENCE_S,
+                       "another one is ready")
 
     def test_what_ships_for_the_default_model_reads_prompts_and_hidden_states(self):
         with Cluster("--slots", 2, "--policy", "fcfs", "--predictor", "none") as cluster:

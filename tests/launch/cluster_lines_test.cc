@@ -144,6 +144,8 @@ TEST(ClusterLines, ThePredictorIsStartedWithoutMpirun) {
   EXPECT_EQ(to_shell(predictor_line(options, test_run(), "tcp://127.0.0.1:9")),
             "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 /bin/t/tailor-predictor serve --control-endpoint "
             "tcp://127.0.0.1:9 --link-key /run/t/link.key --predictor '/p q' --log-level info");
+  options.stuck_after_ms = 1500;
+  EXPECT_EQ(predictor_line(options, test_run(), "tcp://127.0.0.1:9").argv.back(), "1500");
 }
 
 TEST(ClusterLines, SingleIsOneMpmdLine) {
