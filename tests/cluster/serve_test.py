@@ -18,6 +18,7 @@ import zmq
 
 from cluster import BIN, PATIENCE_S, ROOT, Cluster, processes_under, run_tailor, wait_until
 
+CACHE = os.environ.get("TAILOR_CACHE", str(pathlib.Path.home() / ".cache/tailor"))
 QUESTION = "Why are Christmas markets so popular in Germany?"
 
 
@@ -136,7 +137,6 @@ class TwoReplicas(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"\d{5}.*\d{4}")
         self.assertEqual(len(done.stderr.strip().splitlines()), 1)
-
 
     def test_messages_far_too_large_disturb_nobody_and_their_memory_returns(self):
         def varint(n):
@@ -275,14 +275,15 @@ class WithoutSupervisor(unittest.TestCase):
     """launch/mpirun-cluster: the printed lines, run as they stand."""
 
     @contextlib.contextmanager
-    def started(self, *args):
+    def started(self, *args, place="TMPDIR"):
+        """`place`: the variable that names where its run folder lies."""
         self.endpoint = None
         command = [str(ROOT / "launch/mpirun-cluster"), "--threads", "1", "--predictor", "none", "--endpoint",
                    "tcp://127.0.0.1:*", *args]
         folder = tempfile.TemporaryDirectory(prefix="tlr-")
         self.addCleanup(folder.cleanup)
         self.marker = folder.name
-        environment = {**os.environ, "TAILOR_BIN": str(BIN), "TMPDIR": folder.name}
+        environment = {**os.environ, "TAILOR_BIN": str(BIN), "TAILOR_CACHE": CACHE, place: folder.name}
         with tempfile.TemporaryFile("w+") as log, subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment) as script:
             try:
@@ -311,6 +312,14 @@ class WithoutSupervisor(unittest.TestCase):
             done = run_tailor("generate", "--endpoint", self.endpoint, "--chat", QUESTION, "--max-tokens", 4)
             self.assertEqual(done.returncode, 0, done.stderr)
 
+    def test_with_a_hostfile_the_key_lies_under_home_for_every_host_to_read(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".hosts") as hosts:
+            hosts.write("localhost slots=4\n")
+            hosts.flush()
+            with self.started("--hostfile", hosts.name, "--control-endpoint", "tcp://127.0.0.1:*", place="HOME"):
+                self.assertEqual(len(list(pathlib.Path(self.marker).glob("*/link.key"))), 1)
+            self.assertEqual(list(pathlib.Path(self.marker).glob("*/link.key")), [])
+
     def test_in_one_line_a_replica_that_was_given_up_ends_the_job(self):
         with self.started("--single") as script:
             (worker,) = (pid for pid, line in processes_under(self.marker).items()
@@ -327,7 +336,7 @@ class Surroundings(unittest.TestCase):
                    "SLURM_TASKS_PER_NODE": "1", "SLURM_NTASKS": "1", "OMPI_MCA_plm": "slurm",
                    "OMPI_MCA_orte_ess_jobid": "1", "OMPI_COMM_WORLD_RANK": "3", "PMIX_RANK": "3", "PMIX_NAMESPACE": "x",
                    "OMPI_MCA_orte_default_hostfile": "/nonexistent",
-                   "TAILOR_CACHE": os.environ.get("TAILOR_CACHE", str(pathlib.Path.home() / ".cache/tailor"))}
+                   "TAILOR_CACHE": CACHE}
         environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "USER", "LOGNAME")} | foreign
         with Cluster("--predictor", "none", tp=2, environment=environment) as cluster:
             (answer,) = cluster.generate("--chat", QUESTION, "--max-tokens", 4, "--temperature", 0)
