@@ -126,34 +126,47 @@ std::string summary_json(const LoadResult& result, const std::string& label) {
   return json.dump();
 }
 
-Result<std::string> comparison_table(const std::string& former_json, const LoadResult& result,
-                                     const std::string& label) {
-  const nlohmann::json former = parse_json(former_json).value_or(nlohmann::json());
-  if (!former.is_object() || !former.contains("rows") || !former.contains("label"))
-    return fail(ErrorCode::kInvalidArgument, "this is not what `tailor bench burst --json` writes");
-  TAILOR_ASSIGN(const nlohmann::json now, parse_json(summary_json(result, label)));
-  if (former["rows"].size() != now["rows"].size())
-    return fail(ErrorCode::kInvalidArgument,
-                "the former run had " + std::to_string(former["rows"].size()) +
-                    " requests, this one " + std::to_string(now["rows"].size()));
+namespace {
+
+/// Throws json::exception where either is not a summary.
+std::string compare(const nlohmann::json& former, const nlohmann::json& now) {
   std::string out;
-  const auto old_label = former["label"].get<std::string>();
-  append(out, "%-32s %10s %10s %10s\n", "milliseconds", old_label.c_str(), label.c_str(), "ratio");
+  const auto label_of = [](const nlohmann::json& run) {
+    return run.at("label").get<std::string>();
+  };
+  append(out, "%-32s %10s %10s %10s\n", "milliseconds", label_of(former).c_str(),
+         label_of(now).c_str(), "ratio");
   for (const auto& metric : kMetrics) {
     for (const char* what : {"mean", "p50", "p90"}) {
-      const double before = former[metric.key][what], after = now[metric.key][what];
+      const double before = former.at(metric.key).at(what), after = now.at(metric.key).at(what);
       append(out, "%-27s %4s %10.1f %10.1f", metric.name, what, before * 1e3, after * 1e3);
       append(out, " %10.2f\n", before > 0 ? after / before : 1.0);
     }
   }
+  const auto &rows = now.at("rows"), &former_rows = former.at("rows");
   size_t same = 0;
-  for (size_t i = 0; i < now["rows"].size(); ++i)
-    same += former["rows"][i]["tokens_hash"] == now["rows"][i]["tokens_hash"];
-  append(out, "%-32s %10.1f %10.1f %10.2f\n", "tokens/s", former["tokens_per_s"].get<double>(),
-         now["tokens_per_s"].get<double>(),
-         now["tokens_per_s"].get<double>() / former["tokens_per_s"].get<double>());
-  append(out, "the same tokens in both runs: %zu of %zu answers\n", same, now["rows"].size());
+  for (size_t i = 0; i < rows.size(); ++i)
+    same += former_rows.at(i).at("tokens_hash") == rows.at(i).at("tokens_hash");
+  const double before = former.at("tokens_per_s"), after = now.at("tokens_per_s");
+  append(out, "%-32s %10.1f %10.1f %10.2f\n", "tokens/s", before, after, after / before);
+  append(out, "the same tokens in both runs: %zu of %zu answers\n", same, rows.size());
   return out;
+}
+
+}  // namespace
+
+Result<std::string> comparison_table(const std::string& former_json, const LoadResult& result,
+                                     const std::string& label) {
+  const nlohmann::json former = parse_json(former_json).value_or(nlohmann::json());
+  TAILOR_ASSIGN(const nlohmann::json now, parse_json(summary_json(result, label)));
+  try {
+    if (former.at("rows").size() == now.at("rows").size()) return compare(former, now);
+    return fail(ErrorCode::kInvalidArgument,
+                "the former run had " + std::to_string(former.at("rows").size()) +
+                    " requests, this one " + std::to_string(now.at("rows").size()));
+  } catch (const nlohmann::json::exception&) {
+    return fail(ErrorCode::kInvalidArgument, "this is not what `tailor bench burst --json` writes");
+  }
 }
 
 }  // namespace tailor::bench

@@ -64,7 +64,10 @@ TEST(Comparison, OfOtherRequestsOrOfNoRunIsRefused) {
   const auto other = comparison_table(summary_json(one, "fcfs"), two_rows(), "tie");
   ASSERT_FALSE(other);
   EXPECT_EQ(other.error().message, "the former run had 1 requests, this one 2");
-  EXPECT_EQ(comparison_table("{}", two_rows(), "tie").error().code, ErrorCode::kInvalidArgument);
+  for (const char* text : {"", "{}", R"({"label": "fcfs", "rows": [1, 2]})",
+                           R"({"label": 1, "rows": [1, 2], "ttft_s": {"mean": 1}})"})
+    EXPECT_EQ(comparison_table(text, two_rows(), "tie").error().code, ErrorCode::kInvalidArgument)
+        << text;
 }
 
 }  // namespace
