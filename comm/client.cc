@@ -4,13 +4,13 @@
 #include <zmq.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "comm/codec_api.h"
 #include "comm/codec_shared.h"
@@ -332,13 +332,7 @@ Result<std::unique_ptr<Client>> Client::connect(const ClientOptions& options) {
 std::string new_request_id() {
   unsigned char bytes[16];
   TAILOR_CHECK(getentropy(bytes, sizeof bytes) == 0, "the system gives no random bytes");
-  std::string id;
-  char hex[3];
-  for (unsigned char byte : bytes) {
-    std::snprintf(hex, sizeof hex, "%02x", byte);
-    id += hex;
-  }
-  return id;
+  return to_hex(bytes);
 }
 
 }  // namespace tailor::comm

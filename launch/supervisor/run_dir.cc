@@ -12,6 +12,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "base/hex.h"
+
 namespace tailor::launch {
 namespace {
 
@@ -47,12 +49,7 @@ Result<void> write_link_key(const std::string& path) {
   std::array<unsigned char, 32> secret;
   if (getentropy(secret.data(), secret.size()) != 0)
     return fail(ErrorCode::kUnavailable, "the system gives no random bytes");
-  std::string digits;
-  for (const unsigned char byte : secret) {
-    digits += "0123456789abcdef"[byte >> 4];
-    digits += "0123456789abcdef"[byte & 15];
-  }
-  digits += '\n';
+  const std::string digits = to_hex(secret) + "\n";
   const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0600);
   const bool written =
       fd >= 0 && write(fd, digits.data(), digits.size()) == static_cast<ssize_t>(digits.size());
@@ -80,7 +77,7 @@ std::string shared_for(const std::string& tag) {
 }  // namespace
 
 std::vector<std::string> RunDir::private_paths(int replicas) const {
-  std::vector<std::string> paths = {mpi,    shared, link_key(), coordinator_json(),
+  std::vector<std::string> paths = {mpi,    shared,         link_key(), coordinator_json(),
                                     lost(), path + "/ready"};
   for (int i = 0; i < replicas; ++i) paths.push_back(progress(i));
   return paths;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/hex.h"
 #include "parallel/weights/default_model.h"
 
 namespace tailor::weights {
@@ -31,10 +32,7 @@ int64_t wall_clock_ns() { return wall_clock_ms() * 1'000'000; }
 std::string hex(XXH128_hash_t hash) {
   XXH128_canonical_t bytes;
   XXH128_canonicalFromHash(&bytes, hash);
-  std::string out;
-  for (const unsigned char byte : bytes.digest)
-    for (const int digit : {byte >> 4, byte & 15}) out += "0123456789abcdef"[digit];
-  return out;
+  return to_hex(bytes.digest);
 }
 
 std::string hash_of_text(std::string_view text) {
