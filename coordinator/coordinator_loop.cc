@@ -13,7 +13,6 @@ namespace tailor::coordinator {
 namespace {
 
 constexpr Duration kHouseEvery = milliseconds(250);
-constexpr size_t kMaxRequestIdBytes = 128;
 constexpr Duration kTokenizersBusy = seconds(1);
 constexpr Duration kOutboundFull = milliseconds(5);  // then the io thread is looked at again
 
@@ -187,9 +186,9 @@ void CoordinatorLoop::reject(ClientId client, std::string request_id, ErrorCode 
 
 void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
   const std::string name = submit.request_id;
-  if (name.empty() || name.size() > kMaxRequestIdBytes)
-    return reject(client, name.substr(0, kMaxRequestIdBytes), ErrorCode::kInvalidArgument,
-                  "request_id must have 1.." + std::to_string(kMaxRequestIdBytes) +
+  if (name.empty() || name.size() > comm::kMaxRequestIdBytes)
+    return reject(client, name.substr(0, comm::kMaxRequestIdBytes), ErrorCode::kInvalidArgument,
+                  "request_id must have 1.." + std::to_string(comm::kMaxRequestIdBytes) +
                       " bytes, found " + std::to_string(name.size()));
   if (const auto job = tokenizing_.find(name); job != tokenizing_.end()) {
     if (job->second.over)

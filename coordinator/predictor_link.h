@@ -78,7 +78,7 @@ class PredictorLink {
     uint64_t answers_before = 0;
   };
   std::unordered_map<RequestId, Question> open_;
-  uint64_t answers_ = 0;  // on this connection, strays included
+  uint64_t answers_ = 0;  // of all predictors so far, strays included
   PredictorCounters counters_;
 };
 

@@ -17,9 +17,9 @@
 // inside a class the policy's key orders, then arrival, then id. A request is bound only when a
 // replica has room: a free slot for each of its n samples (or no other request, when n is above its
 // slots), or a place among the `ahead` (at most 2 requests a replica is kept ahead, to hide the
-// hop). Of the replicas with room the one with most
-// free slots wins, then the one with the smaller share of KV blocks in use, then the next in turn.
-// The head of the queue is never overtaken inside its class or by a lower class.
+// hop). Of the replicas with room the one with most free slots wins, then the one with the smaller
+// share of KV blocks in use, then the next in turn. The head of the queue is never overtaken inside
+// its class or by a lower class.
 //
 // Laws. Under sept and tie the key comes from the law of the request's length: the predictor's
 // (PredictedLaw) or, better, the worker's probe's (ProbedLaw); until somebody has said anything,
