@@ -1,7 +1,5 @@
 #include "base/model_stamp.h"
 
-#include <algorithm>
-
 namespace tailor {
 
 bool is_sampled_stamp(std::string_view stamp) {

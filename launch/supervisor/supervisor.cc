@@ -11,11 +11,11 @@
 #include <asio.hpp>
 #include <cerrno>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <filesystem>
 
+#include "base/numbers.h"
 #include "launch/supervisor/warden.h"
 
 namespace tailor::launch {
@@ -380,7 +380,7 @@ class Supervisor {
       if (error) return;
       for (size_t i = 0; i < got; ++i) {
         if (lost_buffer_[i] == '\n') {
-          end_lost(std::atoi(std::exchange(lost_line_, {}).c_str()));
+          end_lost(parse_number<pid_t>(std::exchange(lost_line_, {})).value_or(0));
         } else if (lost_line_.size() < kMaxLostLineBytes) {
           lost_line_ += lost_buffer_[i];
         }

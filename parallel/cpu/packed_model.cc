@@ -90,10 +90,10 @@ void trim(const PackedModelOptions& options, const std::string& own) {
       remove_unlocked(path.substr(0, path.size() - 5), path);
     if (!path.ends_with(".tlr")) continue;
     // The lock file's time is that of the last use: the file's own must not move.
+    // What is not there counts as old.
     const auto locked = fs::last_write_time(path + ".lock", ignored);
     packed.push_back(
-        {std::max(ignored ? fs::file_time_type::min() : locked, fs::last_write_time(path, ignored)),
-         entry.file_size(ignored), path});
+        {std::max(locked, fs::last_write_time(path, ignored)), entry.file_size(ignored), path});
     bytes += packed.back().bytes;
   }
   std::sort(packed.begin(), packed.end(),
