@@ -6,6 +6,7 @@
 #include <optional>
 #include <type_traits>
 
+#include "base/utf8.h"
 #include "comm/codec_shared.h"
 #include "proto/api.pb.h"
 
@@ -98,7 +99,7 @@ std::optional<std::string> find_request_id(std::string_view bytes) {
     if (!next_field(body.content, id)) return std::nullopt;
   } while (!id.has_content || id.number != 1);
   if (id.content.empty() || id.content.size() > kMaxRequestIdBytes ||
-      valid_utf8_prefix(id.content) != id.content.size())
+      find_invalid_utf8(id.content) != std::string_view::npos)
     return std::nullopt;
   return std::string(id.content);
 }
@@ -161,7 +162,7 @@ Sizes measure(std::string_view message) {
 
 tl::unexpected<BadClientMessage> refuse(std::string id, ErrorCode code, std::string message) {
   const std::string_view head = std::string_view(id).substr(0, kMaxRequestIdBytes);
-  id.resize(valid_utf8_prefix(head));
+  id.resize(std::min(find_invalid_utf8(head), head.size()));
   return tl::unexpected(BadClientMessage{true, std::move(id), Error{code, std::move(message)}});
 }
 
@@ -540,10 +541,9 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
 
 Result<void> check_text(const api::Submit& submit) {
   const auto check = [](const std::string& what, std::string_view text) -> Result<void> {
-    const size_t good = valid_utf8_prefix(text);
-    if (good == text.size()) return {};
-    return fail(ErrorCode::kInvalidArgument,
-                what + " is not UTF-8 at byte " + std::to_string(good));
+    const size_t bad = find_invalid_utf8(text);
+    if (bad == std::string_view::npos) return {};
+    return fail(ErrorCode::kInvalidArgument, what + " is not UTF-8 at byte " + std::to_string(bad));
   };
   TAILOR_TRY(check("the request id", submit.request_id));
   TAILOR_TRY(check("the tenant", submit.tenant));

@@ -5,7 +5,11 @@
 #include <google/protobuf/stubs/logging.h>
 #endif
 
+#include <algorithm>
+#include <string_view>
+
 #include "base/log.h"
+#include "base/utf8.h"
 #include "proto/api.pb.h"
 
 namespace tailor::comm {
@@ -126,46 +130,11 @@ FinishReason finish_reason_from_wire(int value) {
   return known ? static_cast<FinishReason>(value) : FinishReason::kFailed;
 }
 
-size_t valid_utf8_prefix(std::string_view text) {
-  const auto* p = reinterpret_cast<const unsigned char*>(text.data());
-  const size_t size = text.size();
-  size_t i = 0;
-  while (i < size) {
-    const unsigned char lead = p[i];
-    if (lead < 0x80) {
-      ++i;
-      continue;
-    }
-    size_t tail;
-    unsigned char low = 0x80,
-                  high =
-                      0xBF;  // bounds of the second byte: no overlong form, surrogate, > U+10FFFF
-    if (lead >= 0xC2 && lead <= 0xDF) {
-      tail = 1;
-    } else if (lead >= 0xE0 && lead <= 0xEF) {
-      tail = 2;
-      if (lead == 0xE0) low = 0xA0;
-      if (lead == 0xED) high = 0x9F;
-    } else if (lead >= 0xF0 && lead <= 0xF4) {
-      tail = 3;
-      if (lead == 0xF0) low = 0x90;
-      if (lead == 0xF4) high = 0x8F;
-    } else {
-      return i;
-    }
-    if (size - i <= tail || p[i + 1] < low || p[i + 1] > high) return i;
-    for (size_t k = 2; k <= tail; ++k)
-      if ((p[i + k] & 0xC0) != 0x80) return i;
-    i += tail + 1;
-  }
-  return size;
-}
-
 std::string to_utf8(std::string text) {
-  size_t good = valid_utf8_prefix(text);
-  while (good < text.size()) {
-    text[good++] = '?';
-    good += valid_utf8_prefix(std::string_view(text).substr(good));
+  size_t at = find_invalid_utf8(text);
+  while (at < text.size()) {
+    text[at++] = '?';
+    at += std::min(find_invalid_utf8(std::string_view(text).substr(at)), text.size() - at);
   }
   return text;
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 
 #include "base/api.h"
 #include "base/messages.h"
@@ -40,8 +39,6 @@ FinishReason finish_reason_from_wire(int value);
 /// offsets stay true. A protobuf string must be valid UTF-8, or its reader refuses the whole
 /// message.
 std::string to_utf8(std::string text);
-/// Length of the valid UTF-8 prefix of `text`.
-size_t valid_utf8_prefix(std::string_view text);
 
 /// Runs protobuf's own log through ours at debug level (bad input of a client must not fill
 /// stderr). Once per process.

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "base/json_text.h"
+#include "base/utf8.h"
 #include "text/rust_buffer.h"
-#include "text/utf8.h"
 
 namespace tailor::text {
 namespace {

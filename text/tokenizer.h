@@ -61,7 +61,7 @@ class Tokenizer {
 
   /// The text of `ids` as a whole: their token_bytes joined, less one leading space where
   /// strips_leading_space(); bytes that are no UTF-8 become U+FFFD (one for each maximal part,
-  /// text/utf8.h). Ids outside the vocabulary are skipped. Not undone: what encoding lost (a byte
+  /// base/utf8.h). Ids outside the vocabulary are skipped. Not undone: what encoding lost (a byte
   /// the vocabulary lacks, qwen2's composed characters).
   virtual std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const = 0;
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "base/utf8.h"
 #include "comm/codec_api.h"
 #include "comm/codec_control.h"
 #include "comm/codec_shared.h"
@@ -138,7 +139,7 @@ TEST(LinkCodec, DamagedBytesNeverDoMoreThanFail) {
     refused += client ? 0 : 1;
     if (!client) {
       EXPECT_LE(client.error().request_id.size(), kMaxRequestIdBytes);
-      EXPECT_EQ(valid_utf8_prefix(client.error().request_id), client.error().request_id.size());
+      EXPECT_EQ(find_invalid_utf8(client.error().request_id), std::string_view::npos);
       EXPECT_FALSE(client.error().error.message.empty());
     }
     (void)decode_report(bytes).has_value();

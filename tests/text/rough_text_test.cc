@@ -4,9 +4,9 @@
 
 #include <filesystem>
 
+#include "base/utf8.h"
 #include "tests/text/fixture_files.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 namespace tailor::text {
 namespace {

@@ -6,8 +6,8 @@
 
 #include <random>
 
+#include "base/utf8.h"
 #include "tests/text/fixture_files.h"
-#include "text/utf8.h"
 
 namespace tailor::text {
 namespace {

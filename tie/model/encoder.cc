@@ -9,8 +9,8 @@
 #include <numeric>
 #include <string_view>
 
+#include "base/utf8.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 #include "tie/model/encoder_torch.h"
 
 namespace tailor::tie {
@@ -99,7 +99,7 @@ Result<std::vector<TokenId>> Encoder::tokenize(std::string_view prompt) const {
   const size_t limit = static_cast<size_t>(max_tokens_) * kTextBytesPerToken;
   const bool cut = prompt.size() > limit;
   std::string text;
-  text::append_utf8(prompt.substr(0, limit), /*at_end=*/!cut, text);
+  append_utf8(prompt.substr(0, limit), /*at_end=*/!cut, text);
   TAILOR_ASSIGN(std::vector<TokenId> ids, tokenizer_->encode(text, false));
   if (ids.size() > static_cast<size_t>(max_tokens_) - 2) {
     ids.resize(static_cast<size_t>(max_tokens_) - 2);

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace tailor::text {
+namespace tailor {
 
 /// Appends the whole characters of `bytes` to `out`, with U+FFFD for what cannot become a
 /// character, and returns how many bytes were taken. The rest (at most 3 bytes) is the beginning of
@@ -19,4 +19,4 @@ size_t append_utf8(std::string_view bytes, bool at_end, std::string& out);
 /// Place of the first byte that is not part of valid UTF-8; npos when all is valid.
 size_t find_invalid_utf8(std::string_view bytes);
 
-}  // namespace tailor::text
+}  // namespace tailor
