@@ -306,9 +306,13 @@ TEST_F(Worker, GivesTheSameTokensWhenBlocksRunOut) {
   start_and_greet(1, {"--kv-memory", std::to_string(bytes), "--prefill-budget", "40"});
   if (HasFatalFailure()) return;
   EXPECT_LE(hello_->info.num_blocks, blocks);
-  for (const auto& r : requests_) dispatch(r);
-  ASSERT_TRUE(read([this] { return finished_.size() == requests_.size(); })) << log();
-  for (const auto& r : requests_) expect_reference(r);
+  // On a busy machine they may happen to come one after the other: then once more.
+  for (int round = 0; round < 20 && preemptions_ == 0; ++round) {
+    tokens_.clear(), text_.clear(), finished_.clear();
+    for (const auto& r : requests_) dispatch(r);
+    ASSERT_TRUE(read([this] { return finished_.size() == requests_.size(); })) << log();
+    for (const auto& r : requests_) expect_reference(r);
+  }
   EXPECT_GT(preemptions_, 0);
   send(Shutdown{.cluster_stops = true});
   EXPECT_EQ(wait_exit(), 0) << log();
