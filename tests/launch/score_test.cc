@@ -49,7 +49,10 @@ TEST(ScoreCommand, ABadOptionIsOneSentence) {
   EXPECT_EQ(ran.out, "tailor: --sigma must be a number from 0.001 to 10, not 0\n");
   ran = score("--mu nan --sigma 1 --max-tokens 9");
   EXPECT_EQ(ran.code, 1);
-  EXPECT_EQ(ran.out, "tailor: --mu must be a number from -20 to 20, not nan\n");
+  EXPECT_EQ(ran.out, "--mu: expected a number, found nan\nRun with --help for more information.\n");
+  ran = score("--mu 21 --sigma 1 --max-tokens 9");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.out, "tailor: --mu must be a number from -20 to 20, not 21\n");
   ran = score(kExample + "--batch 0");
   EXPECT_EQ(ran.code, 1);
   EXPECT_NE(ran.out.find("--batch must be"), std::string::npos) << ran.out;
