@@ -390,9 +390,11 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
   app.add_option("--prefill-budget", cluster.prefill_budget, "Prompt tokens per step");
   app.add_option("--queue-limit", cluster.queue_limit, "Requests that may wait");
   app.add_option("--heartbeat-timeout-ms", cluster.heartbeat_timeout_ms,
-                 "A replica silent for that long is lost");
+                 "A replica silent for that long is lost")
+      ->check(CLI::Range(200, 3600000));
   app.add_option("--stuck-after-ms", cluster.stuck_after_ms,
-                 "A process whose threads make no progress for that long leaves");
+                 "A process whose threads make no progress for that long leaves")
+      ->check(CLI::Range(1000, 3600000));
   app.add_flag("--dummy-weights", cluster.dummy_weights,
                "Random weights: for speed, not for sense");
   app.add_option("--chat-template", cluster.chat_template,

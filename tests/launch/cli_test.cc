@@ -64,6 +64,11 @@ TEST_F(Cli, NumbersAreDecimalAndInRange) {
   EXPECT_EQ(tailor("status --quiet --timeout nan").code, 1);
   EXPECT_NE(tailor("status --timeout nan").out.find("--timeout: expected a number, found nan"),
             std::string::npos);
+  for (const char* option : {"--stuck-after-ms 999", "--heartbeat-timeout-ms 199"}) {
+    const Ran least = tailor("serve --print --oversubscribe --model " + model() + " " + option);
+    EXPECT_EQ(least.code, 1);
+    EXPECT_NE(least.out.find("not in range"), std::string::npos) << least.out;
+  }
   // Sizes keep their units.
   EXPECT_EQ(tailor("serve --print --oversubscribe --model " + model() + " --kv-memory 512MiB").code,
             0);
