@@ -58,8 +58,9 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--policy", o.policy, "Who runs next: fcfs, sept or tie");
   app.add_option("--queue-limit", o.queue_limit, "Waiting requests; more are answered QueueFull")
       ->check(CLI::Range(1u, 1u << 24));
-  app.add_option("--tokenizer-threads", o.tokenizer_threads,
-                 "Threads that tokenize prompts, at least 2; 0 = by the usable cores")
+  app.add_option(
+         "--tokenizer-threads", o.tokenizer_threads,
+         "Threads that tokenize prompts, at least 2; 0 = a quarter of the host's cores, 2 to 8")
       ->check(CLI::Range(0u, 256u));
   app.add_option("--record", o.record,
                  "Write the scheduler's event log there (read it with: tailor replay); one that is "

@@ -73,9 +73,9 @@ void LineOutput::send_waiting() {
     }
     if (written > 0) {
       waiting_.erase(0, static_cast<size_t>(written));
-    } else if (errno == EAGAIN) {
+    } else if (written < 0 && errno == EAGAIN) {
       return;
-    } else if (errno != EINTR) {  // the reader is gone, the disk is full
+    } else if (written == 0 || errno != EINTR) {  // the reader is gone, the disk is full
       lost_lines_ += lines_in(waiting_);
       waiting_.clear();
       return;

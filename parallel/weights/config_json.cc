@@ -103,7 +103,10 @@ void read_gguf_sampling(const GgufFile& file, SamplingDefaults& out) {
   };
   out.temperature = real("general.sampling.temp", out.temperature);
   const double top_k = file.number("general.sampling.top_k").value_or(out.top_k);
-  out.top_k = static_cast<int32_t>(std::clamp<double>(top_k, INT32_MIN, INT32_MAX));
+  // What is no number becomes a value that check_sampling() refuses.
+  out.top_k = std::isnan(top_k)
+                  ? INT32_MIN
+                  : static_cast<int32_t>(std::clamp<double>(top_k, INT32_MIN, INT32_MAX));
   out.top_p = real("general.sampling.top_p", out.top_p);
   out.min_p = real("general.sampling.min_p", out.min_p);
   out.repetition_penalty = real("general.sampling.penalty_repeat", out.repetition_penalty);
