@@ -50,8 +50,7 @@ class ClientConnection final : public Client {
     socket_.set(ZMQ_SNDHWM, kMaxWaitingSubmits);
     socket_.set(ZMQ_RCVHWM, 0);  // bounded by credit
     socket_.set(ZMQ_LINGER, 200);
-    socket_.set(ZMQ_HEARTBEAT_IVL, 2000);
-    socket_.set(ZMQ_HEARTBEAT_TIMEOUT, 10000);
+    socket_.keep_alive();
     socket_.set(ZMQ_RECONNECT_IVL, 100);
     socket_.set(ZMQ_RECONNECT_IVL_MAX, 1000);
     TAILOR_ASSIGN(events_, socket_.monitor(context_, kLinkEvents, "client"));

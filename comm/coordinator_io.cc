@@ -26,8 +26,7 @@ namespace {
 
 constexpr size_t kMaxLinks = 4096;  // control connections remembered
 constexpr size_t kMaxControlMessageBytes = 64u << 20;
-constexpr int kControlPipeMessages = 1024;          // per link inside ZeroMQ, towards us,
-constexpr int kControlPipeCommands = 1 << 16;       // and from us
+constexpr int kControlPipeCommands = 1 << 16;       // per link inside ZeroMQ, from us
 constexpr int kMessagesPerTurn = 256;               // read from the control link in one turn,
 constexpr Duration kClientTurn = milliseconds(10);  // and for so long from the clients
 // Per client inside ZeroMQ: towards us few, for each may be as long as max_message_bytes.
@@ -87,8 +86,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     api_.set(ZMQ_SNDHWM, kClientPipeMessagesOut);
     api_.set(ZMQ_RCVHWM, kClientPipeMessagesIn);
     api_.set(ZMQ_LINGER, 500);
-    api_.set(ZMQ_HEARTBEAT_IVL, 5000);
-    api_.set(ZMQ_HEARTBEAT_TIMEOUT, 15000);
+    api_.keep_alive();
     TAILOR_TRY(api_.bind(options_.api_endpoint));
     api_endpoint_ = api_.last_endpoint();
 
@@ -97,7 +95,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     control_.set_int64(ZMQ_MAXMSGSIZE, kMaxControlMessageBytes);
     control_.take_only(options_.link_key);
     control_.set(ZMQ_SNDHWM, kControlPipeCommands);
-    control_.set(ZMQ_RCVHWM, kControlPipeMessages);
+    control_.set(ZMQ_RCVHWM, 0);  // never stops, for it has heartbeats: ZmqSocket::keep_alive()
     control_.set(ZMQ_LINGER, 500);
     control_.set(ZMQ_HEARTBEAT_IVL, 1000);
     control_.set(ZMQ_HEARTBEAT_TIMEOUT, 5000);

@@ -22,7 +22,6 @@ namespace {
 constexpr Duration kHelloAgain = seconds(2);
 constexpr Duration kFlushLimit = seconds(1);
 constexpr int kFlushPollMs = 50;
-constexpr int kPipeCommands = 1024;  // inside ZeroMQ, before the inbox
 constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
 constexpr int kRefusals = 5;  // connections in a row that end before their handshake: said once
 
@@ -56,7 +55,7 @@ class WorkerIoThread final : public WorkerIo {
     control_.set(ZMQ_IMMEDIATE,
                  1);  // what a broken connection held dies with it: a new one begins with Hello
     control_.set(ZMQ_SNDHWM, 64);  // small: what waits shows in backlog()
-    control_.set(ZMQ_RCVHWM, kPipeCommands);
+    control_.set(ZMQ_RCVHWM, 0);   // never stops, for it has heartbeats: ZmqSocket::keep_alive()
     control_.set(ZMQ_HEARTBEAT_IVL, 1000);
     control_.set(ZMQ_HEARTBEAT_TIMEOUT, 5000);
     control_.set(ZMQ_RECONNECT_IVL, 100);

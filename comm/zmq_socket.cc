@@ -60,6 +60,13 @@ void ZmqSocket::set_int64(int option, int64_t value) {
                "a socket option was refused");
 }
 
+void ZmqSocket::keep_alive() {
+  set(ZMQ_TCP_KEEPALIVE, 1);
+  set(ZMQ_TCP_KEEPALIVE_IDLE, 15);
+  set(ZMQ_TCP_KEEPALIVE_INTVL, 5);
+  set(ZMQ_TCP_KEEPALIVE_CNT, 3);
+}
+
 void ZmqSocket::set_bytes(int option, std::string_view value) {
   TAILOR_CHECK(zmq_setsockopt(socket_, option, value.data(), value.size()) == 0,
                "a socket option was refused");

@@ -45,6 +45,11 @@ class ZmqSocket {
 
   void set(int option, int value);
   void set_int64(int option, int64_t value);
+  /// A peer whose host vanished is noticed by TCP, within 30 s. For sockets whose input may stop (a
+  /// pipe at its high-water mark) in place of ZeroMQ's heartbeats: a PING read behind a stopped
+  /// input whose connection has ended fails an assertion inside libzmq 4.3.4, and a heartbeat that
+  /// times out there another (its issues 4364 and 3937, open).
+  void keep_alive();
   void set_bytes(int option, std::string_view value);
 
   /// From now on this socket speaks CURVE only, as the side that binds or as one that connects;

@@ -120,41 +120,49 @@ class Soak(unittest.TestCase):
         return pid
 
     def test_half_an_hour_of_everything(self):
-        dice, book = random.Random(1), Book()
         with Cluster("--slots", 16, replicas=2) as cluster:
-            coordinator, supervisor = self.pid_of(cluster, "tailor-coordinator"), cluster.process.pid
-            cluster.generate("--chat", "Hello", "--max-tokens", 4)
-            handles_before = handles(coordinator), handles(supervisor)
+            try:
+                self.soak(cluster)
+            except BaseException:
+                log = pathlib.Path(cluster.run_dir, "logs", "coordinator.log").read_text(encoding="utf-8").splitlines()
+                print("\n".join([cluster.output(), *log[-40:]]), flush=True)
+                raise
 
-            def handles_are_back():
-                return handles(coordinator) <= handles_before[0] and handles(supervisor) <= handles_before[1]
+    def soak(self, cluster):
+        dice, book = random.Random(1), Book()
+        coordinator, supervisor = self.pid_of(cluster, "tailor-coordinator"), cluster.process.pid
+        cluster.generate("--chat", "Hello", "--max-tokens", 4)
+        handles_before = handles(coordinator), handles(supervisor)
 
-            until = time.monotonic() + SOAK_S
-            clients = [threading.Thread(target=client_life, args=(cluster.endpoint, i, until, book)) for i in range(CLIENTS)]
-            for client in clients:
-                client.start()
-            memory, trouble = [], 0
-            while time.monotonic() < until:
-                next_trouble = time.monotonic() + TROUBLE_EVERY_S
-                wait_until(lambda: time.monotonic() >= min(next_trouble, until), TROUBLE_EVERY_S + 60, "the clock")
-                self.make_trouble(cluster, coordinator, trouble, dice)
-                trouble += 1
-                wait_until(lambda: (cluster.status() or {}).get("ready"), 120, "ready after trouble")
-                memory.append(memory_mb(coordinator))
-            for client in clients:
-                client.join(SILENCE_S + 60)
-                self.assertFalse(client.is_alive(), "a client waits for ever")
-            print(f"{trouble} troubles; {dict(book.ends)}; coordinator {memory[0]:.0f} .. {memory[-1]:.0f} MB "
-                  f"(most {max(memory):.0f})", flush=True)
-            self.assertEqual(book.faults, [])
-            self.assertGreater(book.ends["stop"] + book.ends["length"], CLIENTS)
-            self.assertGreater(book.ends["cancelled"], 0)
-            wait_until(lambda: self.idle(cluster), 60, "idle, every block free")
-            wait_until(handles_are_back, 60, f"{handles_before} handles as before")
-            self.assertEqual(self.pid_of(cluster, "tailor-coordinator"), coordinator, "the same coordinator all along")
-            third = len(memory) // 3
-            early, late = statistics.median(memory[third:2 * third] or memory), statistics.median(memory[2 * third:] or memory)
-            self.assertLess(late, 1.1 * early + 8, f"memory grows: {memory}")
+        def handles_are_back():
+            return handles(coordinator) <= handles_before[0] and handles(supervisor) <= handles_before[1]
+
+        until = time.monotonic() + SOAK_S
+        clients = [threading.Thread(target=client_life, args=(cluster.endpoint, i, until, book)) for i in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        memory, trouble = [], 0
+        while time.monotonic() < until:
+            next_trouble = time.monotonic() + TROUBLE_EVERY_S
+            wait_until(lambda: time.monotonic() >= min(next_trouble, until), TROUBLE_EVERY_S + 60, "the clock")
+            self.make_trouble(cluster, coordinator, trouble, dice)
+            trouble += 1
+            wait_until(lambda: (cluster.status() or {}).get("ready"), 120, "ready after trouble")
+            memory.append(memory_mb(coordinator))
+        for client in clients:
+            client.join(SILENCE_S + 60)
+            self.assertFalse(client.is_alive(), "a client waits for ever")
+        print(f"{trouble} troubles; {dict(book.ends)}; coordinator {memory[0]:.0f} .. {memory[-1]:.0f} MB "
+              f"(most {max(memory):.0f})", flush=True)
+        self.assertEqual(book.faults, [])
+        self.assertGreater(book.ends["stop"] + book.ends["length"], CLIENTS)
+        self.assertGreater(book.ends["cancelled"], 0)
+        wait_until(lambda: self.idle(cluster), 60, "idle, every block free")
+        wait_until(handles_are_back, 60, f"{handles_before} handles as before")
+        self.assertEqual(self.pid_of(cluster, "tailor-coordinator"), coordinator, "the same coordinator all along")
+        third = len(memory) // 3
+        early, late = statistics.median(memory[third:2 * third] or memory), statistics.median(memory[2 * third:] or memory)
+        self.assertLess(late, 1.1 * early + 8, f"memory grows: {memory}")
 
     def make_trouble(self, cluster, coordinator, number, dice):
         if number % 2 == 0:

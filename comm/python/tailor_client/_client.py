@@ -155,8 +155,11 @@ class Client:
         self._socket.setsockopt(zmq.LINGER, 200)
         self._socket.setsockopt(zmq.SNDHWM, 100_000)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by credit
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10000)
+        # Not ZeroMQ's heartbeats: one behind messages that wait unread ends the server (docs/api.md).
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self._monitor = self._socket.get_monitor_socket(_LINK_EVENTS)
         self._link = _NOBODY
