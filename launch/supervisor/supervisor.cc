@@ -343,13 +343,18 @@ class Supervisor {
            std::find(passing.begin(), passing.end(), code) == passing.end();
   }
 
+  /// What the child said of its end; where it said nothing itself, all that was printed (by
+  /// mpirun).
   static std::string failure_text(const Child& child, int status) {
+    const auto is_own = [](const std::string& line) {
+      return is_important(line) || line.rfind("tailor-", 0) == 0;
+    };
+    const auto& tail = child.output.tail();
+    const bool any_own = std::any_of(tail.begin(), tail.end(), is_own);
     std::string text = child.spec.name + " " + describe_exit(status) + ":";
-    bool any_important = false;
-    for (const std::string& line : child.output.tail()) any_important |= is_important(line);
-    for (const std::string& line : child.output.tail()) {
-      if (!line.empty() && is_important(line)) text += "\n  " + without_time(line);
-      if (!line.empty() && !any_important) text += "\n  " + line;
+    for (const std::string& line : tail) {
+      if (line.empty() || (any_own && !is_own(line))) continue;
+      text += "\n  " + (is_important(line) ? without_time(line) : line);
     }
     return text + "\n  (log: " + child.output.path() + ")";
   }

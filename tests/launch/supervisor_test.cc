@@ -207,6 +207,19 @@ TEST_F(SupervisorTest, AnErrorBeforeEverBeingReadyEndsTheRunWithItsReason) {
   EXPECT_FALSE(fs::exists(folder_ + "/private"));
 }
 
+TEST_F(SupervisorTest, AProgramsOwnSentenceIsNotBuriedUnderMpirunsWords) {
+  options_.probe = []() -> std::optional<CommandLine> { return CommandLine{{"/bin/false"}, {}}; };
+  add_child(
+      "echo 'tailor-worker: config.json: a size is wrong'; echo -----; "
+      "echo 'mpirun detected that one or more processes exited'; exit 2");
+  start();
+  EXPECT_EQ(wait_for_end(), 1);
+  const std::string said = text_of("said");
+  EXPECT_NE(said.find("exited with code 2:\n  tailor-worker: config.json: a size is wrong\n  (log"),
+            std::string::npos)
+      << said;
+}
+
 TEST_F(SupervisorTest, AFailureThatMayPassIsTriedAgainBeforeReadyButNotForEver) {
   options_.probe = []() -> std::optional<CommandLine> { return CommandLine{{"/bin/false"}, {}}; };
   options_.backoff_first = milliseconds(5);
