@@ -31,6 +31,7 @@
 #include "coordinator/coordinator_loop.h"
 #include "launch/model_text.h"
 #include "launch/number_options.h"
+#include "launch/program_start.h"
 #include "parallel/weights/default_model.h"
 #include "parallel/weights/weight_files.h"
 
@@ -211,6 +212,7 @@ int run(int argc, char** argv) {
       "The coordinator of a Tailor cluster; started by mpirun, see `tailor serve --print`.");
   add_options(app, o);
   check_number_options(app);
+  name_option_failures(app, "tailor-coordinator");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -248,4 +250,7 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace tailor::launch
 
-int main(int argc, char** argv) { return tailor::launch::run(argc, argv); }
+int main(int argc, char** argv) {
+  tailor::launch::open_standard_streams();
+  return tailor::launch::run(argc, argv);
+}

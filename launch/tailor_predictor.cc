@@ -5,8 +5,10 @@
 #include "launch/number_options.h"
 #include "launch/predictor_commands.h"
 #include "launch/predictor_serve.h"
+#include "launch/program_start.h"
 
 int main(int argc, char** argv) {
+  tailor::launch::open_standard_streams();
   CLI::App app("The predictor of answers' lengths of a Tailor cluster.");
   app.require_subcommand(1);
   const auto serve = tailor::launch::add_predictor_serve(app);

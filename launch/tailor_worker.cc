@@ -29,6 +29,7 @@
 #include "launch/device_collective.h"
 #include "launch/model_text.h"
 #include "launch/number_options.h"
+#include "launch/program_start.h"
 #include "launch/worker_engine.h"
 #include "parallel/engine.h"
 #include "parallel/weights/default_model.h"
@@ -406,6 +407,7 @@ int run(int argc, char** argv) {
       "--print`.");
   add_options(app, o);
   check_number_options(app);
+  name_option_failures(app, "tailor-worker");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -456,4 +458,7 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace tailor::launch
 
-int main(int argc, char** argv) { return tailor::launch::run(argc, argv); }
+int main(int argc, char** argv) {
+  tailor::launch::open_standard_streams();
+  return tailor::launch::run(argc, argv);
+}

@@ -1,6 +1,8 @@
 #include "launch/commands/command.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <vector>
@@ -19,6 +21,20 @@ int print_error(const Error& error) {
   std::fprintf(stderr, "tailor: %s\n", error.message.c_str());
   return 1;
 }
+
+namespace {
+
+/// `code`, unless what was printed could not be written (a full disk): 1, and why.
+int printed(int code) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  if (errno == EPIPE) return code;  // a reader that has left wants no more
+  return print_error({ErrorCode::kUnavailable,
+                      std::string("cannot write standard output: ") +
+                          (errno != 0 ? std::strerror(errno) : "an earlier write failed")});
+}
+
+}  // namespace
 
 int run_tailor(int argc, char** argv) {
   if (const auto code = run_passed_on(argc, argv)) return *code;
@@ -43,11 +59,11 @@ int run_tailor(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 1;
+    return printed(app.exit(error) == 0 ? 0 : 1);
   }
   try {
     for (const Command& command : commands) {
-      if (app.got_subcommand(command.app)) return command.run();
+      if (app.got_subcommand(command.app)) return printed(command.run());
     }
   } catch (const std::exception& error) {
     return print_error({ErrorCode::kInternal, error.what()});

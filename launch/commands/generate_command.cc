@@ -1,9 +1,12 @@
 // `tailor generate`: one prompt streamed to the terminal, or a file of prompts, one JSON line each
 // in its order.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -61,7 +64,7 @@ int finish_text(const Options& options, const EndedAnswer& ended, InterruptWatch
     if (!write(dump_line(answer.to_json()))) return unwritten();
   } else {
     std::string rest;
-    for (size_t i = 1; i < answer.samples().size(); ++i) {
+    for (size_t i = 1; answer.accepted() && i < answer.samples().size(); ++i) {
       rest += "\n--- answer " + std::to_string(i + 1) + " ---\n" + answer.samples()[i].text;
     }
     if (answer.accepted()) rest += "\n";
@@ -220,7 +223,14 @@ int generate_file(const Options& options, comm::Client& client, InterruptWatch& 
   const int file = options.prompts_file == "-"
                        ? STDIN_FILENO
                        : open(options.prompts_file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  if (file < 0) return print_error({ErrorCode::kNotFound, "cannot read " + options.prompts_file});
+  struct stat info;
+  if (file < 0 || fstat(file, &info) != 0)
+    return print_error({ErrorCode::kNotFound,
+                        "cannot read " + options.prompts_file + ": " + std::strerror(errno)});
+  if (S_ISDIR(info.st_mode))
+    return print_error(
+        {ErrorCode::kInvalidArgument,
+         "--prompts: expected a file of JSON lines, found the folder " + options.prompts_file});
   InputLines input(file, interrupts);
   OpenRequests requests(client, options.sampling.endpoint, options.timeout());
   PromptFile lines(options, input, requests);

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <climits>
 #include <clocale>
+#include <cstdio>
+#include <cstring>
 #include <cwchar>
 #include <utility>
 
@@ -87,6 +89,9 @@ bool write_all(int fd, std::string_view text, const InterruptWatch* watch) {
     if (written >= 0) {
       text.remove_prefix(static_cast<size_t>(written));
     } else if (errno != EAGAIN && errno != EINTR) {
+      // A reader that has left wants no more; a full disk is news.
+      if (errno != EPIPE)
+        std::fprintf(stderr, "tailor: cannot write its output: %s\n", std::strerror(errno));
       return false;
     }
   }

@@ -112,14 +112,24 @@ Result<void> create_run_dir(RunDir& plan) {
     std::error_code ignored;
     fs::remove_all(path, ignored);
   }
-  TAILOR_TRY(make_private_folder(plan.mpi));
-  TAILOR_TRY(make_private_folder(plan.shared));
-  TAILOR_TRY(write_link_key(plan.link_key()));
-  std::error_code error;
-  fs::create_directories(plan.logs, error);
-  if (error)
-    return fail(ErrorCode::kUnavailable, "cannot create " + plan.logs + ": " + error.message());
-  return {};
+  const auto fill = [&]() -> Result<void> {
+    TAILOR_TRY(make_private_folder(plan.mpi));
+    TAILOR_TRY(make_private_folder(plan.shared));
+    TAILOR_TRY(write_link_key(plan.link_key()));
+    std::error_code error;
+    fs::create_directories(plan.logs, error);
+    if (error)
+      return fail(ErrorCode::kUnavailable, "cannot create " + plan.logs + ": " + error.message());
+    return {};
+  };
+  auto filled = fill();
+  if (!filled) {  // nothing half is left
+    for (const std::string& path : plan.private_paths(0)) {
+      std::error_code ignored;
+      fs::remove_all(path, ignored);
+    }
+  }
+  return filled;
 }
 
 void sweep_dead_runs(const std::string& root, const std::string& shm_root) {

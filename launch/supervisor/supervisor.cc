@@ -22,7 +22,7 @@ namespace tailor::launch {
 namespace {
 
 constexpr off_t kMaxLogBytes = 64 << 20;
-constexpr size_t kTailLines = 12;
+constexpr size_t kTailLines = 48;  // mpirun alone says a dozen
 constexpr size_t kMaxLineBytes = 4096;
 constexpr int kForwardedPerSecond = 10;
 constexpr Duration kTick = milliseconds(100);

@@ -236,6 +236,15 @@ class Advice(unittest.TestCase):
         self.assertNotEqual(two, three)
 
 
+class BadOptions(unittest.TestCase):
+    def test_what_a_program_refuses_is_the_reason_that_serve_gives(self):
+        with tempfile.TemporaryDirectory(prefix="tlr-") as folder:
+            done = run_tailor("serve", "--predictor", "none", "--threads", 1, "--slots", 0, "--run-dir", f"{folder}/run",
+                              "--endpoint", "tcp://127.0.0.1:*")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("\n  tailor-worker: --slots: Value 0 not in range 1 to 1024\n  (log: ", done.stdout + done.stderr)
+
+
 class SingleLine(unittest.TestCase):
     def test_one_mpmd_line_serves_and_stops(self):
         with Cluster("--single", replicas=2) as cluster:

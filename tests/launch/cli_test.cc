@@ -219,6 +219,23 @@ TEST_F(Cli, WrongRequestsAreOneSentenceAndExitCodeOne) {
   }
 }
 
+TEST_F(Cli, WhatCannotBePrintedIsSaidAndFails) {
+  for (const std::string command : {"--version", "score --mu 5 --sigma 1 --max-tokens 9",
+                                    "serve --print --endpoint tcp://127.0.0.1:5999"}) {
+    const Ran ran = tailor(command + " 2>&1 >/dev/full #");  // the rest is not ours
+    EXPECT_EQ(ran.code, 1) << command;
+    EXPECT_NE(ran.out.find("cannot write "), std::string::npos) << command << ran.out;
+  }
+}
+
+TEST_F(Cli, ClosedStandardStreamsAreNobodyElses) {
+  const std::string nobody = " --endpoint ipc://" + folder_ + "/nobody";
+  const Ran ran = tailor("status --timeout 0.2" + nobody + " 2>&1 >&- <&- #");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.out.find("no cluster answers"), std::string::npos) << ran.out;
+  EXPECT_EQ(tailor("--version 2>&1 >&- #").code, 0);
+}
+
 TEST_F(Cli, BenchWithoutThePeerSaysWhatBuildsIt) {
   const Ran ran = tailor("bench vs-llama --peer " + folder_);
   EXPECT_EQ(ran.code, 1);
