@@ -132,6 +132,7 @@ class Soak(unittest.TestCase):
         dice, book = random.Random(1), Book()
         coordinator, supervisor = self.pid_of(cluster, "tailor-coordinator"), cluster.process.pid
         cluster.generate("--chat", "Hello", "--max-tokens", 4)
+        wait_until(lambda: cluster.status()["predictor"].startswith("ready"), 120, "the predictor's connection is there")
         handles_before = handles(coordinator), handles(supervisor)
 
         def handles_are_back():
@@ -158,7 +159,12 @@ class Soak(unittest.TestCase):
         self.assertGreater(book.ends["stop"] + book.ends["length"], CLIENTS)
         self.assertGreater(book.ends["cancelled"], 0)
         wait_until(lambda: self.idle(cluster), 60, "idle, every block free")
-        wait_until(handles_are_back, 60, f"{handles_before} handles as before")
+        try:
+            wait_until(handles_are_back, 60, f"{handles_before} handles as before")
+        except AssertionError:
+            for pid in (coordinator, supervisor):
+                print(pid, sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")))
+            raise
         self.assertEqual(self.pid_of(cluster, "tailor-coordinator"), coordinator, "the same coordinator all along")
         third = len(memory) // 3
         early, late = statistics.median(memory[third:2 * third] or memory), statistics.median(memory[2 * third:] or memory)
