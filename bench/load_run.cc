@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "tie/length_file.h"
 
 namespace tailor::bench {
 
@@ -89,12 +90,9 @@ class Run {
       const auto place = chunk.first_index + static_cast<uint32_t>(i);
       if (place < next) continue;
       next = place + 1;
-      uint64_t word = (uint64_t{chunk.sample} << 56 ^ uint64_t{place} << 32 ^
-                       static_cast<uint32_t>(chunk.token_ids[i])) +
-                      0x9e3779b97f4a7c15ull;  // splitmix64's finish; a sum keeps no order
-      word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9ull;
-      word = (word ^ (word >> 27)) * 0x94d049bb133111ebull;
-      row.tokens_hash += word ^ (word >> 31);
+      const uint32_t token[] = {chunk.sample, place, static_cast<uint32_t>(chunk.token_ids[i])};
+      row.tokens_hash +=  // a sum: samples may come in any order
+          tie::id_hash({reinterpret_cast<const char*>(token), sizeof token});
     }
   }
   double since_sent(size_t index) const { return to_seconds(now() - sent_[index]); }

@@ -170,12 +170,17 @@ void add_end_token(TokenId token, int64_t vocab_size, ModelText& out) {
 
 }  // namespace
 
-std::string end_tokens_text(const ModelText& text) {
+std::vector<api::EndToken> written_end_tokens(const ModelText& text) {
+  std::vector<api::EndToken> out;
+  for (const TokenId token : text.end_tokens)
+    out.push_back({token, text.tokenizer->token_bytes(token)});
+  return out;
+}
+
+std::string end_tokens_text(const std::vector<api::EndToken>& end_tokens) {
   std::string out;
-  for (const TokenId token : text.end_tokens) {
-    out += (out.empty() ? "" : ", ") + std::to_string(token) + " " +
-           text.tokenizer->token_bytes(token);
-  }
+  for (const api::EndToken& end : end_tokens)
+    out += (out.empty() ? "" : ", ") + std::to_string(end.token) + " " + end.text;
   return out.empty() ? "none" : out;
 }
 

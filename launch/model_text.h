@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/api.h"
 #include "base/result.h"
 #include "parallel/weights/weight_files.h"
 #include "text/chat_template.h"
@@ -32,7 +33,10 @@ struct ModelText {
 Result<ModelText> load_model_text(const weights::WeightFiles& files,
                                   const std::string& template_file = "");
 
+/// The end tokens and how they are written.
+std::vector<api::EndToken> written_end_tokens(const ModelText& text);
+
 /// "2 <|im_end|>, 0 <|endoftext|>"; "none" without any.
-std::string end_tokens_text(const ModelText& text);
+std::string end_tokens_text(const std::vector<api::EndToken>& end_tokens);
 
 }  // namespace tailor::launch

@@ -101,9 +101,8 @@ Result<ServedText> load_text(const weights::WeightFiles& files, const std::strin
     text.prompt.chat_template = loaded->chat_template;
     text.prompt.no_chat = loaded->no_chat;
     if (!loaded->no_chat.empty()) LOG_WARN("no chat: {}", loaded->no_chat);
-    LOG_INFO("an answer ends with {}", end_tokens_text(*loaded));
-    for (const TokenId token : loaded->end_tokens)
-      text.end_tokens.push_back({token, loaded->tokenizer->token_bytes(token)});
+    text.end_tokens = written_end_tokens(*loaded);
+    LOG_INFO("an answer ends with {}", end_tokens_text(text.end_tokens));
   } else if (loaded.error().code == ErrorCode::kNotFound && template_file.empty()) {
     LOG_WARN("serving token ids only: {}", loaded.error().message);
     for (const TokenId token : files.config().eos_tokens) text.end_tokens.push_back({token, ""});

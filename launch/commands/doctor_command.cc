@@ -275,7 +275,8 @@ void check_model(const Options& options, Findings& out) {
                    spoken.error().message, "token ids alone can be sent"});
   } else {
     const bool ends = !spoken->end_tokens.empty();
-    out.push_back({"end tokens", ends ? Verdict::kGood : Verdict::kNote, end_tokens_text(*spoken),
+    out.push_back({"end tokens", ends ? Verdict::kGood : Verdict::kNote,
+                   end_tokens_text(written_end_tokens(*spoken)),
                    ends ? "" : "answers end at max_tokens alone: give --stop or --stop-token-ids"});
     const bool chats = spoken->chat_template != nullptr;
     out.push_back({"chat", chats ? Verdict::kGood : Verdict::kNote,

@@ -9,6 +9,7 @@
 #include "launch/commands/command.h"
 #include "launch/commands/open_requests.h"
 #include "launch/commands/terminal.h"
+#include "launch/model_text.h"
 
 namespace tailor::launch {
 namespace {
@@ -79,13 +80,6 @@ json to_json(const api::StatusReport& report) {
           {"counters", std::move(counters)}};
 }
 
-std::string end_tokens_text(const api::StatusReport& report) {
-  std::string out;
-  for (const api::EndToken& end : report.end_tokens)
-    out += (out.empty() ? "" : ", ") + std::to_string(end.token) + " " + end.text;
-  return out.empty() ? "none: answers end at max_tokens" : out;
-}
-
 std::string table(const std::string& endpoint, const api::StatusReport& report) {
   char line[512];
   std::string out;
@@ -99,7 +93,8 @@ std::string table(const std::string& endpoint, const api::StatusReport& report) 
       endpoint.c_str(), report.uptime_s, ready, report.expected_replicas);
   add("model %s, policy %s, tailor %s (protocol %u)\n", report.model.c_str(), report.policy.c_str(),
       report.version.c_str(), report.protocol_version);
-  out += "an answer ends with " + end_tokens_text(report) + "\n";
+  out += "an answer ends with " + end_tokens_text(report.end_tokens) +
+         (report.end_tokens.empty() ? ": answers end at max_tokens\n" : "\n");
   add("requests: %u waiting (limit %u), %u active\n", report.waiting_requests, report.queue_limit,
       report.active_requests);
   const auto counter = [&](const char* name) {

@@ -100,6 +100,29 @@ RunDir plan_run_dir(const std::string& path, const std::string& log_dir, int pid
   return plan;
 }
 
+namespace {
+
+/// The folders and files of one run, but its logs.
+void remove_private(const RunDir& plan) {
+  for (const std::string& path : plan.private_paths(0)) {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+}
+
+Result<void> fill(const RunDir& plan) {
+  TAILOR_TRY(make_private_folder(plan.mpi));
+  TAILOR_TRY(make_private_folder(plan.shared));
+  TAILOR_TRY(write_link_key(plan.link_key()));
+  std::error_code error;
+  fs::create_directories(plan.logs, error);
+  if (error)
+    return fail(ErrorCode::kUnavailable, "cannot create " + plan.logs + ": " + error.message());
+  return {};
+}
+
+}  // namespace
+
 Result<void> create_run_dir(RunDir& plan) {
   if (plan.path.rfind(run_root() + "/", 0) == 0) TAILOR_TRY(make_private_folder(run_root()));
   TAILOR_TRY(make_private_folder(plan.path));
@@ -108,27 +131,9 @@ Result<void> create_run_dir(RunDir& plan) {
     return fail(ErrorCode::kUnavailable,
                 plan.path + " is used by another running cluster; choose another with --run-dir");
   }
-  for (const std::string& path : plan.private_paths(0)) {  // of a dead predecessor
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  const auto fill = [&]() -> Result<void> {
-    TAILOR_TRY(make_private_folder(plan.mpi));
-    TAILOR_TRY(make_private_folder(plan.shared));
-    TAILOR_TRY(write_link_key(plan.link_key()));
-    std::error_code error;
-    fs::create_directories(plan.logs, error);
-    if (error)
-      return fail(ErrorCode::kUnavailable, "cannot create " + plan.logs + ": " + error.message());
-    return {};
-  };
-  auto filled = fill();
-  if (!filled) {  // nothing half is left
-    for (const std::string& path : plan.private_paths(0)) {
-      std::error_code ignored;
-      fs::remove_all(path, ignored);
-    }
-  }
+  remove_private(plan);  // of a dead predecessor
+  auto filled = fill(plan);
+  if (!filled) remove_private(plan);  // nothing half is left
   return filled;
 }
 
