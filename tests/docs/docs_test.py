@@ -178,12 +178,11 @@ class Reader:
         with self.log.open("wb") as out:
             self.serve = subprocess.Popen(["bash", "-c", "exec " + line], cwd=self.cwd, env=self.environment,
                                           stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
-        status = [str(BIN / "tailor"), "status", "--quiet", "--endpoint", self.endpoint]
+        status = [str(BIN / "tailor"), "status", "--quiet", "--wait", "1", "--endpoint", self.endpoint]
         until = time.monotonic() + self.patience_s
         while subprocess.run(status, timeout=60).returncode != 0:
             if self.serve.poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"{line}\nis not ready; it said:\n{self.log.read_text(encoding='utf-8')}")
-            time.sleep(0.1)
         print(f"  ready   {line}", flush=True)
 
     def stop_cluster(self):
