@@ -5,10 +5,8 @@ if(Python3_FOUND)
   set_tests_properties(tidy PROPERTIES LABELS unit TIMEOUT 60)
 endif()
 
-file(GLOB_RECURSE headers RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS
-  ${CMAKE_SOURCE_DIR}/base/*.h ${CMAKE_SOURCE_DIR}/tie/*.h ${CMAKE_SOURCE_DIR}/kv/*.h ${CMAKE_SOURCE_DIR}/text/*.h
-  ${CMAKE_SOURCE_DIR}/comm/*.h ${CMAKE_SOURCE_DIR}/parallel/*.h ${CMAKE_SOURCE_DIR}/coordinator/*.h
-  ${CMAKE_SOURCE_DIR}/worker/*.h ${CMAKE_SOURCE_DIR}/sim/*.h ${CMAKE_SOURCE_DIR}/bench/*.h ${CMAKE_SOURCE_DIR}/launch/*.h)
+get_property(headers GLOBAL PROPERTY TAILOR_HEADERS)
+list(REMOVE_DUPLICATES headers)
 foreach(header ${headers})
   file(STRINGS ${CMAKE_SOURCE_DIR}/${header} needs_torch REGEX "#include .(torch|ATen|c10|[^\"]*_torch\\.h)" LIMIT_COUNT 1)
   if(needs_torch OR header MATCHES "^text/rust/|_torch\\.h$")
