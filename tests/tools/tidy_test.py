@@ -92,6 +92,11 @@ class Tidy(unittest.TestCase):
                                    "inline auto t() { return steady_clock::now(); }\n"},
                    "core/core.h:4: `steady_clock::now`: read time with now()")
 
+    def test_columns_of_prose(self):
+        wide = "word " * 20 + "end\n"
+        self.finds({"docs/page.md": "# Page\n\n" + wide + "\n| " + wide + "\n```text\n" + wide + "```\n" + wide},
+                   "docs/page.md:3: 103 columns", "docs/page.md:10: 103 columns")
+
 
 if __name__ == "__main__":
     unittest.main()
