@@ -8,8 +8,8 @@ namespace {
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 struct Scan {
-  size_t size =
-      0;  // bytes of the character, or of the maximal part that could have begun one (at least 1)
+  // bytes of the character, or of the maximal part that could have begun one (at least 1)
+  size_t size = 0;
   bool valid = false;
   bool incomplete = false;  // the bytes ended inside a character that could still become valid
 };

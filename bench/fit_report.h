@@ -25,8 +25,8 @@ inline constexpr std::array kReportQuantiles = {0.5, 0.9, 0.95, 0.99, 0.999};
 
 struct FitReportOptions {
   double nu = 3.5;  ///< of the log-t with nu fixed
-  int bootstrap =
-      10'000;  ///< simulated samples behind a critical value; a fiftieth for a censored prompt
+  /// simulated samples behind a critical value; a fiftieth for a censored prompt
+  int bootstrap = 10'000;
   int threads = 2;
   uint64_t seed = 1;
   /// Called now and then with the share done, in [0, 1].
@@ -36,12 +36,12 @@ struct FitReportOptions {
 struct FamilyScore {
   tie::Family family = tie::Family::kLogT;
   double ks_naive = 0;  ///< share that passes at the 5 % value of a law known beforehand
-  double ks_corrected =
-      0;  ///< the same with the value for fitted parameters: the truth passes 95 %
+  /// the same with the value for fitted parameters: the truth passes 95 %
+  double ks_corrected = 0;
   double ks_corrected_spread = 0;  ///< of the prompts with many distinct lengths
   double log_likelihood = 0;       ///< of the fitted samples, mean
-  double best_aic =
-      0;  ///< share of prompts with this family's AIC the least; Pareto does not compete
+  /// share of prompts with this family's AIC the least; Pareto does not compete
+  double best_aic = 0;
   double held_out_mean = 0;  ///< -infinity where a density was 0
   double held_out_median = 0;
   /// Share of left-out answers above the predicted quantile (nominal: 1 - p). Of an answer cut
@@ -87,15 +87,15 @@ struct FileReport {
   uint64_t samples = 0, censored = 0;  ///< answers of the used prompts
   uint32_t n_least = 0, n_most = 0;    ///< answers per used prompt
   uint32_t limit = 0;                  ///< tokens; 0 = not known
-  double few_distinct =
-      0;  ///< share of prompts with fewer distinct lengths than half their answers
+  /// share of prompts with fewer distinct lengths than half their answers
+  double few_distinct = 0;
   double mean_tokens = 0, median_tokens = 0, within_cv = 0;  ///< CV: median over prompts
   double mu_mean = 0, sigma_median = 0;                      ///< of log-t, nu fixed
   std::vector<FamilyScore> families;
   Curve nu_profile;                     ///< mean log-likelihood minus the log-normal's, over nu
   std::vector<Curve> nu_profiles_true;  ///< the same where the truth is log-t of a known nu
-  double nu_matched = 0;  ///< the true nu whose profile at `nu` equals the observed one; 0: none,
-                          ///< or too few answers
+  /// the true nu whose profile at `nu` equals the observed one; 0: none, or too few answers
+  double nu_matched = 0;
   std::vector<TailIndex> tail;   ///< parallel to `survival`
   std::vector<Curve> survival;   ///< P(r > x), r = X / median of the others
   std::vector<Curve> residuals;  ///< density of (ln x - mu) / sigma of log-t

@@ -18,8 +18,8 @@ struct LoadOptions {
   /// When each request is sent, after the start of the run, in ascending order (open loop); empty =
   /// as soon as `concurrency` allows.
   std::vector<Duration> arrivals;
-  Duration timeout =
-      seconds(600);  ///< without any event; the run then fails and names what is open
+  /// without any event; the run then fails and names what is open
+  Duration timeout = seconds(600);
   std::function<void(const api::ServerEvent&, size_t request_index)> on_event;
 };
 

@@ -23,14 +23,14 @@ constexpr Duration kLeaseEvery = seconds(3);
 constexpr Duration kResumeAgain = seconds(1);
 constexpr int kLinkEvents =
     ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
-constexpr int kMaxWaitingSubmits =
-    100'000;  // messages ZeroMQ keeps while the server is away or slow
+// messages ZeroMQ keeps while the server is away or slow
+constexpr int kMaxWaitingSubmits = 100'000;
 
 /// What has arrived of one sample: repeats are cut off by it, gaps are seen by it.
 struct SampleProgress {
   uint32_t next_token = 0;
-  std::optional<uint64_t> next_byte =
-      0;  // nothing: taken from the next chunk (after Resume from the middle)
+  // nothing: taken from the next chunk (after Resume from the middle)
+  std::optional<uint64_t> next_byte = 0;
 };
 struct OpenRequest {
   std::vector<SampleProgress> samples;

@@ -140,8 +140,8 @@ std::string to_utf8(std::string text) {
 }
 
 void quiet_protobuf_log() {
-#if GOOGLE_PROTOBUF_VERSION < \
-    4022000  // later versions log through Abseil and say nothing about bad strings
+// Later versions log through Abseil and say nothing about bad strings.
+#if GOOGLE_PROTOBUF_VERSION < 4022000
   static const bool once = [] {
     google::protobuf::SetLogHandler(
         [](google::protobuf::LogLevel, const char*, int, const std::string& text) {

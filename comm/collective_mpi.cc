@@ -236,8 +236,8 @@ class MpiCollective final : public Collective {
   Operation operation_ = Operation::kBarrier;
   uint64_t sequence_ = 0;
   int start_error_ = MPI_SUCCESS;
-  std::vector<MPI_Request>
-      requests_;  // of the call in progress; reserved once: no allocation per call
+  // of the call in progress; reserved once: no allocation per call
+  std::vector<MPI_Request> requests_;
   std::vector<Transfer> transfers_;  // [request]
   std::vector<int> done_;
   std::vector<MPI_Status> statuses_;

@@ -29,8 +29,8 @@ namespace {
 constexpr size_t kLine = 128;  // two lines: the neighbour is fetched along
 constexpr size_t kPage = 4096;
 constexpr int kSlots = 2;
-constexpr int kLooksPerClock =
-    16;  // between two readings of the clock; that many are made before any yield
+// between two readings of the clock; that many are made before any yield
+constexpr int kLooksPerClock = 16;
 constexpr size_t kStreamedBytes = 6 * 1024;
 constexpr int kFewYields = 2;
 constexpr Duration kSpinStep = microseconds(1);

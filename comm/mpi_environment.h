@@ -37,8 +37,8 @@ class MpiEnvironment {
   /// Which application of an MPMD line this is (MPI_APPNUM); 0 where there is only one.
   int app_number() const { return app_number_; }
 
-  /// The replica this rank belongs to: 0 where the replica is its own world, otherwise app_number()
-  /// - 1.
+  /// The replica this rank belongs to: 0 where the replica is its own world, otherwise one less
+  /// than app_number().
   int replica(int tp_size) const { return world_size_ == tp_size ? 0 : app_number_ - 1; }
 
   /// A new communicator of the `tp_size` ranks of this rank's replica, tp rank 0 first: a duplicate

@@ -17,11 +17,11 @@ namespace tailor::launch {
 struct PredictorData {
   std::vector<std::string> lengths;  ///< files; answers of prompts that are in several are joined
   std::vector<std::string> prompts;  ///< files with the prompts' texts
-  std::string features = "minilm+lexical";  ///< see tie/model/prompt_features.h, or
-                                            ///< hidden:FILE[,FILE..]:LAYER (tie/feature_file.h)
-  std::string kind = "prompt";              ///< or "probe", "remaining" (of hidden states)
-  std::vector<std::string> leave_out;       ///< ids that begin so, e.g. Alpaca/
-  std::string overlay;                      ///< tuned layers of the encoder, a file; empty = none
+  /// see tie/model/prompt_features.h, or hidden:FILE[,FILE..]:LAYER (tie/feature_file.h)
+  std::string features = "minilm+lexical";
+  std::string kind = "prompt";         ///< or "probe", "remaining" (of hidden states)
+  std::vector<std::string> leave_out;  ///< ids that begin so, e.g. Alpaca/
+  std::string overlay;                 ///< tuned layers of the encoder, a file; empty = none
   uint32_t limit = 0;  ///< tokens; longer answers count as cut there; 0 = the files' own limit
   int threads = 0;
   bool cache = true;

@@ -165,8 +165,8 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
   const auto since_1970 = static_cast<uint64_t>(wall_clock_ms()) / 1000;
   options.core.queue_limit = o.queue_limit;
   options.core.expected_replicas = o.replicas;
-  options.core.epoch_base =
-      static_cast<uint32_t>(since_1970 << 6) & 0x7FFFFFFF;  // 64 Hellos a second and replica
+  // 64 Hellos a second and replica
+  options.core.epoch_base = static_cast<uint32_t>(since_1970 << 6) & 0x7FFFFFFF;
   options.first_request_id = since_1970 << 20;
   options.heartbeat_timeout = milliseconds(o.heartbeat_timeout_ms);
   options.progress = &progress;

@@ -44,8 +44,8 @@ struct AttentionTile {
   int64_t kv_tokens = 0;  ///< padded to whole blocks of the longest
   int64_t open = 0;       ///< keys that every row sees; the mask covers those after
   at::Tensor blocks;      ///< [batch * kv_tokens / block_tokens] int64
-  at::Tensor mask;  ///< [batch, rows, 1, kv_tokens - open] F32, 0 or -inf: keys up to the row's own
-                    ///< position
+  /// [batch, rows, 1, kv_tokens - open] F32, 0 or -inf: keys up to the row's own position
+  at::Tensor mask;
 };
 
 /// A step as the layers see it: rows reordered so that the rows of a tile are adjacent.

@@ -45,8 +45,8 @@ struct ReductionPlan {
   };
   std::vector<Subtree> mine;  ///< what this rank adds and sends, left to right
   int32_t pieces_max = 0;     ///< most pieces any rank sends: what every rank pads to
-  std::vector<int32_t>
-      gathered_slots;            ///< [all pieces] place in the gathered [size, pieces_max] array
+  /// [all pieces] place in the gathered [size, pieces_max] array
+  std::vector<int32_t> gathered_slots;
   std::vector<AddStep> combine;  ///< over gathered pieces: slots are indices into gathered_slots
 };
 

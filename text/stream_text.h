@@ -27,8 +27,8 @@ struct StreamTextOptions {
   std::vector<std::string> stop;  ///< empty ones and ones that are not UTF-8 are ignored
   bool include_stop_in_output = false;
   bool skip_special_tokens = true;
-  int32_t min_tokens =
-      0;  ///< stop strings that end inside the first min_tokens tokens do not count
+  /// stop strings that end inside the first min_tokens tokens do not count
+  int32_t min_tokens = 0;
 };
 
 class StreamText {

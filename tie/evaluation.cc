@@ -74,8 +74,8 @@ void add_fit(const LawMath& math, const JudgedPrompt& prompt, Summary& out) {
   out.fit_sigma = std::clamp(own->law.sigma, 0.01, 4.0);
   out.law_mu = std::log(std::max(0.5, math.quantile(prompt.law, 0.5)));
   out.law_sigma = static_cast<double>(prompt.law.sigma);
-  if (prompt.law.kind !=
-      LengthLaw::Kind::kLogT)  // the quartiles of a log-t with nu 3.5 are at .747
+  // the quartiles of a log-t with nu 3.5 are at .747
+  if (prompt.law.kind != LengthLaw::Kind::kLogT)
     out.law_sigma = (std::log(std::max(0.5, math.quantile(prompt.law, 0.75))) -
                      std::log(std::max(0.5, math.quantile(prompt.law, 0.25)))) /
                     (2 * 0.747);

@@ -31,9 +31,10 @@
 namespace tailor::tie {
 
 struct HeadInfo {
-  std::string kind;     ///< "prompt", "probe" (hidden state of the last prompt token) or
-                        ///< "remaining" (of a generated one: the law of what is to come)
-  std::string encoder;  ///< what makes the input, e.g. "minilm+lexical", "hidden"
+  /// "prompt", "probe" (hidden state of the last prompt token) or "remaining" (of a generated one:
+  /// the law of what is to come)
+  std::string kind;
+  std::string encoder;              ///< what makes the input, e.g. "minilm+lexical", "hidden"
   std::string encoder_fingerprint;  ///< of the encoder's weights; empty where there is none
   std::string model_fingerprint;    ///< of the model whose lengths it learned; empty = any
   std::string model_name;

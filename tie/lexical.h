@@ -21,19 +21,19 @@ inline constexpr std::array kLexicalNames = {
     "word_bytes",      // mean bytes of a word, divided by 8, at most 4
     "log_questions",   // question marks, also those of other scripts
     "ends_in_question",
-    "digit_share",      // of the characters
-    "upper_share",      // of the ASCII letters
-    "symbol_share",     // of { } [ ] ( ) < > = ; / \ _ among the characters
-    "other_share",      // of characters outside ASCII
-    "cjk_share",        // of Chinese, Japanese and Korean characters
-    "cyrillic_share",   // of Cyrillic and Greek characters
-    "rtl_share",        // of Hebrew and Arabic characters
-    "indic_share",      // of characters from Devanagari to Thai
-    "log_list_lines",   // lines that begin like "- ", "* " or "1."
-    "code_fence",       // ``` stands somewhere
-    "link",             // http:// or https://
-    "log_words_asked",  // the largest n of "n words"; a sentence counts 20, a paragraph 100, a page
-                        // 400
+    "digit_share",     // of the characters
+    "upper_share",     // of the ASCII letters
+    "symbol_share",    // of { } [ ] ( ) < > = ; / \ _ among the characters
+    "other_share",     // of characters outside ASCII
+    "cjk_share",       // of Chinese, Japanese and Korean characters
+    "cyrillic_share",  // of Cyrillic and Greek characters
+    "rtl_share",       // of Hebrew and Arabic characters
+    "indic_share",     // of characters from Devanagari to Thai
+    "log_list_lines",  // lines that begin like "- ", "* " or "1."
+    "code_fence",      // ``` stands somewhere
+    "link",            // http:// or https://
+    // the largest n of "n words"; a sentence counts 20, a paragraph 100, a page 400
+    "log_words_asked",
     "log_items_asked",  // the largest n of "n ways", "five examples"
     "brief",            // "briefly", "short", "one word", "yes or no"
     "extensive",        // "detailed", "comprehensive", "thorough", "step by step"

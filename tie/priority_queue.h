@@ -1,7 +1,7 @@
 // PriorityQueue: an indexed 4-ary heap with stable handles. The smallest (key, arrival, id) is on
 // top, so equal keys come out by arrival and then by id: the order is total and the same on every
-// machine. Keys may change while inside
-// (`rekey`), and any entry can leave (`erase`); both by the handle that `push` gave.
+// machine. Keys may change while inside (`rekey`), and any entry can leave (`erase`); both by the
+// handle that `push` gave.
 //
 // Scheduling keys are time-invariant (a waiting decay that is the same factor for everybody cancels
 // out of the order), so nothing here ever ages: one rekey when a request's own law changes is all

@@ -38,8 +38,8 @@ struct Options {
   uint64_t seed = 1;
 };
 
-constexpr int32_t kMaxContext =
-    4096;  // of the offline engine's pool; less where the model has less
+// of the offline engine's pool; less where the model has less
+constexpr int32_t kMaxContext = 4096;
 
 /// Prompts of the wanted split that the file does not have yet, in the order of the prompts file.
 struct Work {

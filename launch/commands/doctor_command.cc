@@ -57,8 +57,7 @@ std::string gigabytes(double bytes) {
   return text;
 }
 
-// ---- asking other programs
-// ------------------------------------------------------------------------------------
+// ---- asking other programs ----
 
 struct Heard {
   int exit_code = -1;
@@ -91,8 +90,7 @@ std::optional<Heard> ask(const CommandLine& line, Duration limit = seconds(5)) {
   return heard;
 }
 
-// ---- the checks
-// -----------------------------------------------------------------------------------------
+// ---- the checks ----
 
 void check_programs(Findings& out) {
   std::error_code error;
@@ -342,8 +340,7 @@ void check_cuda(Findings& out) {
   }
 }
 
-// ---- the report
-// -----------------------------------------------------------------------------------------
+// ---- the report ----
 
 const char* name_of(Verdict verdict) {
   switch (verdict) {

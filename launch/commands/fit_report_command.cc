@@ -32,8 +32,8 @@ Result<bool> write_file(const std::filesystem::path& path, const std::string& te
 }
 
 Result<std::vector<bench::FileReport>> make_reports(const Options& options) {
-  std::vector<tie::LengthFile>
-      lengths;  // all are read before the first fit: a bad one costs no time
+  // all are read before the first fit: a bad one costs no time
+  std::vector<tie::LengthFile> lengths;
   for (const std::string& file : options.files) {
     TAILOR_ASSIGN(lengths.emplace_back(), tie::read_length_file(file));
   }

@@ -51,8 +51,7 @@ int server_gone(OpenRequests& requests, const Error& error) {
   return print_error(error);
 }
 
-// ---- one prompt
-// -----------------------------------------------------------------------------------------
+// ---- one prompt ----
 
 int finish_text(const Options& options, const EndedAnswer& ended, InterruptWatch& interrupts) {
   const Answer& answer = ended.answer;
@@ -103,8 +102,7 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
   }
 }
 
-// ---- a file of prompts
-// ----------------------------------------------------------------------------------------
+// ---- a file of prompts ----
 
 /// Reads ahead at most `parallel` lines of what has been printed, keeps the output in the file's
 /// order.

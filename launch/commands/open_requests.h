@@ -27,8 +27,8 @@ Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endp
 struct EndedAnswer {
   size_t tag = 0;  ///< as given to submit()
   Answer answer;
-  Duration
-      retry_after{};  ///< > 0: refused for now, the same request may be sent again after that long
+  /// > 0: refused for now, the same request may be sent again after that long
+  Duration retry_after{};
 };
 
 class OpenRequests {

@@ -28,8 +28,8 @@ std::string to_shell(const CommandLine& command);
 
 struct Spawned {
   pid_t pid = 0;
-  int output = -1;  ///< read end of stdout and stderr together; non-blocking, close-on-exec; the
-                    ///< caller closes it
+  /// read end of stdout and stderr together; non-blocking, close-on-exec; the caller closes it
+  int output = -1;
 };
 
 /// Starts `command` in a session of its own, stdin from /dev/null, all signals at their defaults;

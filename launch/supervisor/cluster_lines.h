@@ -86,8 +86,7 @@ std::vector<std::string> scratch_folders(const RunDir& run, const std::string& d
 /// "1 replica x tp 2 x 1 thread"
 std::string shape_text(const ClusterOptions& options);
 
-// ---- addresses
-// -----------------------------------------------------------------------------------------
+// ---- addresses ----
 
 /// The address a client on this host uses for a bound one: all interfaces become 127.0.0.1.
 std::string local_address(const std::string& bound);

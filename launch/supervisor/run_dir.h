@@ -14,9 +14,9 @@ namespace tailor::launch {
 struct RunDir {
   std::string path;
   std::string logs;
-  std::string mpi;     ///< Open MPI's session files, a folder per mpirun
-  std::string shared;  ///< backing files of shared memory, a folder per mpirun; on /dev/shm where
-                       ///< that works
+  std::string mpi;  ///< Open MPI's session files, a folder per mpirun
+  /// backing files of shared memory, a folder per mpirun; on /dev/shm where that works
+  std::string shared;
   int lock = -1;  ///< held while the cluster lives: tells a later start that this folder is in use
 
   /// The secret of the control link (comm/link_key.h): made with the folder, private.

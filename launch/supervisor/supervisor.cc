@@ -278,8 +278,7 @@ class Supervisor {
     return true;
   }
 
-  // ---- starting and restarting
-  // -----------------------------------------------------------------------------
+  // ---- starting and restarting ----
 
   void start(Child& child) {
     if (stopping_) return;
@@ -365,8 +364,7 @@ class Supervisor {
     stop();
   }
 
-  // ---- lost though not ended
-  // -----------------------------------------------------------------------------------
+  // ---- lost though not ended ----
 
   void open_lost() {
     ::unlink(options_.lost.c_str());
@@ -403,8 +401,7 @@ class Supervisor {
     }
   }
 
-  // ---- readiness
-  // -----------------------------------------------------------------------------------------
+  // ---- readiness ----
 
   void probe_soon() {
     after(probe_timer_, options_.probe_every, [this] { probe(); });
@@ -450,8 +447,7 @@ class Supervisor {
     });
   }
 
-  // ---- signals and exits
-  // -----------------------------------------------------------------------------------
+  // ---- signals and exits ----
 
   void wait_for_signals() {
     signals_.add(SIGINT);  // also where a script started us in the background, which ignores it
@@ -510,8 +506,7 @@ class Supervisor {
     }
   }
 
-  // ---- the end
-  // -----------------------------------------------------------------------------------------
+  // ---- the end ----
 
   void stop() {
     if (stopping_) return;

@@ -3,8 +3,9 @@
 // and knows nothing of what they do; it holds no MPI, ZeroMQ or torch. One thread; signals, timers,
 // pipes and child exits through Asio.
 //
-//   child ends ──► its leftovers are killed ──► wait (0.5 s, doubling to 30 s; 0.5 s again after 60
-//   s of health) ──► start
+//   child ends ──► its leftovers are killed ──► wait ──► start
+//
+// The wait is 0.5 s, doubling to 30 s; 0.5 s again after 60 s of health.
 //
 // While the cluster has never been ready, a child that exits with an error that starting again
 // cannot mend (a wrong option, a missing file) ends the whole run with that error, and so does the

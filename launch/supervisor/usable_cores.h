@@ -10,8 +10,8 @@ namespace tailor::launch {
 
 struct UsableCores {
   int affinity = 1;  ///< cores in the affinity mask
-  std::optional<double>
-      quota;          ///< CPUs granted by the tightest cgroup above us; nothing = no limit
+  /// CPUs granted by the tightest cgroup above us; nothing = no limit
+  std::optional<double> quota;
   int count() const;  ///< whole cores, at least 1
 };
 

@@ -30,8 +30,8 @@ struct GgufVocabulary {
   std::string pre;    ///< tokenizer.ggml.pre: "smollm", "llama-bpe", "gpt-2", "qwen2", ...
   std::vector<std::string> tokens;
   std::vector<float> scores;
-  std::vector<int32_t>
-      types;  ///< llama.cpp token types: 1 normal, 2 unknown, 3 control, 4 user, 5 unused, 6 byte
+  /// llama.cpp token types: 1 normal, 2 unknown, 3 control, 4 user, 5 unused, 6 byte
+  std::vector<int32_t> types;
   std::vector<std::string> merges;
   TokenId bos = -1, eos = -1, unknown = -1;
   bool add_bos = false, add_eos = false, add_space_prefix = true;

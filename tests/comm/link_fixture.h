@@ -18,8 +18,8 @@
 
 namespace tailor::comm::test {
 
-inline constexpr Duration kPatience =
-    seconds(60);  // a bound, not a pause: tests end as soon as they can
+// a bound, not a pause: tests end as soon as they can
+inline constexpr Duration kPatience = seconds(60);
 
 /// Values from a mailbox in order, one at a time.
 template <class T>

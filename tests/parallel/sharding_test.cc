@@ -40,8 +40,8 @@ TEST(Sharding, DefaultModelHasThreeAttentionAndSixMlpUnits) {
 TEST(Sharding, LargerModels) {
   EXPECT_EQ(reduction_units(config_of(32, 8, 14336)).attention.size(), 8u);  // Llama 3 8B
   EXPECT_EQ(reduction_units(config_of(32, 8, 14336)).mlp.size(), 8u);
-  const ReductionUnits llama2 =
-      reduction_units(config_of(32, 32, 11008));  // Llama 2 7B: runs of 4 groups
+  // Llama 2 7B: runs of 4 groups
+  const ReductionUnits llama2 = reduction_units(config_of(32, 32, 11008));
   ASSERT_EQ(llama2.attention.size(), 8u);
   EXPECT_EQ(llama2.attention[0].size(), 4);
   EXPECT_EQ(reduction_units(config_of(40, 40, 13824)).attention.size(), 10u);  // Llama 2 13B

@@ -61,9 +61,8 @@ class EncoderNet {
                           bool training = false, int64_t last = -1) const;
 
   /// The parameters of layers [first, end), by Hugging Face name without prefix; first = -1: those
-  /// of the embeddings too. The tensors share
-  /// storage with the net: set requires_grad on them, hand them to an optimizer, write them to a
-  /// safetensors file that overlay() reads back.
+  /// of the embeddings too. The tensors share storage with the net: set requires_grad on them, hand
+  /// them to an optimizer, write them to a safetensors file that overlay() reads back.
   std::vector<std::pair<std::string, at::Tensor>> parameters(int64_t first) const;
   /// Copies the tensors of a safetensors file over those of the same name. Changes the fingerprint.
   /// Errors: NotFound, DataLoss; InvalidArgument (unknown name, other shape; nothing is changed).

@@ -20,8 +20,9 @@
 namespace tailor::tie {
 
 struct TuneOptions {
-  int layers = 0;  ///< the encoder's last so many; more than it has = all and the embeddings; 0 =
-                   ///< frozen: train_head() alone
+  /// the encoder's last so many; more than it has = all and the embeddings; 0 = frozen:
+  /// train_head() alone
+  int layers = 0;
   bool biases_only = false;          ///< of those layers, and norms: a file of KBs, not MBs
   double learning_rate = 0;          ///< of the encoder, highest; 0 = 1e-4, of biases 1e-3
   double head_learning_rate = 1e-3;  ///< of the head beside it

@@ -107,8 +107,8 @@ TEST(DamagedFiles, ShardIndex) {
   ScratchFolder folder;
   std::filesystem::copy(fixtures("models/llama2_small"), folder.path());
   const std::string good = read_file(folder / "model.safetensors.index.json");
-  const std::string trimmed =
-      good.substr(0, good.rfind('}') + 1);  // so that no truncation is still whole
+  // so that no truncation is still whole
+  const std::string trimmed = good.substr(0, good.rfind('}') + 1);
   damage(folder / "model.safetensors.index.json", folder.path(), trimmed, trimmed.size(), 300);
 }
 
