@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "coordinator/ranking.h"
 #include "sim/cluster_sim.h"
 #include "tie/law.h"
 
@@ -16,6 +17,16 @@ double capacity(const sim::StepTimes& t, const ReplayOptions& o, double mean_len
   const double step = t.base_s + t.sequence_s * o.slots + t.context_token_s * context;
   const double per_request = mean_length * step / o.slots + t.prefill_token_s * o.prompt_tokens;
   return 1 / per_request;
+}
+
+std::vector<ReplayFigures::Run> runs_of_policies() {
+  const auto first = {coordinator::policy_without_laws(), coordinator::policy_with_laws()};
+  std::vector<ReplayFigures::Run> runs;
+  for (const auto& policy : first)
+    runs.push_back({std::string(coordinator::row_of(policy).name), {}});
+  for (const std::string& name : coordinator::served_policies())
+    if (name != runs[0].policy && name != runs[1].policy) runs.push_back({name, {}});
+  return runs;
 }
 
 }  // namespace
@@ -32,6 +43,7 @@ Result<ReplayFigures> replay(std::span<const tie::JudgedPrompt> prompts, const R
   const double rate = o.load * capacity(options.times, o, sum / answers);
 
   ReplayFigures out;
+  out.runs = runs_of_policies();
   for (int seed = 1; seed <= o.seeds; ++seed) {
     std::mt19937_64 random(static_cast<uint64_t>(seed));
     std::exponential_distribution<double> gap(rate);
@@ -48,18 +60,20 @@ Result<ReplayFigures> replay(std::span<const tie::JudgedPrompt> prompts, const R
       requests.push_back(r);
       predicted.push_back(prompt.law);
     }
-    const auto run = [&](const char* policy, bool oracle, std::vector<double>& to) -> Result<void> {
-      TAILOR_ASSIGN(options.core.policy, coordinator::Policy::parse(policy));
+    const auto run = [&](const coordinator::Policy& policy, bool oracle,
+                         std::vector<double>& to) -> Result<void> {
+      options.core.policy = policy;
       for (size_t i = 0; i < requests.size(); ++i)
         requests[i].law = oracle ? tie::log_t(std::log(requests[i].length), 0.01) : predicted[i];
       TAILOR_ASSIGN(const sim::SimResult result, sim::simulate(options, requests));
       to.push_back(result.per_token_latency_s(requests));
       return {};
     };
-    TAILOR_TRY(run("fcfs", false, out.fcfs));
-    TAILOR_TRY(run("tie", false, out.tie));
-    TAILOR_TRY(run("sept", false, out.sept));
-    TAILOR_TRY(run("sept", true, out.oracle));
+    for (ReplayFigures::Run& each : out.runs) {
+      TAILOR_ASSIGN(const coordinator::Policy policy, coordinator::policy_named(each.policy));
+      TAILOR_TRY(run(policy, false, each.seconds));
+    }
+    TAILOR_TRY(run(coordinator::policy_by_expected_work(), true, out.oracle));
   }
   return out;
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -24,7 +25,15 @@ struct ReplayOptions {
 /// seed. The same seed draws the same prompts, answers and arrivals whatever the laws are: compare
 /// pairwise.
 struct ReplayFigures {
-  std::vector<double> fcfs, tie, sept, oracle;  ///< oracle: the true lengths, without preemption
+  struct Run {
+    std::string policy;
+    std::vector<double> seconds;
+  };
+  /// Every policy that can serve (coordinator/ranking.h): first the one without laws, which the
+  /// others are compared with, then the one that serves where laws are predicted.
+  std::vector<Run> runs;
+  std::vector<double> oracle;  ///< the true lengths, without preemption
+  bool empty() const { return runs.empty(); }
 };
 /// Errors: those of the simulation.
 Result<ReplayFigures> replay(std::span<const tie::JudgedPrompt> prompts,

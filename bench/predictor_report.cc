@@ -150,16 +150,17 @@ double best_validation_loss(const JudgedHead& head) {
   return sum / static_cast<double>(head.curves.size());
 }
 
-/// Per-token latency of a policy over that of fcfs in the same bursts.
+/// Per-token latency of each policy over that of the first in the same bursts.
 json replay_json(const ReplayFigures& r) {
-  const auto over = [&](const std::vector<double>& policy) {
-    const Ratio ratio = mean_ratio(policy, r.fcfs);
-    return json{{"value", ratio.value}, {"error", ratio.error}};
+  const ReplayFigures::Run& first = r.runs.front();
+  json out = {{first.policy + "_s", first.seconds}};
+  const auto add = [&](const std::string& name, const std::vector<double>& seconds) {
+    const Ratio ratio = mean_ratio(seconds, first.seconds);
+    out[name + "_over_" + first.policy] = {{"value", ratio.value}, {"error", ratio.error}};
   };
-  return {{"fcfs_s", r.fcfs},
-          {"tie_over_fcfs", over(r.tie)},
-          {"sept_over_fcfs", over(r.sept)},
-          {"oracle_over_fcfs", over(r.oracle)}};
+  for (size_t i = 1; i < r.runs.size(); ++i) add(r.runs[i].policy, r.runs[i].seconds);
+  add("oracle", r.oracle);
+  return out;
 }
 
 std::string replay_text(const JudgedHead& head, const JudgedHead* reference) {
@@ -168,10 +169,16 @@ std::string replay_text(const JudgedHead& head, const JudgedHead* reference) {
     const Ratio x = mean_ratio(a, b);
     return number(x.value, 3) + " +- " + number(x.error, 3);
   };
-  std::string out = "burst: per-token latency over fcfs: tie " + ratio(r.tie, r.fcfs) + ", sept " +
-                    ratio(r.sept, r.fcfs) + ", true lengths " + ratio(r.oracle, r.fcfs);
-  if (reference != nullptr && !reference->replay.tie.empty())
-    out += "; tie over tie by " + reference->name + ": " + ratio(r.tie, reference->replay.tie);
+  const ReplayFigures::Run& first = r.runs.front();
+  std::string out = "burst: per-token latency over " + first.policy + ": ";
+  for (size_t i = 1; i < r.runs.size(); ++i)
+    out += r.runs[i].policy + " " + ratio(r.runs[i].seconds, first.seconds) + ", ";
+  out += "true lengths " + ratio(r.oracle, first.seconds);
+  if (reference != nullptr && !reference->replay.empty()) {
+    const ReplayFigures::Run &own = r.runs[1], &other = reference->replay.runs[1];
+    out += "; " + own.policy + " over " + other.policy + " by " + reference->name + ": " +
+           ratio(own.seconds, other.seconds);
+  }
   return out;
 }
 
@@ -196,7 +203,7 @@ std::string predictor_report_json(const PredictorReport& report) {
     for (const Figure& figure : kFigures)
       one[figure.key] = interval(figure.of(head.figures).interval());
     if (!head.curves.empty()) one["validation_loss"] = best_validation_loss(head);
-    if (!head.replay.fcfs.empty()) one["replay"] = replay_json(head.replay);
+    if (!head.replay.empty()) one["replay"] = replay_json(head.replay);
     if (compares(report, h)) {
       one["minus"] = {{"name", report.heads[report.reference].name}};
       for (const Figure& figure : kFigures)
@@ -241,7 +248,7 @@ std::string predictor_report_html(const PredictorReport& report) {
   for (size_t h = 0; h < report.heads.size(); ++h) {
     const JudgedHead& head = report.heads[h];
     out += "<h2>" + html_escaped(head.name) + "</h2>";
-    if (!head.replay.fcfs.empty())
+    if (!head.replay.empty())
       out +=
           "<p class=\"soft\">" + html_escaped(replay_text(head, reference_of(report, h))) + "</p>";
     out += "<div class=\"plots\">" + pit_plot(head) + loss_plot(head) + "</div>";
@@ -270,7 +277,7 @@ std::string predictor_report_text(const PredictorReport& report) {
       }
       out += "\n";
     }
-    if (!head.replay.fcfs.empty()) out += "  " + replay_text(head, reference_of(report, h)) + "\n";
+    if (!head.replay.empty()) out += "  " + replay_text(head, reference_of(report, h)) + "\n";
   }
   return out;
 }

@@ -43,11 +43,11 @@ floor(coordinator           ON base runtime text link coordinator_core)
 floor(planner PURE          ON base kv_blocks)
 floor(worker                ON base runtime text tie_head collective link parallel planner)
 floor(sim PURE              ON base coordinator_core planner)
-floor(bench                 ON base runtime tie tie_data link sim)
+floor(bench                 ON base runtime tie tie_data link coordinator_core sim)
 
 # launch/ wires: its modules may use everything, and what they do use stands here too.
 floor(program               ON base)
-floor(supervisor            ON base runtime)
+floor(supervisor            ON base runtime coordinator_core)
 floor(answers               ON base)
 floor(model_text            ON base text weights)
 floor(predictor_serve       ON base runtime tie link)
@@ -57,7 +57,7 @@ floor(commands              ON base runtime tie tie_data weights tie_head link p
 # Programs.
 floor(collective-bench      ON runtime collective mpi)
 floor(tailor                ON program commands)
-floor(tailor-coordinator    ON runtime weights mpi link coordinator program model_text)
+floor(tailor-coordinator    ON runtime weights mpi link coordinator_core coordinator program model_text)
 floor(tailor-predictor      ON base runtime tie_data weights tie_head tie_model bench program predictor_serve)
 floor(tailor-worker         ON base runtime weights collective mpi link parallel worker program model_text)
 floor(tailor-worker-torch   ON base runtime weights collective mpi nccl link parallel parallel_torch worker program model_text)

@@ -441,10 +441,9 @@ void CoordinatorLoop::ask_predictor(RequestId id, std::string words, uint32_t ma
   if (words.empty()) return;  // token ids: nothing to read
   if (const auto link = predictor_.ask(id, now_))
     return io_.send(comm::ToPredictor{*link, Predict{id, std::move(words), max_tokens}});
-  if (!predictor_.present() && options_.core.policy.needs_law() &&
-      !std::exchange(absence_told_, true))
+  if (!predictor_.present() && core_.policy().needs.law && !std::exchange(absence_told_, true))
     LOG_WARN("no predictor is here: under policy {} requests run by the population law",
-             options_.core.policy.name());
+             core_.policy().name);
 }
 
 void CoordinatorLoop::on_probed(ReplicaId replica, const LawProbed& probed) {
@@ -454,7 +453,7 @@ void CoordinatorLoop::on_probed(ReplicaId replica, const LawProbed& probed) {
 }
 
 void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
-  const auto level = options_.core.policy.needs_law() ? LogLevel::kInfo : LogLevel::kDebug;
+  const auto level = core_.policy().needs.law ? LogLevel::kInfo : LogLevel::kDebug;
   if (!log_enabled(level)) return;
   const auto s = core_.standing(id);
   if (!s.live) return;
@@ -619,7 +618,7 @@ api::StatusReport CoordinatorLoop::status() const {
   api::StatusReport s;
   s.version = options_.version;
   s.model = options_.model_name;
-  s.policy = std::string(options_.core.policy.name());
+  s.policy = std::string(core_.policy().name);
   s.end_tokens = options_.end_tokens;
   s.waiting_requests = core_.waiting();
   s.active_requests = core_.live() - core_.waiting();

@@ -112,7 +112,8 @@ template <class S, class E>
 void fields(S& s, E& e) {
   using T = std::remove_const_t<E>;
   if constexpr (std::is_same_v<T, CoreOptions>) {
-    s.field(e.policy.kind), s.field(e.policy.tau_seconds), s.field(e.policy.gamma);
+    s.field(e.policy.row), s.field(e.policy.parameters.tau_seconds),
+        s.field(e.policy.parameters.gamma);
     law_fields(s, e.population);
     s.field(e.queue_limit), s.field(e.ahead_requests), s.field(e.max_losses);
     s.field(e.expected_replicas), s.field(e.epoch_base), s.field(e.retry_after_min),
@@ -274,6 +275,8 @@ Result<EventLogReader> EventLogReader::open(const std::string& path) {
   fields(take, reader.options_);
   if (!take.at_end())
     return fail(ErrorCode::kDataLoss, "the head of " + path + " is damaged: its length is wrong");
+  if (reader.options_.policy.row >= policies().size())
+    return fail(ErrorCode::kProtocol, path + " is of a policy that this program does not know");
   return reader;
 }
 

@@ -22,7 +22,8 @@ int64_t ns(Time time) { return time.time_since_epoch().count(); }
 
 }  // namespace
 
-SchedulerCore::SchedulerCore(const CoreOptions& options) : options_(options) {
+SchedulerCore::SchedulerCore(const CoreOptions& options, PolicyTable table)
+    : options_(options), policy_(row_of(options.policy, table)) {
   on(PopulationLaw{options.population});
 }
 
@@ -77,6 +78,7 @@ void SchedulerCore::on(const Arrived& event) {
   entry.open_samples = event.samples;
   entry.samples.assign(event.samples, Sample{});
   entry.num_samples = event.samples;
+  entry.prompt_tokens = event.prompt_tokens;
   entry.max_tokens = event.max_tokens;
   entry.law = {};
   entry.law_generated = 0;
@@ -244,7 +246,7 @@ void SchedulerCore::on(const ProbedLaw& event) {
 }
 
 void SchedulerCore::on(const PopulationLaw& event) {
-  if (!options_.policy.needs_law()) return;
+  if (!policy_.needs.law) return;
   const LengthLaw law = says_nothing(event.law) ? tie::default_population() : event.law;
   if (!math_) {
     math_.emplace(law.kind == LengthLaw::Kind::kLogT ? static_cast<double>(law.nu) : 3.5);
@@ -263,9 +265,9 @@ void SchedulerCore::learn(uint32_t slot, const LengthLaw& law, uint32_t generate
   Entry& entry = entries_[slot];
   entry.law = law;
   entry.law_generated = generated;
-  if (entry.state != State::kWaiting || !options_.policy.needs_law()) return;
+  if (entry.state != State::kWaiting || !policy_.needs.law) return;
   entry.moments = work_left(entry);
-  waiting_[entry.priority].rekey(entry.queue_handle, key_of(entry));
+  waiting_[entry.priority].rekey(entry.queue_handle, key_of(entry, entry.moments));
 }
 
 /// In tokens, at most up to the request's own limit; of one sample, given what it has generated.
@@ -279,8 +281,27 @@ tie::Moments SchedulerCore::work_left(const Entry& entry) const {
   return math_->moments(law, entry.max_tokens - known, since);
 }
 
+double SchedulerCore::key_of(const Entry& entry, const tie::Moments& work_left) const {
+  WorkView work;
+  if (math_) {
+    work.moments = work_left;
+    work.law = entry.law.kind == LengthLaw::Kind::kNone ? &population_ : &entry.law;
+    work.law_from = entry.law_generated;
+    work.math = &*math_;
+  }
+  work.beta = beta_.value();
+  work.prompt_tokens = entry.prompt_tokens;
+  work.max_tokens = entry.max_tokens;
+  work.samples = entry.num_samples;
+  for (const Sample& sample : entry.samples)
+    work.generated = std::max(work.generated, sample.tokens);
+  work.arrival = entry.arrival;
+  work.priority = static_cast<PriorityClass>(entry.priority);
+  return policy_.waiting_key(work, options_.policy.parameters);
+}
+
 void SchedulerCore::follow_beta() {
-  if (!options_.policy.needs_beta()) return;
+  if (!policy_.needs.beta) return;
   const double before = beta_.value();
   if (beta_.update(now_, waiting(), usable_slots()) != before) rekey_all();
 }
@@ -290,7 +311,8 @@ void SchedulerCore::rekey_all() {
   ++counters_.rekeyed_all;
   for (auto& queue : waiting_)
     queue.rekey_all([this](tie::PriorityQueue::Handle, const tie::PriorityQueue::Entry& node) {
-      return key_of(entries_[by_id_.find(RequestId{node.id})]);
+      const Entry& entry = entries_[by_id_.find(RequestId{node.id})];
+      return key_of(entry, entry.moments);
     });
 }
 
@@ -304,7 +326,7 @@ SchedulerCore::Standing SchedulerCore::standing(RequestId id) const {
   out.probed = entry.law_probed;
   out.waiting = entry.state == State::kWaiting;
   out.moments = out.waiting ? entry.moments : work_left(entry);
-  out.key = options_.policy.key(out.moments, beta_.value(), entry.arrival);
+  out.key = key_of(entry, out.moments);
   return out;
 }
 
@@ -340,8 +362,8 @@ void SchedulerCore::enqueue(uint32_t slot) {
   Entry& entry = entries_[slot];
   entry.state = State::kWaiting;
   entry.moments = work_left(entry);
-  entry.queue_handle =
-      waiting_[entry.priority].push({key_of(entry), ns(entry.arrival), entry.id.value});
+  entry.queue_handle = waiting_[entry.priority].push(
+      {key_of(entry, entry.moments), ns(entry.arrival), entry.id.value});
 }
 
 void SchedulerCore::dispatch_waiting() {
@@ -572,7 +594,7 @@ void SchedulerCore::check_integrity() const {
       ++waiting_entries;
       const auto& node = waiting_[entry.priority].at(entry.queue_handle);
       TAILOR_CHECK(node.id == entry.id.value, "a waiting request is in its queue");
-      TAILOR_CHECK(node.key == key_of(entry),
+      TAILOR_CHECK(node.key == key_of(entry, entry.moments),
                    "a waiting request's key is that of its law and beta");
     } else {
       const uint32_t r = entry.replica.value;

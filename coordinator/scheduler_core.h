@@ -21,12 +21,13 @@
 // share of KV blocks in use, then the next in turn. The head of the queue is never overtaken inside
 // its class or by a lower class.
 //
-// Laws. Under sept and tie the key comes from the law of the request's length: the predictor's
-// (PredictedLaw) or, better, the worker's probe's (ProbedLaw); until somebody has said anything,
-// and for good if nobody does, the population law. A new law re-keys a waiting request at once and
-// is kept for a bound one should it wait again. Nothing ever waits for a law. With n > 1 the work
-// is the longest of the samples (tie/law_of_largest.h), and what single samples have generated is
-// not looked at. When beta's level moves (tie) all waiting keys are made anew in one O(n) pass.
+// Laws. Where the policy needs one (ranking.h) the key comes from the law of the request's length:
+// the predictor's (PredictedLaw) or, better, the worker's probe's (ProbedLaw); until somebody has
+// said anything, and for good if nobody does, the population law. A new law re-keys a waiting
+// request at once and is kept for a bound one should it wait again. Nothing ever waits for a law.
+// With n > 1 the work is the longest of the samples (tie/law_of_largest.h), and what single samples
+// have generated is not looked at. When beta's level moves and the policy asks for it, all waiting
+// keys are made anew in one O(n) pass.
 //
 // Exactly once. Every accepted request ends in exactly one Finish; what is reported later for it is
 // ignored. An entry of a report counts only when replica, epoch and attempt are the current ones
@@ -49,7 +50,7 @@
 
 #include "coordinator/core_messages.h"
 #include "coordinator/id_table.h"
-#include "coordinator/policy.h"
+#include "coordinator/ranking.h"
 #include "tie/law.h"
 #include "tie/priority_queue.h"
 #include "tie/score.h"
@@ -83,7 +84,8 @@ struct CoreCounters {
 
 class SchedulerCore {
  public:
-  explicit SchedulerCore(const CoreOptions& options);
+  /// `table`: where options.policy is a row; it outlives the core.
+  explicit SchedulerCore(const CoreOptions& options, PolicyTable table = policies());
 
   /// Takes one event and appends what follows from it to `out`. `now` never runs backwards.
   void handle(Time now, const CoreEvent& event, std::vector<CoreCommand>& out);
@@ -113,7 +115,7 @@ class SchedulerCore {
     bool live = false, waiting = false;
     bool probed = false;   ///< the law is the probe's
     LengthLaw law;         ///< kind none: the population's
-    tie::Moments moments;  ///< of the work left; all 0 under fcfs
+    tie::Moments moments;  ///< of the work left; all 0 when the policy needs no law
     double key = 0;
   };
   Standing standing(RequestId id) const;
@@ -121,6 +123,7 @@ class SchedulerCore {
   uint32_t place(RequestId id) const;
   const CoreCounters& counters() const { return counters_; }
   const CoreOptions& options() const { return options_; }
+  const PolicyRow& policy() const { return policy_; }
 
   /// Aborts when any invariant is broken. Cost: O(everything).
   void check_integrity() const;
@@ -144,7 +147,7 @@ class SchedulerCore {
     uint32_t ended_before =
         0;  // samples that had ended when this attempt began: the worker may run them again
     uint32_t num_samples = 1;
-    uint32_t max_tokens = 0;
+    uint32_t prompt_tokens = 0, max_tokens = 0;
     LengthLaw law;               // kind none: the population's
     uint32_t law_generated = 0;  // `law` is of the tokens behind so many
     bool law_probed = false;
@@ -195,9 +198,7 @@ class SchedulerCore {
   void enqueue(uint32_t slot);
   void learn(uint32_t slot, const LengthLaw& law, uint32_t generated);
   tie::Moments work_left(const Entry& entry) const;
-  double key_of(const Entry& entry) const {
-    return options_.policy.key(entry.moments, beta_.value(), entry.arrival);
-  }
+  double key_of(const Entry& entry, const tie::Moments& work_left) const;
   void follow_beta();
   void rekey_all();
   uint32_t usable_slots() const;
@@ -217,6 +218,7 @@ class SchedulerCore {
   }
 
   const CoreOptions options_;
+  const PolicyRow& policy_;
   CoreCounters counters_;
   std::optional<tie::LawMath> math_;  // when the policy needs laws
   LengthLaw population_;              // never of kind none then

@@ -29,6 +29,7 @@
 #include "comm/coordinator_io.h"
 #include "comm/mpi_environment.h"
 #include "coordinator/coordinator_loop.h"
+#include "coordinator/ranking.h"
 #include "launch/model_text.h"
 #include "launch/number_options.h"
 #include "launch/program_start.h"
@@ -40,8 +41,9 @@ namespace {
 
 struct Options {
   std::string model = "default", endpoint = "tcp://127.0.0.1:5555",
-              control_endpoint = "tcp://127.0.0.1:*", policy = "fcfs", record, run_dir, link_key,
-              chat_template, log_level = "info";
+              control_endpoint = "tcp://127.0.0.1:*", record, run_dir, link_key, chat_template,
+              log_level = "info";
+  std::string policy{coordinator::row_of(coordinator::policy_without_laws()).name};
   uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 0;
   int64_t heartbeat_timeout_ms = 2000, stuck_after_ms = 30000;
 };
@@ -56,7 +58,8 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--link-key", o.link_key, "File with the secret of the control link")->required();
   app.add_option("--replicas", o.replicas, "How many replicas are expected")
       ->check(CLI::Range(1u, 4096u));
-  app.add_option("--policy", o.policy, "Who runs next: fcfs, sept or tie");
+  app.add_option("--policy", o.policy, "Who runs next. " + coordinator::policies_help())
+      ->check(CLI::IsMember(coordinator::served_policies()));
   app.add_option("--queue-limit", o.queue_limit, "Waiting requests; more are answered QueueFull")
       ->check(CLI::Range(1u, 1u << 24));
   app.add_option(
@@ -146,7 +149,7 @@ void tell_supervisor(const std::string& run_dir, const ReplicaInfo& lost) {
 
 Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& watchdog) {
   coordinator::CoordinatorOptions options;
-  TAILOR_ASSIGN(options.core.policy, coordinator::Policy::parse(o.policy));
+  TAILOR_ASSIGN(options.core.policy, coordinator::policy_named(o.policy));
   comm::CoordinatorIoOptions io_options;
   io_options.api_endpoint = o.endpoint;
   io_options.control_endpoint = o.control_endpoint;

@@ -95,7 +95,7 @@ class Replica {
 class Run {
  public:
   Run(const SimOptions& options, std::span<const SimRequest> requests)
-      : options_(options), requests_(requests), core_(options.core) {
+      : options_(options), requests_(requests), core_(options.core, options.policies) {
     for (uint32_t r = 0; r < options.replicas; ++r) replicas_.emplace_back(options, r);
     result_.outcomes.resize(requests.size());
     generated_.resize(requests.size());

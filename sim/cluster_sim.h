@@ -36,6 +36,7 @@ struct SimRequest {
 
 struct SimOptions {
   coordinator::CoreOptions core;
+  coordinator::PolicyTable policies = coordinator::policies();  ///< where core.policy is a row
   worker::PlannerOptions planner;
   StepTimes times;
   uint32_t replicas = 1;

@@ -25,7 +25,8 @@ std::string hex(uint64_t value) {
 }
 
 nlohmann::json to_json(const coordinator::ReplaySummary& s) {
-  return {{"events", s.events},
+  return {{"policy", coordinator::row_of(s.options.policy).name},
+          {"events", s.events},
           {"commands", s.commands},
           {"span_s", to_seconds(s.span)},
           {"command_hash", hex(s.command_hash)},
@@ -77,7 +78,7 @@ int run(const Options& options) {
         static_cast<unsigned long long>(c.failed), summary->live_at_end,
         static_cast<unsigned long long>(c.dispatches), static_cast<unsigned long long>(c.requeues),
         static_cast<unsigned long long>(c.tokens));
-    text = line;
+    text = "policy " + coordinator::describe(summary->options.policy) + "\n" + line;
   }
   if (!write_all(STDOUT_FILENO, text)) return 1;
   if (summary->damage.empty()) return 0;

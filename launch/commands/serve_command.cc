@@ -103,6 +103,10 @@ class LoadBars {
 
 bool has_nvidia_gpu() { return access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0; }
 
+std::string name_of(const coordinator::Policy& policy) {
+  return std::string(coordinator::row_of(policy).name);
+}
+
 Result<void> settle(Options& options) {
   ClusterOptions& cluster = options.cluster;
   if (cluster.replicas < 1 || cluster.tp < 1) {
@@ -132,7 +136,9 @@ Result<void> settle(Options& options) {
   cluster.predictor = choice.predictor;
   cluster.probe = choice.probe;
   if (cluster.policy == "auto")
-    cluster.policy = cluster.predictor == "none" && cluster.probe.empty() ? "fcfs" : "tie";
+    cluster.policy = name_of(cluster.predictor == "none" && cluster.probe.empty()
+                                 ? coordinator::policy_without_laws()
+                                 : coordinator::policy_with_laws());
   if (cluster.model != "default") {  // a path that also holds in the children's folder
     cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
   }
@@ -359,9 +365,13 @@ void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
       ->check(CLI::Range(0, 4096));
   app.add_flag("--pin", cluster.pin, "Each math thread stays on a core of its own (cpu engine)");
   cluster.policy = "auto";
+  std::vector<std::string> policies = coordinator::served_policies();
+  policies.insert(policies.begin(), "auto");
   app.add_option("--policy", cluster.policy,
-                 "Who runs next; auto = tie with a predictor, fcfs without")
-      ->check(CLI::IsMember({"auto", "fcfs", "sept", "tie"}));
+                 "Who runs next; auto = " + name_of(coordinator::policy_with_laws()) +
+                     " with a predictor, " + name_of(coordinator::policy_without_laws()) +
+                     " without. " + coordinator::policies_help())
+      ->check(CLI::IsMember(policies));
   cluster.predictor = "auto";
   app.add_option("--predictor", cluster.predictor,
                  "Who says how long answers will be: auto (one trained for this model, if there is "

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/endpoint.h"
+#include "coordinator/ranking.h"
 #include "launch/supervisor/child_process.h"
 #include "launch/supervisor/run_dir.h"
 
@@ -17,8 +18,9 @@ struct ClusterOptions {
   std::string model = "default";
   int replicas = 1;
   int tp = 1;
-  int threads = 0;                 ///< per rank; 0 = the usable cores shared evenly
-  std::string policy = "fcfs";     ///< fcfs, sept or tie: "auto" is settled before
+  int threads = 0;  ///< per rank; 0 = the usable cores shared evenly
+  /// A name of coordinator/ranking.h: "auto" is settled before.
+  std::string policy{coordinator::row_of(coordinator::policy_without_laws()).name};
   std::string probe;               ///< folder with heads for hidden states; empty = none
   std::string predictor = "none";  ///< "none" or what tailor-predictor serve takes: "auto" likewise
   std::string endpoint = "tcp://127.0.0.1:5555";

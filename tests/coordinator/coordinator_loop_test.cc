@@ -628,7 +628,7 @@ TEST(CoordinatorLoop, ItsRecordReplays) {
 
 CoordinatorOptions under_tie() {
   CoordinatorOptions options;
-  options.core.policy = *Policy::parse("tie");
+  options.core.policy = *policy_named("tie");
   options.core.ahead_requests = 0;
   options.predictor.silent_after = milliseconds(500);
   return options;

@@ -27,8 +27,8 @@ class EventLog : public testing::Test {
     options.seed = seed;
     options.events = 600;
     options.check = false;
-    options.core.policy.kind = static_cast<Policy::Kind>(seed % 3);
-    options.core.policy.tau_seconds = 0.1;
+    options.core.policy.row = static_cast<uint8_t>(seed % 3);
+    options.core.policy.parameters.tau_seconds = 0.1;
     if (seed % 2) options.core.population = tie::log_t(2, 0.7);
     options.core.queue_limit = 20;
     options.core.ahead_requests = seed % 3;
@@ -79,7 +79,7 @@ TEST_F(EventLog, ReplayGivesIdenticalCommands) {
     ASSERT_EQ(summary.commands, live.size());
     ASSERT_EQ(summary.counters.tokens, counters_.tokens);
     ASSERT_EQ(summary.live_at_end, 0u);
-    ASSERT_EQ(summary.options.policy.kind, static_cast<Policy::Kind>(seed % 3));
+    ASSERT_EQ(summary.options.policy.row, seed % 3);
     ASSERT_EQ(summary.counters.predicted, counters_.predicted);
     ASSERT_EQ(summary.counters.probed, counters_.probed);
     ASSERT_EQ(counters_.predicted > 0, seed % 3 > 0);
@@ -146,6 +146,10 @@ TEST_F(EventLog, AnEarlierOneOfItsNameIsKept) {
 TEST_F(EventLog, SaysWhatIsWrongWithAFile) {
   EXPECT_EQ(EventLogReader::open("/nonexistent/log").error().code, ErrorCode::kNotFound);
   EXPECT_EQ(EventLogWriter::create("/nonexistent/log", {}).error().code, ErrorCode::kUnavailable);
+  CoreOptions newer;
+  newer.policy.row = 200;
+  ASSERT_TRUE(EventLogWriter::create(path_, newer).has_value());
+  EXPECT_EQ(EventLogReader::open(path_).error().code, ErrorCode::kProtocol);
   std::ofstream(path_) << "a shopping list";
   EXPECT_EQ(EventLogReader::open(path_).error().code, ErrorCode::kDataLoss);
 }

@@ -34,7 +34,7 @@ class RandomWorld {
 
   explicit RandomWorld(const Options& options)
       : options_(options), random_(options.seed), core_(options.core), replicas_(options.replicas) {
-    if (options.core.policy.needs_law()) math_.emplace();
+    if (row_of(options.core.policy).needs.law) math_.emplace();
     if (options.core.population.kind != LengthLaw::Kind::kNone)
       population_ = options.core.population;
   }
@@ -88,7 +88,7 @@ class RandomWorld {
       return handle(DrainReplica{ReplicaId{static_cast<uint32_t>(below(replicas_.size()))}});
     if (choice < 40) return drained(static_cast<uint32_t>(below(replicas_.size())));
     if (choice < 43) return handle(Tick{});
-    if (options_.core.policy.needs_law()) {
+    if (row_of(options_.core.policy).needs.law) {
       if (choice < 60) return predict();
       if (choice < 66) return probe();
       if (choice < 67) return population();
@@ -174,18 +174,18 @@ class RandomWorld {
 
   /// ln(Score * gamma^(wait / tau)), from the formula: smaller runs first; 0 under fcfs.
   double rank(const ModelRequest& r) const {
-    const Policy& policy = options_.core.policy;
-    if (!policy.needs_law()) return 0;
+    const PolicyRow::Needs& needs = row_of(options_.core.policy).needs;
+    const PolicyParameters& with = options_.core.policy.parameters;
+    if (!needs.law) return 0;
     const LengthLaw& law = r.law.kind == LengthLaw::Kind::kNone ? population_ : r.law;
     const auto n = static_cast<uint32_t>(r.target.size());
     const tie::Moments m =
         n > 1 ? tie::moments_of_largest(*math_, law, n, r.arrived.max_tokens)
               : math_->moments(law, r.arrived.max_tokens - r.law_generated,
                                std::max(r.emitted[0], r.law_generated) - r.law_generated);
-    const double beta = policy.needs_beta() ? core_.beta() : 0;
+    const double beta = needs.beta ? core_.beta() : 0;
     const double waited = to_seconds(now_ - r.arrived.arrival);
-    return std::log(m.expected + beta * m.cvar) +
-           waited / policy.tau_seconds * std::log(policy.gamma);
+    return std::log(m.expected + beta * m.cvar) + waited / with.tau_seconds * std::log(with.gamma);
   }
 
   void abandon() {
@@ -343,7 +343,7 @@ class RandomWorld {
         return other.arrived.priority < request.arrived.priority;
       const double theirs = rank(other);
       if (std::abs(theirs - own) > 1e-9) return theirs < own;
-      return !options_.core.policy.needs_law() &&
+      return !row_of(options_.core.policy).needs.law &&
              std::tuple(other.arrived.arrival, other.arrived.id) <
                  std::tuple(request.arrived.arrival, request.arrived.id);
     };

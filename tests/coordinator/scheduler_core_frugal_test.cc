@@ -59,7 +59,7 @@ class SteadyLoad {
   };
   static CoreOptions options() {
     CoreOptions o;
-    o.policy.kind = Policy::Kind::kTie;
+    o.policy = *policy_named("tie");
     o.expected_replicas = 2;
     return o;
   }

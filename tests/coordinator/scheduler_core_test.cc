@@ -289,16 +289,16 @@ TEST(SchedulerCore, StopEndsEverythingAndRefusesWhatComes) {
   EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).error.code, ErrorCode::kUnavailable);
 }
 
-CoreOptions with_policy(Policy::Kind kind) {
+CoreOptions with_policy(const char* name) {
   CoreOptions options;
-  options.policy.kind = kind;
+  options.policy = *policy_named(name);
   options.ahead_requests = 0;
   return options;
 }
 
 TEST(SchedulerCore, TieRunsTheShortestPredictedFirstAndTheUnpredictedByThePopulation) {
-  for (const auto kind : {Policy::Kind::kSept, Policy::Kind::kTie}) {
-    Core c(with_policy(kind));
+  for (const char* policy : {"sept", "tie"}) {
+    Core c(with_policy(policy));
     c.join(0, 1);
     for (uint64_t id = 1; id <= 5; ++id)
       c.tell(Arrived{RequestId{id}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
@@ -320,7 +320,7 @@ TEST(SchedulerCore, TieRunsTheShortestPredictedFirstAndTheUnpredictedByThePopula
 }
 
 TEST(SchedulerCore, FcfsKeepsArrivalWhateverIsPredicted) {
-  Core c(with_policy(Policy::Kind::kFcfs));
+  Core c(with_policy("fcfs"));
   c.join(0, 1);
   for (uint64_t id = 1; id <= 3; ++id) c.arrive(id);
   c.tell(PredictedLaw{RequestId{3}, tie::log_t(1, 0.3)});
@@ -335,7 +335,7 @@ TEST(SchedulerCore, WaitingMakesUpForLengthByTheDecayExactly) {
   const tie::LawMath math;
   const double tie_wait = 30 * std::log(2) / std::log(1 / 0.9);
   for (const double off : {-0.5, 0.5}) {
-    Core c(with_policy(Policy::Kind::kSept));
+    Core c(with_policy("sept"));
     c.join(0, 1);
     const auto arrive = [&](uint64_t id) {
       c.tell(
@@ -361,7 +361,7 @@ TEST(SchedulerCore, BetaFollowsTheQueueAndTurnsTheOrderOfWideAndNarrowLaws) {
   const auto n = math.moments(narrow, 2048);
   ASSERT_GT(tie::score(n, 0.3), tie::score(w, 0.3));
   ASSERT_LT(tie::score(n, 0.5), tie::score(w, 0.5));
-  Core c(with_policy(Policy::Kind::kTie));
+  Core c(with_policy("tie"));
   c.join(0, 1);
   const auto arrive = [&](uint64_t id) {
     c.tell(Arrived{RequestId{id}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
@@ -381,7 +381,7 @@ TEST(SchedulerCore, BetaFollowsTheQueueAndTurnsTheOrderOfWideAndNarrowLaws) {
 }
 
 TEST(SchedulerCore, AProbedLawOutranksThePredictorsAndIsKeptForTheNextAttempt) {
-  Core c(with_policy(Policy::Kind::kTie));
+  Core c(with_policy("tie"));
   c.join(0, 1);
   c.tell(Arrived{RequestId{1}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
   c.tell(Arrived{RequestId{2}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
@@ -403,7 +403,7 @@ TEST(SchedulerCore, AProbedLawOutranksThePredictorsAndIsKeptForTheNextAttempt) {
 }
 
 TEST(SchedulerCore, ANewPopulationRekeysTheUnpredicted) {
-  Core c(with_policy(Policy::Kind::kSept));
+  Core c(with_policy("sept"));
   c.arrive(1);
   c.arrive(2);
   c.tell(PredictedLaw{RequestId{2}, tie::log_t(2, 0.3)});
@@ -428,8 +428,8 @@ TEST(SchedulerCore, AdviceNeverReachesACheck) {
   laws.push_back(bins);  // all zero
   bins.low = 1e-30f, bins.high = 1e9f, bins.bins[0] = 1;
   laws.push_back(bins);
-  for (const auto kind : {Policy::Kind::kSept, Policy::Kind::kTie}) {
-    Core c(with_policy(kind));
+  for (const char* policy : {"sept", "tie"}) {
+    Core c(with_policy(policy));
     c.join(0, 1);
     for (uint64_t id = 1; id <= 8; ++id) c.arrive(id);
     for (size_t i = 0; i < laws.size(); ++i) {
@@ -450,8 +450,8 @@ TEST(SchedulerCore, EveryDispatchIsTheBestByTheFormulaUnderRandomEventsAndLaws) 
     RandomWorld::Options options;
     options.seed = seed;
     options.replicas = 1 + seed % 4;
-    options.core.policy.kind = seed % 4 == 0 ? Policy::Kind::kSept : Policy::Kind::kTie;
-    options.core.policy.tau_seconds = seed % 2 ? 30 : 0.05;  // so short that waits count
+    options.core.policy = *policy_named(seed % 4 == 0 ? "sept" : "tie");
+    options.core.policy.parameters.tau_seconds = seed % 2 ? 30 : 0.05;  // so short that waits count
     options.core.expected_replicas = options.replicas;
     options.core.ahead_requests = static_cast<uint32_t>(seed % 3);
     RandomWorld world(options);

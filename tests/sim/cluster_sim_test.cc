@@ -13,7 +13,7 @@ namespace {
 
 SimOptions options_for(const char* policy, int slots) {
   SimOptions o;
-  o.core.policy = *coordinator::Policy::parse(policy);
+  o.core.policy = *coordinator::policy_named(policy);
   o.core.queue_limit = 1 << 20;
   o.core.ahead_requests = 0;
   o.planner = {.num_blocks = 20000, .slots = slots, .token_budget = 2048};
@@ -97,6 +97,25 @@ TEST(ClusterSim, KnowledgePaysInABurstAndNotWithoutAQueue) {
   EXPECT_LT(tie, 0.3 * fcfs);
   EXPECT_NEAR(blind, fcfs, 0.02 * fcfs);  // one law for all is first come, first served
   EXPECT_NEAR(latency("sept", 5, true), latency("fcfs", 5, false), 0.03 * fcfs);
+}
+
+TEST(ClusterSim, APolicyOfOnesOwnOrdersTheSimulatedQueue) {
+  static constexpr coordinator::PolicyRow kRows[] = {
+      {.name = "shortest-prompt",
+       .waiting_key = [](const coordinator::WorkView& work, const coordinator::PolicyParameters&)
+           -> double { return work.prompt_tokens; }}};
+  SimOptions o = options_for("fcfs", 1);
+  o.policies = kRows;
+  o.core.policy = *coordinator::policy_named("shortest-prompt", kRows);
+  std::vector<SimRequest> requests(4);
+  const uint32_t prompts[] = {50, 30, 10, 20};  // the first runs at once
+  for (size_t i = 0; i < 4; ++i) requests[i].prompt_tokens = prompts[i];
+  const auto result = simulate(o, requests);
+  ASSERT_TRUE(result.has_value()) << to_string(result.error());
+  const auto& out = result->outcomes;
+  EXPECT_LT(out[0].finish, out[2].finish);
+  EXPECT_LT(out[2].finish, out[3].finish);
+  EXPECT_LT(out[3].finish, out[1].finish);
 }
 
 TEST(ClusterSim, RefusesWhatCannotBe) {
