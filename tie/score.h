@@ -7,7 +7,7 @@
 // The decay has no clock: at any instant ln(Score gamma^((now - a) / tau)) is
 // ln Score + (a / tau) ln(1 / gamma) plus the same number for everybody, so that sum is the key and
 // time changes no order. beta does change the order; it moves in levels (BetaLevel), so a queue is
-// rebuilt once per level (score_queue.h). Pure.
+// rebuilt once per level. Pure.
 // Source: TIE, arXiv 2604.00499. There beta is frozen when a request is predicted; here all
 // requests are compared under the same, current beta.
 #pragma once
@@ -20,7 +20,7 @@
 namespace tailor::tie {
 
 inline constexpr double kDecayPerTau = 0.9;    ///< gamma
-inline constexpr double kTieTauSeconds = 30;   ///< of the policy `tie`, as published
+inline constexpr double kTieTauSeconds = 30;   ///< of the score, as published
 inline constexpr double kRankTauSeconds = 10;  ///< of the preemptive ranks (rank_table.h)
 
 /// 0.5 while anybody waits and there is no slot.

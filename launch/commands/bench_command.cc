@@ -233,9 +233,9 @@ Command add_bench(CLI::App& parent) {
       ->check(CLI::PositiveNumber);
   kernels_command->add_option("--json", options->json, "also write every row to this file");
   auto tie = std::make_shared<TieBench>();
-  CLI::App* tie_command =
-      bench->add_subcommand("tie", "length laws, rank tables and the queue of waiting requests");
-  tie_command->add_option("--waiting", tie->waiting, "requests in the queue")
+  CLI::App* tie_command = bench->add_subcommand(
+      "tie", "length laws, rank tables and the scheduler with many requests waiting");
+  tie_command->add_option("--waiting", tie->waiting, "requests that wait in the longest queue")
       ->check(CLI::Range(1, 10'000'000));
   tie_command->add_option("--rounds", tie->rounds, "alternations; medians are printed")
       ->check(CLI::PositiveNumber);

@@ -9,14 +9,15 @@
 
 #include "base/clock.h"
 #include "bench/summary.h"
+#include "coordinator/scheduler_core.h"
 #include "tie/law.h"
 #include "tie/length_head.h"
 #include "tie/rank_table.h"
-#include "tie/score_queue.h"
 
 namespace tailor::launch {
 namespace {
 
+using namespace coordinator;
 using Kind = tie::RankOptions::Kind;
 
 double us_since(Time begin) { return to_seconds(now() - begin) * 1e6; }
@@ -91,48 +92,105 @@ void time_heads(std::vector<Case>& out, double& sink) {
   }
 }
 
-/// Pushes `waiting` requests, re-keys as many, moves the level, pops and pushes at full length.
-void time_queue(int waiting, uint64_t seed, std::vector<Case>& out, double& sink) {
-  std::mt19937_64 random(seed);
-  tie::ScoreQueue queue;
-  queue.reserve(static_cast<size_t>(waiting) + 1);
-  std::vector<tie::ScoreQueue::Handle> handles;
-  handles.reserve(static_cast<size_t>(waiting));
-  uint64_t id = 0;
-  const auto tokens = [&] { return 1 + static_cast<double>(random() % 100000) / 100; };
-  const auto request = [&] {
-    return tie::ScoreQueue::Request{tokens(), 3 * tokens(), milliseconds(id), id++};
+/// A SchedulerCore that serves, at a constant number of waiting requests: what each thing that
+/// happens to it costs, the decision that follows from it included.
+class BusyCore {
+ public:
+  BusyCore(uint32_t waiting, uint64_t seed)
+      : random_(seed),
+        slots_(std::max(1u, waiting / (2 * kReplicas))),
+        core_(options(waiting)),
+        running_(kReplicas) {
+    for (uint32_t r = 0; r < kReplicas; ++r) tell(ReplicaJoined{ReplicaId{r}, slots_, 1000});
+    for (uint32_t i = 0; i < kReplicas * slots_ + waiting; ++i) arrive(), predict(last_id_);
+  }
+
+  void time(std::vector<Case>& out) {
+    const std::string at = " at " + std::to_string(core_.waiting()) + " waiting";
+    const uint32_t tokens = std::min(slots_, 256u);
+    Case arrived{"core: arrived" + at, {}}, predicted{"core: law, re-keyed" + at, {}};
+    Case ended{"core: one ends, the next starts" + at, {}};
+    Case reported{"core: report of " + std::to_string(tokens) + " tokens" + at, {}};
+    Case level{"core: beta level moves" + at, {}};
+    for (int i = 0; i < 20'000; ++i) {
+      predicted.us.push_back(predict(waiting_[random_() % waiting_.size()]));
+      ended.us.push_back(report(static_cast<uint32_t>(i) % kReplicas, 1, FinishReason::kStop));
+      arrived.us.push_back(arrive());
+    }
+    for (uint32_t i = 0; i < 1'000; ++i)
+      reported.us.push_back(report(i % kReplicas, tokens, FinishReason::kNone));
+    for (uint32_t r = 0; r < 5; ++r) {  // fewer slots for the same queue: from beta 0.2 to 0.5
+      now_ += tie::BetaLevel::kHold;
+      level.us.push_back(tell(DrainReplica{ReplicaId{r}}));
+    }
+    for (Case* c : {&arrived, &predicted, &ended, &reported, &level}) out.push_back(std::move(*c));
+  }
+  double sum() const { return static_cast<double>(core_.counters().dispatches) + core_.beta(); }
+
+ private:
+  static constexpr uint32_t kReplicas = 8;
+  struct Running {
+    RequestId id;
+    uint32_t tokens = 0;
   };
-  for (int i = 0; i < waiting; ++i) handles.push_back(queue.push(request()));
-
-  const std::string at = " at " + std::to_string(waiting) + " waiting";
-  Case push{"push" + at, {}}, rekey{"re-key" + at, {}}, pop{"pop" + at, {}};
-  Case level{"beta level moves" + at, {}};
-  for (int i = 0; i < 100'000; ++i) {
-    const double expected = tokens(), cvar = 3 * tokens();
-    const auto handle = handles[random() % handles.size()];
-    Time begin = now();
-    queue.predict(handle, expected, cvar);
-    rekey.us.push_back(us_since(begin));
-
-    const tie::ScoreQueue::Handle top = queue.top_handle();
-    begin = now();
-    sink += queue.pop().expected;
-    pop.us.push_back(us_since(begin));
-
-    const tie::ScoreQueue::Request next = request();
-    begin = now();
-    const auto fresh = queue.push(next);  // takes the handle that the pop freed
-    push.us.push_back(us_since(begin));
-    sink += static_cast<double>(fresh == top);
+  static CoreOptions options(uint32_t waiting) {
+    CoreOptions o;
+    o.policy = policy_with_laws();
+    o.queue_limit = waiting + 1;
+    o.ahead_requests = 0;
+    return o;
   }
-  for (int step = 5; step <= 20; ++step) {
+
+  double arrive() {
+    place_.push_back(waiting_.size());
+    waiting_.push_back(++last_id_);
+    return tell(Arrived{RequestId{last_id_}, PriorityClass::kStandard, 1, 100, 2048, now_,
+                        Duration::max()});
+  }
+  double predict(uint64_t id) {
+    const double mu = 3 + 4 * static_cast<double>(random_() % 1000) / 1000;
+    return tell(PredictedLaw{RequestId{id}, tie::log_t(mu, 0.7)});
+  }
+  /// The next tokens of the first `count` that run on a replica.
+  double report(uint32_t replica, uint32_t count, FinishReason finish) {
+    auto& running = running_[replica];
+    progress_.clear();
+    for (uint32_t i = 0; i < count; ++i)
+      progress_.push_back(
+          {SequenceId{running[i].id, 0}, Attempt{1}, running[i].tokens++, 1, finish});
+    if (finish != FinishReason::kNone) {
+      std::swap(running.front(), running.back());
+      running.pop_back();
+    }
+    return tell(Reported{ReplicaId{replica}, Epoch{1}, slots_, 500, progress_});
+  }
+  double tell(const CoreEvent& event) {
+    commands_.clear();
     const Time begin = now();
-    queue.set_beta(step * tie::BetaLevel::kStep);
-    level.us.push_back(us_since(begin));
+    core_.handle(now_, event, commands_);
+    const double us = us_since(begin);
+    for (const CoreCommand& command : commands_)
+      if (const auto* dispatch = std::get_if<DispatchCommand>(&command)) {
+        running_[dispatch->replica.value].push_back({dispatch->id, 0});
+        const size_t place = place_[dispatch->id.value - 1];
+        waiting_[place] = waiting_.back();
+        place_[waiting_[place] - 1] = place;
+        waiting_.pop_back();
+      }
+    return us;
   }
-  for (Case* c : {&push, &rekey, &pop, &level}) out.push_back(std::move(*c));
-}
+
+  std::mt19937_64 random_;
+  const uint32_t slots_;
+  SchedulerCore core_;
+  Time now_{seconds(1000)};
+  uint64_t last_id_ = 0;
+  std::vector<std::vector<Running>> running_;
+  std::vector<uint64_t> waiting_;  // ids, and where each one's is in there
+  std::vector<size_t> place_;
+  std::vector<ProgressEntry> progress_;
+  std::vector<CoreCommand> commands_;
+};
 
 }  // namespace
 
@@ -148,7 +206,12 @@ TieReport bench_tie(const TieBench& options) {
     time_laws("log-t", log_t_laws(), cases, sink);
     time_laws("histogram", histogram_laws(), cases, sink);
     time_heads(cases, sink);
-    time_queue(options.waiting, 1 + static_cast<uint64_t>(round), cases, sink);
+    for (const int share : {100, 10, 1}) {
+      BusyCore core(static_cast<uint32_t>(std::max(1, options.waiting / share)),
+                    1 + static_cast<uint64_t>(round));
+      core.time(cases);
+      sink += core.sum();
+    }
     rows.resize(cases.size());
     for (size_t i = 0; i < cases.size(); ++i) {
       const bench::Statistics s = bench::statistics(std::move(cases[i].us));
@@ -162,12 +225,12 @@ TieReport bench_tie(const TieBench& options) {
   TieReport report;
   nlohmann::json json;
   char line[200];
-  std::snprintf(line, sizeof line, "one thread, us; medians of %d rounds\n\n%-42s %9s %9s %9s\n",
+  std::snprintf(line, sizeof line, "one thread, us; medians of %d rounds\n\n%-58s %9s %9s %9s\n",
                 options.rounds, "", "mean", "P50", "P99");
   report.table = line;
   for (const Row& row : rows) {
     const double mean = median(row.mean), p50 = median(row.p50), p99 = median(row.p99);
-    std::snprintf(line, sizeof line, "%-42s %9.2f %9.2f %9.2f\n", row.name.c_str(), mean, p50, p99);
+    std::snprintf(line, sizeof line, "%-58s %9.2f %9.2f %9.2f\n", row.name.c_str(), mean, p50, p99);
     report.table += line;
     json["rows"].push_back(
         {{"name", row.name}, {"mean_us", mean}, {"p50_us", p50}, {"p99_us", p99}});

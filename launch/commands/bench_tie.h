@@ -1,6 +1,7 @@
 // `tailor bench tie`: what the scheduler's own arithmetic costs on this machine, on one thread:
-// moments of a law, a full rank table, the shipped heads, and every move in a queue of many waiting
-// requests.
+// moments of a law, a full rank table, the shipped heads, and what SchedulerCore makes of an
+// arrival, a law, a report and an end while a hundredth, a tenth and all of `waiting` requests
+// wait.
 #pragma once
 
 #include <string>

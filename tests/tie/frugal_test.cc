@@ -5,8 +5,9 @@
 
 #include "tests/base/allocation_counter.h"
 #include "tie/law.h"
+#include "tie/priority_queue.h"
 #include "tie/rank_table.h"
-#include "tie/score_queue.h"
+#include "tie/score.h"
 
 namespace tailor::tie {
 namespace {
@@ -17,11 +18,15 @@ TEST(Frugal, LawsRanksAndTheQueueAllocateNothing) {
   const LawMath math;
   std::vector<double> p(LengthLaw::kBins, 1);
   const LengthLaw laws[] = {log_t(5, 0.5), log_t(5, 0.5, 7), histogram(p, 1, 900), LengthLaw{}};
-  ScoreQueue queue;
-  std::vector<ScoreQueue::Handle> handles;
+  PriorityQueue queue;
+  std::vector<PriorityQueue::Handle> handles;
+  const auto key = [](const Moments& m, uint64_t id, double beta) {
+    return time_invariant_key(score(m, beta), seconds(id), kTieTauSeconds);
+  };
   const auto fill = [&] {
     for (uint64_t id = 0; id < 1000; ++id)
-      handles.push_back(queue.push({100.0 + static_cast<double>(id % 37), 500, seconds(id), id}));
+      handles.push_back(
+          queue.push({key({100.0 + static_cast<double>(id % 37), 0, 500}, id, 0.1), 0, id}));
   };
   fill();
   while (!queue.empty()) queue.pop();
@@ -36,13 +41,15 @@ TEST(Frugal, LawsRanksAndTheQueueAllocateNothing) {
     const LawGrid grid(math, law, 2048);
     for (const auto kind : {RankOptions::Kind::kGittins, RankOptions::Kind::kConditionalTie})
       sum += RankTable(math, law, grid, {.kind = kind}).rank(20);
-    for (const auto handle : handles) queue.predict(handle, m.expected, m.cvar);
+    for (const auto handle : handles) queue.rekey(handle, key(m, queue.at(handle).id, 0.1));
   }
-  queue.set_beta(0.3);
+  queue.rekey_all([&](PriorityQueue::Handle, const PriorityQueue::Entry& entry) {
+    return key({100.0, 0, 500}, entry.id, 0.3);
+  });
   while (!queue.empty()) queue.pop();
   EXPECT_EQ(allocations - before, 0);
   EXPECT_GT(sum, 0);
-  handles = std::vector<ScoreQueue::Handle>(10);
+  handles = std::vector<PriorityQueue::Handle>(10);
   EXPECT_GT(allocations, before);  // the counter counts
 }
 
