@@ -46,11 +46,11 @@ floor(sim PURE              ON base coordinator_core planner)
 floor(bench                 ON base runtime tie tie_data link coordinator_core sim)
 
 # launch/ wires: its modules may use everything, and what they do use stands here too.
-floor(program               ON base)
-floor(supervisor            ON base runtime coordinator_core)
+floor(program               ON base coordinator_core)
+floor(supervisor            ON base runtime coordinator_core program)
 floor(answers               ON base)
 floor(model_text            ON base text weights)
-floor(predictor_serve       ON base runtime tie link)
+floor(predictor_serve       ON base runtime tie link program)
 floor(commands              ON base runtime tie tie_data weights tie_head link parallel coordinator_core worker bench program
                                supervisor answers model_text)
 

@@ -20,17 +20,12 @@
 #include "comm/predictor_io.h"
 #include "launch/predictor_batcher.h"
 #include "launch/predictor_source.h"
+#include "launch/program_options.h"
 
 namespace tailor::launch {
 namespace {
 
-struct Options {
-  std::string control_endpoint, link_key, source, log_level = "info";
-  int threads = 1, nice = 5;
-  size_t max_batch = 32, queue_limit = 4096;
-  double max_wait_ms = 3;
-  int64_t stuck_after_ms = 30000;
-};
+using Options = PredictorArguments;
 
 constexpr int kIdleMs = 250;  // a turn waits no longer: the watchdog counts turns
 
@@ -132,25 +127,7 @@ int run(const Options& o) {
 std::function<int()> add_predictor_serve(CLI::App& parent) {
   auto o = std::make_shared<Options>();
   CLI::App* app = parent.add_subcommand("serve", "Answer a coordinator's questions about prompts");
-  app->add_option("--control-endpoint", o->control_endpoint, "The coordinator's control address")
-      ->required();
-  app->add_option("--link-key", o->link_key, "File with the secret of the control link")
-      ->required();
-  app->add_option("--predictor", o->source,
-                  "A predictor's folder, constant:MU,SIGMA or prompt-length")
-      ->required();
-  app->add_option("--threads", o->threads, "Threads of the encoder")->check(CLI::Range(1, 1024));
-  app->add_option("--nice", o->nice, "How much this process steps back")->check(CLI::Range(0, 19));
-  app->add_option("--max-batch", o->max_batch, "Prompts per batch at most")
-      ->check(CLI::Range(1u, 4096u));
-  app->add_option("--max-wait-ms", o->max_wait_ms, "The longest a prompt waits for its batch")
-      ->check(CLI::Range(0.0, 10000.0));
-  app->add_option("--queue-limit", o->queue_limit, "Prompts that may wait; more are dropped")
-      ->check(CLI::Range(1u, 1u << 20));
-  app->add_option("--stuck-after-ms", o->stuck_after_ms,
-                  "A main thread without progress for that long: leave")
-      ->check(CLI::Range(int64_t{1000}, int64_t{3600000}));
-  app->add_option("--log-level", o->log_level, "trace, debug, info, warn, error, off");
+  predictor_options().add_to(*app, *o);
   return [o] { return run(*o); };
 }
 

@@ -32,6 +32,7 @@
 #include "coordinator/ranking.h"
 #include "launch/model_text.h"
 #include "launch/number_options.h"
+#include "launch/program_options.h"
 #include "launch/program_start.h"
 #include "parallel/weights/default_model.h"
 #include "parallel/weights/weight_files.h"
@@ -39,45 +40,9 @@
 namespace tailor::launch {
 namespace {
 
-struct Options {
-  std::string model = "default", endpoint = "tcp://127.0.0.1:5555",
-              control_endpoint = "tcp://127.0.0.1:*", record, run_dir, link_key, chat_template,
-              log_level = "info";
-  std::string policy{coordinator::row_of(coordinator::policy_without_laws()).name};
-  uint32_t replicas = 1, queue_limit = 1024, tokenizer_threads = 0;
-  int64_t heartbeat_timeout_ms = 2000, stuck_after_ms = 30000;
-};
+using Options = CoordinatorArguments;
 
 constexpr unsigned kLeaveWithinSeconds = 3;  // MPI_Finalize included; then the kernel ends us
-
-void add_options(CLI::App& app, Options& o) {
-  app.add_option("--model", o.model, "A Hugging Face folder, a .gguf file, or \"default\"");
-  app.add_option("--chat-template", o.chat_template, "A Jinja file instead of the model's own");
-  app.add_option("--endpoint", o.endpoint, "Where clients connect");
-  app.add_option("--control-endpoint", o.control_endpoint, "Where workers connect");
-  app.add_option("--link-key", o.link_key, "File with the secret of the control link")->required();
-  app.add_option("--replicas", o.replicas, "How many replicas are expected")
-      ->check(CLI::Range(1u, 4096u));
-  app.add_option("--policy", o.policy, "Who runs next. " + coordinator::policies_help())
-      ->check(CLI::IsMember(coordinator::served_policies()));
-  app.add_option("--queue-limit", o.queue_limit, "Waiting requests; more are answered QueueFull")
-      ->check(CLI::Range(1u, 1u << 24));
-  app.add_option(
-         "--tokenizer-threads", o.tokenizer_threads,
-         "Threads that tokenize prompts, at least 2; 0 = a quarter of the host's cores, 2 to 8")
-      ->check(CLI::Range(0u, 256u));
-  app.add_option("--record", o.record,
-                 "Write the scheduler's event log there (read it with: tailor replay); one that is "
-                 "there is kept as FILE.1, FILE.2, ...");
-  app.add_option("--heartbeat-timeout-ms", o.heartbeat_timeout_ms,
-                 "A replica with a rank silent for so long is lost")
-      ->check(CLI::Range(int64_t{200}, int64_t{3600000}));
-  app.add_option("--stuck-after-ms", o.stuck_after_ms,
-                 "A main thread without progress for that long: leave")
-      ->check(CLI::Range(int64_t{1000}, int64_t{3600000}));  // idle turns take up to 250 ms
-  app.add_option("--run-dir", o.run_dir, "Where coordinator.json is written");
-  app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
-}
 
 /// Of random weights only a config exists: then only its numbers are known, and the weights do not
 /// matter here.
@@ -212,7 +177,7 @@ int run(int argc, char** argv) {
   Options o;
   CLI::App app(
       "The coordinator of a Tailor cluster; started by mpirun, see `tailor serve --print`.");
-  add_options(app, o);
+  coordinator_options().add_to(app, o);
   check_number_options(app);
   name_option_failures(app, "tailor-coordinator");
   try {

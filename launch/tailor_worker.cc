@@ -29,6 +29,7 @@
 #include "launch/device_collective.h"
 #include "launch/model_text.h"
 #include "launch/number_options.h"
+#include "launch/program_options.h"
 #include "launch/program_start.h"
 #include "launch/worker_engine.h"
 #include "parallel/engine.h"
@@ -43,73 +44,10 @@ namespace {
 
 using namespace worker;  // exit codes and loops
 
-struct Options {
-  std::string model = "default", control_endpoint, engine = worker_engine_name(), device = "cpu",
-              dtype = "auto", kv_dtype = "auto", instruction_set = "auto", transport = "auto",
-              run_dir, link_key, probe, chat_template, log_level = "info";
-  int replica = 0, tp = 1, threads = 1, slots = 32, max_context = 0, prefill_budget = 0,
-      ranks_on_host = 0;
-  uint64_t kv_memory = 0, dummy_seed = 1;
-  int64_t stuck_after_ms = 30000;
-  bool dummy_weights = false, pin = false;
-};
+using Options = WorkerArguments;
 
 constexpr Duration kStepTarget = milliseconds(150);
-
-void add_options(CLI::App& app, Options& o) {
-  app.add_option("--model", o.model, "A Hugging Face folder, a .gguf file, or \"default\"");
-  app.add_option(
-      "--chat-template", o.chat_template,
-      "A Jinja file instead of the model's own: what it writes behind an answer ends one");
-  app.add_option("--control-endpoint", o.control_endpoint,
-                 "Where the coordinator listens for workers")
-      ->required();
-  app.add_option("--link-key", o.link_key, "File with the secret of the control link")->required();
-  app.add_option("--replica", o.replica, "Number of this replica")->check(CLI::Range(0, 65535));
-  app.add_option("--tp", o.tp, "Tensor-parallel ranks of this replica")->check(CLI::Range(1, 1024));
-  app.add_option("--engine", o.engine, "Which engine computes")
-      ->check(CLI::IsMember({worker_engine_name()}));
-  app.add_option("--device", o.device, "cpu, cuda, or cuda:N")
-      ->check([](const std::string& device) {
-        return device == "cpu" || device == "cuda" ||
-                       (device.rfind("cuda:", 0) == 0 && device.size() > 5 && device.size() < 9 &&
-                        device.find_first_not_of("0123456789", 5) == std::string::npos)
-                   ? std::string()
-                   : "a device is cpu, cuda or cuda:N, found " + device;
-      });
-  app.add_option("--dtype", o.dtype,
-                 "Type of weights (torch: and KV); auto = as stored (torch: F32)")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
-  app.add_option("--kv-dtype", o.kv_dtype, "Type of keys and values in the cpu engine; auto = f16")
-      ->check(CLI::IsMember({"auto", "f16", "f32"}));
-  app.add_option("--instruction-set", o.instruction_set,
-                 "Kernels of the cpu engine; all give the same bits")
-      ->check(CLI::IsMember({"auto", "avx512", "avx2", "scalar"}));
-  app.add_option("--transport", o.transport,
-                 "Between the ranks on CPU; auto = shared memory where they share a host")
-      ->check(CLI::IsMember({"auto", "mpi", "shm"}));
-  app.add_option("--threads", o.threads, "Math threads of a rank")->check(CLI::Range(1, 1024));
-  app.add_flag("--pin", o.pin, "Math threads of the cpu engine each stay on a core of their own");
-  app.add_option("--slots", o.slots, "Sequences that run at once")->check(CLI::Range(1, 1024));
-  app.add_option("--kv-memory", o.kv_memory, "KV pool of a rank, e.g. 512MiB; 0 = from free memory")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--max-context", o.max_context, "Tokens of prompt and answer; 0 = the model's")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--prefill-budget", o.prefill_budget, "Rows of a step; 0 = measured at start")
-      ->check(CLI::Range(0, kMaxTokenBudget));
-  app.add_flag("--dummy-weights", o.dummy_weights, "Random weights of the model's config");
-  app.add_option("--dummy-seed", o.dummy_seed, "Their seed");
-  app.add_option("--ranks-on-host", o.ranks_on_host,
-                 "Worker processes that share this host's memory; 0 = --tp")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--stuck-after-ms", o.stuck_after_ms,
-                 "A thread without progress for that long: leave")
-      ->check(CLI::Range(int64_t{100}, int64_t{3600000}));
-  app.add_option("--probe", o.probe,
-                 "Folder with heads that read answer lengths from hidden states");
-  app.add_option("--run-dir", o.run_dir, "Where load progress is shown (a file a replica)");
-  app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error, off");
-}
+static_assert(kMostPrefillBudget == kMaxTokenBudget);
 
 /// DIR/replica-I.progress: a number 0..1 for the supervisor's bar, replaced atomically. Rank 0
 /// only.
@@ -405,7 +343,9 @@ int run(int argc, char** argv) {
   CLI::App app(
       "One tensor-parallel rank of a Tailor replica; started by mpirun, see `tailor serve "
       "--print`.");
-  add_options(app, o);
+  o.engine = worker_engine_name();
+  worker_options().add_to(app, o);
+  app.get_option("--engine")->check(CLI::IsMember({worker_engine_name()}));
   check_number_options(app);
   name_option_failures(app, "tailor-worker");
   try {

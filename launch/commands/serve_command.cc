@@ -16,6 +16,7 @@
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
 #include "launch/predictor_choice.h"
+#include "launch/program_options.h"
 #include "launch/supervisor/cluster_lines.h"
 #include "launch/supervisor/line_output.h"
 #include "launch/supervisor/supervisor.h"
@@ -25,13 +26,9 @@
 namespace tailor::launch {
 namespace {
 
-struct Options {
-  ClusterOptions cluster;
-  std::string run_dir;
-  std::string log_dir;
-  bool print = false;
-  bool single = false;
-  bool write_config = false;
+struct Options : ClusterOptions {
+  std::string run_dir, log_dir;
+  bool single = false, print = false, write_config = false;
   CLI::App* app = nullptr;
 };
 
@@ -108,7 +105,7 @@ std::string name_of(const coordinator::Policy& policy) {
 }
 
 Result<void> settle(Options& options) {
-  ClusterOptions& cluster = options.cluster;
+  ClusterOptions& cluster = options;
   if (cluster.replicas < 1 || cluster.tp < 1) {
     return fail(ErrorCode::kInvalidArgument, "--replicas and --tp must be at least 1");
   }
@@ -129,9 +126,9 @@ Result<void> settle(Options& options) {
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
-  TAILOR_ASSIGN(
-      const PredictorChoice choice,
-      choose_predictor({cluster.predictor, cluster.model, cluster.dummy_weights, own_folder()}));
+  TAILOR_ASSIGN(const PredictorChoice choice,
+                choose_predictor({cluster.predictor, cluster.model,
+                                  cluster.given["--dummy-weights"] == "true", own_folder()}));
   if (!choice.warning.empty()) std::fprintf(stderr, "tailor: %s\n", choice.warning.c_str());
   cluster.predictor = choice.predictor;
   cluster.probe = choice.probe;
@@ -142,9 +139,10 @@ Result<void> settle(Options& options) {
   if (cluster.model != "default") {  // a path that also holds in the children's folder
     cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
   }
-  if (!cluster.record.empty()) cluster.record = std::filesystem::absolute(cluster.record).string();
-  if (!cluster.chat_template.empty())
-    cluster.chat_template = std::filesystem::absolute(cluster.chat_template).string();
+  for (const char* file : {"--record", "--chat-template"}) {
+    std::string& path = cluster.given[file];
+    if (!path.empty()) path = std::filesystem::absolute(path).string();
+  }
   cluster.program_folder = own_folder();
   const std::string worker = cluster.program_folder + "/" + worker_program(cluster.engine);
   if (access(worker.c_str(), X_OK) != 0)
@@ -162,7 +160,7 @@ std::string link_key_line(const RunDir& run) {
 }
 
 int print_lines(const Options& options, const RunDir& run) {
-  ClusterOptions cluster = options.cluster;
+  ClusterOptions cluster = options;
   Result<std::string> control = with_free_port(cluster.control_endpoint);
   if (!control) return print_error(control.error());
   const auto make_folders = [&](const std::string& domain) {
@@ -238,7 +236,7 @@ ChildSpec predictor_child(const ClusterOptions& cluster, const RunDir& run, Addr
 
 std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
                                    Addresses& addresses) {
-  const ClusterOptions& cluster = options.cluster;
+  const ClusterOptions& cluster = options;
   std::vector<ChildSpec> children;
   if (options.single) {
     children.push_back({"cluster", run.logs + "/cluster.log",
@@ -279,17 +277,17 @@ std::string announcement(const Options& options, const std::string& endpoint, Du
   const std::string where = endpoint == kDefaultEndpoint ? "" : " --endpoint " + endpoint;
   char seconds[32];
   std::snprintf(seconds, sizeof seconds, "%.1f", to_seconds(took));
-  return "ready at " + endpoint + " after " + seconds + " s: model " + options.cluster.model +
-         ", " + shape_text(options.cluster) + ", policy " + options.cluster.policy +
-         "\n  ask:   tailor generate" + where + " --chat \"Why is the sky blue?\"\n" +
-         "  look:  tailor status" + where + "\n  stop:  Ctrl-C\n";
+  return "ready at " + endpoint + " after " + seconds + " s: model " + options.model + ", " +
+         shape_text(options) + ", policy " + options.policy + "\n  ask:   tailor generate" + where +
+         " --chat \"Why is the sky blue?\"\n" + "  look:  tailor status" + where +
+         "\n  stop:  Ctrl-C\n";
 }
 
 int serve(Options& options, RunDir& run) {
   if (auto raised = raise_file_limit(); !raised) return print_error(raised.error());
-  set_alone(options.cluster, weights::cache_folder());
+  set_alone(options, weights::cache_folder());
   const PipeSignalIgnored no_pipe_signal;  // who reads our lines may go; the cluster stays
-  for (const std::string& endpoint : {options.cluster.endpoint, options.cluster.control_endpoint}) {
+  for (const std::string& endpoint : {options.endpoint, options.control_endpoint}) {
     if (auto free = check_can_bind(endpoint); !free) return print_error(free.error());
   }
   sweep_dead_runs(run_root(), "/dev/shm");
@@ -297,20 +295,19 @@ int serve(Options& options, RunDir& run) {
 
   const Time began = now();
   LineOutput out(STDOUT_FILENO), err(STDERR_FILENO);
-  LoadBars bars(run, options.cluster.replicas, err);
-  Addresses addresses(options.cluster, run);
+  LoadBars bars(run, options.replicas, err);
+  Addresses addresses(options, run);
   SupervisorOptions supervisor;
   supervisor.children = children_of(options, run, addresses);
   supervisor.mark = "tailor-" + std::to_string(getuid()) + "-" + std::to_string(getpid()) + "-" +
                     std::to_string(wall_clock_ms());
   supervisor.lost = run.lost();
-  supervisor.sweep = run.private_paths(options.cluster.replicas);
+  supervisor.sweep = run.private_paths(options.replicas);
   supervisor.probe = [&]() -> std::optional<CommandLine> {
     if (!addresses.refresh()) return std::nullopt;
-    return CommandLine{
-        {options.cluster.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
-         "--wait", "3600", "--endpoint", local_address(addresses.endpoint())},
-        {}};
+    return CommandLine{{options.program_folder + "/tailor", "status", "--quiet", "--timeout", "2",
+                        "--wait", "3600", "--endpoint", local_address(addresses.endpoint())},
+                       {}};
   };
   supervisor.say = [&](const std::string& line) {
     bars.clear();
@@ -325,8 +322,8 @@ int serve(Options& options, RunDir& run) {
     bars.clear();
     out.write(announcement(options, local_address(addresses.endpoint()), now() - began));
   };
-  supervisor.say("starting " + shape_text(options.cluster) + " of model " + options.cluster.model +
-                 "; logs in " + run.logs);
+  supervisor.say("starting " + shape_text(options) + " of model " + options.model + "; logs in " +
+                 run.logs);
   return supervise(supervisor);
 }
 
@@ -345,80 +342,54 @@ int run(Options& options) {
     write_config(*options.app);
     return 0;
   }
-  if (!options.cluster.hostfile.empty() && !options.print)
+  if (!options.hostfile.empty() && !options.print)
     return print_error({ErrorCode::kInvalidArgument,
                         "serve starts and watches processes of this machine only; for others run "
                         "launch/mpirun-cluster --hostfile " +
-                            options.cluster.hostfile});
+                            options.hostfile});
   if (auto settled = settle(options); !settled) return print_error(settled.error());
   RunDir run = plan_run_dir(options.run_dir, options.log_dir, getpid());
   return options.print ? print_lines(options, run) : serve(options, run);
 }
 
-void add_cluster_options(CLI::App& app, ClusterOptions& cluster) {
-  app.add_option("--model", cluster.model, "A Hugging Face folder, a GGUF file, or default");
-  app.add_option("--replicas", cluster.replicas, "Full copies of the model")
-      ->check(CLI::Range(1, 4096));
-  app.add_option("--tp", cluster.tp, "Tensor-parallel ranks per replica")
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--threads", cluster.threads, "Math threads per rank; 0 = share the usable cores")
-      ->check(CLI::Range(0, 4096));
-  app.add_flag("--pin", cluster.pin, "Each math thread stays on a core of its own (cpu engine)");
-  cluster.policy = "auto";
+OptionTable<Options> make_serve_options() {
+  using A = Options;
   std::vector<std::string> policies = coordinator::served_policies();
   policies.insert(policies.begin(), "auto");
-  app.add_option("--policy", cluster.policy,
-                 "Who runs next; auto = " + name_of(coordinator::policy_with_laws()) +
-                     " with a predictor, " + name_of(coordinator::policy_without_laws()) +
-                     " without. " + coordinator::policies_help())
-      ->check(CLI::IsMember(policies));
-  cluster.predictor = "auto";
-  app.add_option("--predictor", cluster.predictor,
-                 "Who says how long answers will be: auto (one trained for this model, if there is "
-                 "one), none, or a predictor's folder");
-  app.add_option("--endpoint", cluster.endpoint, "Where clients connect");
-  app.add_option("--control-endpoint", cluster.control_endpoint,
-                 "Where the replicas connect; port * = any free one");
-  cluster.engine = "auto";
-  app.add_option("--engine", cluster.engine,
-                 "Who does the math; auto = cpu on the CPU, torch (the reference) on GPUs")
-      ->check(CLI::IsMember({"auto", "cpu", "torch"}));
-  cluster.device = "auto";
-  app.add_option("--device", cluster.device, "auto = the GPUs where there are some")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option("--dtype", cluster.dtype, "Type of weights: auto (as stored), f32 or bf16");
-  app.add_option("--kv-dtype", cluster.kv_dtype, "Type of keys and values: auto, f16 or f32");
-  app.add_option("--instruction-set", cluster.instruction_set,
-                 "CPU kernels: auto, avx512, avx2 or scalar");
-  app.add_option("--transport", cluster.transport,
-                 "Between a replica's CPU ranks; auto = shared memory where they share a host")
-      ->check(CLI::IsMember({"auto", "mpi", "shm"}));
-  app.add_option("--slots", cluster.slots, "Sequences a replica runs at once");
-  app.add_option("--kv-memory", cluster.kv_memory, "Memory for KV blocks per rank, e.g. 2GiB");
-  app.add_option("--max-context", cluster.max_context,
-                 "Longest prompt and answer together, in tokens");
-  app.add_option("--prefill-budget", cluster.prefill_budget, "Prompt tokens per step");
-  app.add_option("--queue-limit", cluster.queue_limit, "Requests that may wait");
-  app.add_option("--heartbeat-timeout-ms", cluster.heartbeat_timeout_ms,
-                 "A replica silent for that long is lost")
-      ->check(CLI::Range(200, 3600000));
-  app.add_option("--stuck-after-ms", cluster.stuck_after_ms,
-                 "A process whose threads make no progress for that long leaves")
-      ->check(CLI::Range(1000, 3600000));
-  app.add_flag("--dummy-weights", cluster.dummy_weights,
-               "Random weights: for speed, not for sense");
-  app.add_option("--chat-template", cluster.chat_template,
-                 "A Jinja file instead of the model's own chat template");
-  app.add_option("--record", cluster.record,
-                 "Write every scheduler event to this file, for replay; one that is there is "
-                 "kept as FILE.1, FILE.2, ...");
-  app.add_option("--log-level", cluster.log_level, "trace, debug, info, warn or error")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
-  app.add_flag("--oversubscribe", cluster.oversubscribe,
-               "Allow more math threads than usable cores");
-  app.add_option("--mpirun", cluster.mpirun, "Open MPI's launcher");
-  app.add_option("--hostfile", cluster.hostfile,
-                 "With --print: Open MPI's hostfile, for ranks on other hosts");
+  OptionTable<A> row;
+  row("--model", &A::model, "A Hugging Face folder, a GGUF file, or default");
+  row("--replicas", &A::replicas, "Full copies of the model").within(1, 4096);
+  row("--tp", &A::tp, "Tensor-parallel ranks per replica").within(1, 1024);
+  row("--threads", &A::threads, "Math threads per rank; 0 = share the usable cores")
+      .within(0, 4096);
+  row("--policy", &A::policy,
+      "Who runs next; auto = " + name_of(coordinator::policy_with_laws()) + " with a predictor, " +
+          name_of(coordinator::policy_without_laws()) + " without. " + coordinator::policies_help())
+      .one_of(policies);
+  row("--predictor", &A::predictor,
+      "Who says how long answers will be: auto (one trained for this model, if there is one), "
+      "none, or a predictor's folder");
+  row("--endpoint", &A::endpoint, "Where clients connect");
+  row("--control-endpoint", &A::control_endpoint,
+      "Where the replicas connect; port * = any free one");
+  row("--engine", &A::engine,
+      "Who does the math; auto = cpu on the CPU, torch (the reference) on GPUs")
+      .one_of({"auto", "cpu", "torch"});
+  row("--device", &A::device, "auto = the GPUs where there are some")
+      .one_of({"auto", "cpu", "cuda"});
+  row("--log-level", &A::log_level, "trace, debug, info, warn or error")
+      .one_of({"trace", "debug", "info", "warn", "error"});
+  row("--oversubscribe", &A::oversubscribe, "Allow more math threads than usable cores");
+  row("--mpirun", &A::mpirun, "Open MPI's launcher");
+  row("--hostfile", &A::hostfile, "With --print: Open MPI's hostfile, for ranks on other hosts");
+  row("--run-dir", &A::run_dir,
+      "Private folder of this cluster; default ${XDG_RUNTIME_DIR:-/tmp}/tailor-UID/PID");
+  row("--log-dir", &A::log_dir, "Where logs go; default RUN_DIR/logs");
+  row("--single", &A::single, "One MPMD mpirun for everything: one failure domain");
+  row("--print", &A::print, "Only show the lines that would be run").command_line_only();
+  row("--write-config", &A::write_config, "Only show the effective options as TOML")
+      .command_line_only();
+  return row;
 }
 
 }  // namespace
@@ -428,16 +399,11 @@ Command add_serve(CLI::App& parent) {
   CLI::App* app =
       parent.add_subcommand("serve", "Start a cluster on this machine and watch over it");
   options->app = app;
-  add_cluster_options(*app, options->cluster);
-  app->add_option(
-      "--run-dir", options->run_dir,
-      "Private folder of this cluster; default ${XDG_RUNTIME_DIR:-/tmp}/tailor-UID/PID");
-  app->add_option("--log-dir", options->log_dir, "Where logs go; default RUN_DIR/logs");
-  app->add_flag("--single", options->single, "One MPMD mpirun for everything: one failure domain");
-  app->add_flag("--print", options->print, "Only show the lines that would be run")
-      ->configurable(false);
-  app->add_flag("--write-config", options->write_config, "Only show the effective options as TOML")
-      ->configurable(false);
+  options->policy = options->predictor = options->engine = options->device = "auto";
+  make_serve_options().add_to(*app, *options);
+  offer(*app, coordinator_options().faces(), options->given);
+  offer(*app, worker_options().faces(), options->given);
+  offer(*app, predictor_options().faces(), options->given);
   return {app, [options] { return run(*options); }};
 }
 

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "launch/program_options.h"
+
 namespace tailor::launch {
 namespace {
 
@@ -19,12 +21,6 @@ using Words = std::vector<std::string>;
 
 void add(Words& words, std::initializer_list<std::string> more) {
   words.insert(words.end(), more.begin(), more.end());
-}
-void add_if(Words& words, const char* name, const std::string& value) {
-  if (!value.empty()) add(words, {name, value});
-}
-void add_if(Words& words, const char* name, const std::optional<int>& value) {
-  if (value) add(words, {name, std::to_string(*value)});
 }
 
 /// Variables that tell Open MPI of a job, an allocation or a configuration.
@@ -74,15 +70,16 @@ CommandLine mpirun_line(const ClusterOptions& options, const RunDir& run, const 
 void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& run,
                      const std::string& control) {
   add(words, {"-n", "1", options.program_folder + "/tailor-coordinator"});
-  add(words,
-      {"--model", options.model, "--endpoint", options.endpoint, "--control-endpoint", control,
-       "--replicas", std::to_string(options.replicas), "--policy", options.policy, "--run-dir",
-       run.path, "--link-key", run.link_key(), "--log-level", options.log_level});
-  add_if(words, "--queue-limit", options.queue_limit);
-  add_if(words, "--chat-template", options.chat_template);
-  add_if(words, "--record", options.record);
-  add_if(words, "--heartbeat-timeout-ms", options.heartbeat_timeout_ms);
-  add_if(words, "--stuck-after-ms", options.stuck_after_ms);
+  hand_on(coordinator_options().faces(),
+          {{"--model", options.model},
+           {"--endpoint", options.endpoint},
+           {"--control-endpoint", control},
+           {"--replicas", std::to_string(options.replicas)},
+           {"--policy", options.policy},
+           {"--run-dir", run.path},
+           {"--link-key", run.link_key()},
+           {"--log-level", options.log_level}},
+          options.given, words);
 }
 
 void add_replica(Words& words, const ClusterOptions& options, const RunDir& run, int replica,
@@ -91,41 +88,20 @@ void add_replica(Words& words, const ClusterOptions& options, const RunDir& run,
   add(words,
       {"-x", "OMP_NUM_THREADS=" + threads, "-x", "MKL_NUM_THREADS=" + threads, "-n",
        std::to_string(options.tp), options.program_folder + "/" + worker_program(options.engine)});
-  add(words, {"--model",
-              options.model,
-              "--control-endpoint",
-              control,
-              "--replica",
-              std::to_string(replica),
-              "--tp",
-              std::to_string(options.tp),
-              "--engine",
-              options.engine,
-              "--device",
-              options.device,
-              "--threads",
-              threads,
-              "--ranks-on-host",
-              std::to_string(options.replicas * options.tp),
-              "--run-dir",
-              run.path,
-              "--link-key",
-              run.link_key(),
-              "--log-level",
-              options.log_level});
-  add_if(words, "--dtype", options.dtype);
-  add_if(words, "--kv-dtype", options.kv_dtype);
-  add_if(words, "--instruction-set", options.instruction_set);
-  add_if(words, "--transport", options.transport);
-  add_if(words, "--slots", options.slots);
-  add_if(words, "--kv-memory", options.kv_memory);
-  add_if(words, "--max-context", options.max_context);
-  add_if(words, "--prefill-budget", options.prefill_budget);
-  add_if(words, "--stuck-after-ms", options.stuck_after_ms);
-  add_if(words, "--chat-template", options.chat_template);
-  add_if(words, "--probe", options.probe);
-  if (options.pin) add(words, {"--pin"});
-  if (options.dummy_weights) add(words, {"--dummy-weights"});
+  hand_on(worker_options().faces(),
+          {{"--model", options.model},
+           {"--control-endpoint", control},
+           {"--replica", std::to_string(replica)},
+           {"--tp", std::to_string(options.tp)},
+           {"--engine", options.engine},
+           {"--device", options.device},
+           {"--threads", threads},
+           {"--ranks-on-host", std::to_string(options.replicas * options.tp)},
+           {"--run-dir", run.path},
+           {"--link-key", run.link_key()},
+           {"--log-level", options.log_level},
+           {"--probe", options.probe}},
+          options.given, words);
 }
 
 std::string counted(int number, const char* thing) {
@@ -182,11 +158,14 @@ Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
 
 CommandLine predictor_line(const ClusterOptions& options, const RunDir& run,
                            const std::string& control) {
-  CommandLine line{{options.program_folder + "/tailor-predictor", "serve", "--control-endpoint",
-                    control, "--link-key", run.link_key(), "--predictor", options.predictor,
-                    "--log-level", options.log_level},
+  CommandLine line{{options.program_folder + "/tailor-predictor", "serve"},
                    {{"OMP_NUM_THREADS", "1"}, {"MKL_NUM_THREADS", "1"}}};
-  add_if(line.argv, "--stuck-after-ms", options.stuck_after_ms);
+  hand_on(predictor_options().faces(),
+          {{"--control-endpoint", control},
+           {"--link-key", run.link_key()},
+           {"--predictor", options.predictor},
+           {"--log-level", options.log_level}},
+          options.given, line.argv);
   return line;
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/endpoint.h"
 #include "coordinator/ranking.h"
+#include "launch/option_table.h"
 #include "launch/supervisor/child_process.h"
 #include "launch/supervisor/run_dir.h"
 
@@ -27,18 +28,11 @@ struct ClusterOptions {
   std::string control_endpoint = "tcp://127.0.0.1:*";
   std::string engine = "cpu";  ///< cpu or torch: "auto" is settled before
   std::string device = "cpu";  ///< cpu or cuda: "auto" is settled before
-  bool dummy_weights = false;
   bool oversubscribe = false;
-  bool pin = false;
   std::string log_level = "info";
-  std::string record;
-  std::string chat_template;  ///< a Jinja file; empty = the model's own
-  // Passed on only when set: the programs know their defaults.
-  std::string dtype, kv_dtype, instruction_set;
-  std::string kv_memory;
-  std::string transport;
-  std::optional<int> slots, max_context, prefill_budget, queue_limit;
-  std::optional<int> heartbeat_timeout_ms, stuck_after_ms;
+  /// Options that the programs' tables let serve offer, handed on where given: the programs know
+  /// their defaults.
+  OptionValues given;
 
   std::string mpirun = "mpirun";
   /// The whole cluster is this machine's, whatever batch system, mpirun or configuration is around

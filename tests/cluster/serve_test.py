@@ -239,8 +239,12 @@ class Advice(unittest.TestCase):
 class BadOptions(unittest.TestCase):
     def test_what_a_program_refuses_is_the_reason_that_serve_gives(self):
         with tempfile.TemporaryDirectory(prefix="tlr-") as folder:
-            done = run_tailor("serve", "--predictor", "none", "--threads", 1, "--slots", 0, "--run-dir", f"{folder}/run",
-                              "--endpoint", "tcp://127.0.0.1:*")
+            launcher = pathlib.Path(folder, "mpirun")  # serve refuses what it knows to be wrong: this comes behind it
+            launcher.write_text('#!/bin/sh\ncase "$*" in *tailor-worker*) set -- "$@" --slots 0 ;; esac\nexec mpirun "$@"\n',
+                                encoding="utf-8")
+            launcher.chmod(0o755)
+            done = run_tailor("serve", "--predictor", "none", "--threads", 1, "--mpirun", launcher, "--run-dir",
+                              f"{folder}/run", "--endpoint", "tcp://127.0.0.1:*")
         self.assertEqual(done.returncode, 1)
         self.assertIn("\n  tailor-worker: --slots: Value 0 not in range 1 to 1024\n  (log: ", done.stdout + done.stderr)
 

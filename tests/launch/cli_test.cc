@@ -69,6 +69,11 @@ TEST_F(Cli, NumbersAreDecimalAndInRange) {
     EXPECT_EQ(least.code, 1);
     EXPECT_NE(least.out.find("not in range"), std::string::npos) << least.out;
   }
+  // What the programs' own tables say holds here too: no process is started to refuse it.
+  for (const char* option :
+       {"--slots 0", "--queue-limit 0", "--prefill-budget 2049", "--kv-dtype bf16"})
+    EXPECT_EQ(tailor("serve --print --oversubscribe --model " + model() + " " + option).code, 1)
+        << option;
   // Sizes keep their units.
   EXPECT_EQ(tailor("serve --print --oversubscribe --model " + model() + " --kv-memory 512MiB").code,
             0);

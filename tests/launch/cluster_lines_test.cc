@@ -56,15 +56,10 @@ TEST(ClusterLines, OneMpirunPerFailureDomain) {
 
 TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
   ClusterOptions options = test_cluster();
-  options.transport = "mpi";
   options.engine = "torch";
-  options.dtype = "f32";
-  options.kv_dtype = "f32";
-  options.instruction_set = "avx2";
-  options.slots = 4;
-  options.kv_memory = "1GiB";
-  options.pin = true;
-  options.dummy_weights = true;
+  options.given = {{"--transport", "mpi"},        {"--dtype", "f32"}, {"--kv-dtype", "f32"},
+                   {"--instruction-set", "avx2"}, {"--slots", "4"},   {"--kv-memory", "1GiB"},
+                   {"--max-context", ""},         {"--pin", "true"},  {"--dummy-weights", "true"}};
   options.oversubscribe = true;
   const std::string line = joined(replica_line(options, test_run(), 0, "tcp://h:1"));
   EXPECT_NE(line.find("--dtype f32 --kv-dtype f32 --instruction-set avx2 --transport mpi --slots 4 "
@@ -144,7 +139,7 @@ TEST(ClusterLines, ThePredictorIsStartedWithoutMpirun) {
   EXPECT_EQ(to_shell(predictor_line(options, test_run(), "tcp://127.0.0.1:9")),
             "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 /bin/t/tailor-predictor serve --control-endpoint "
             "tcp://127.0.0.1:9 --link-key /run/t/link.key --predictor '/p q' --log-level info");
-  options.stuck_after_ms = 1500;
+  options.given = {{"--stuck-after-ms", "1500"}};
   EXPECT_EQ(predictor_line(options, test_run(), "tcp://127.0.0.1:9").argv.back(), "1500");
 }
 
