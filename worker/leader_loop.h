@@ -17,13 +17,13 @@
 #include "comm/collective.h"
 #include "comm/worker_io.h"
 #include "parallel/engine.h"
+#include "parallel/sampler.h"
 #include "text/tokenizer.h"
 #include "worker/batch_planner.h"
 #include "worker/exit_codes.h"
 #include "worker/hidden_rows.h"
 #include "worker/length_probe.h"
 #include "worker/plan_channel.h"
-#include "worker/sampler.h"
 #include "worker/sequence_state.h"
 #include "worker/text_thread.h"
 
@@ -79,7 +79,7 @@ class LeaderLoop {
   const LeaderParts parts_;
   const LeaderOptions options_;
   BatchPlanner planner_;
-  Sampler sampler_;
+  parallel::Sampler sampler_;
   PlanChannel channel_;
   std::vector<SequenceState> states_;  // by SequenceIndex
   std::vector<SequenceIndex> scratch_;

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "parallel/engine.h"
+#include "parallel/sampler.h"
 #include "worker/batch_planner.h"
 #include "worker/hidden_rows.h"
-#include "worker/sampler.h"
 #include "worker/sequence_state.h"
 
 namespace tailor::worker {
@@ -56,7 +56,7 @@ class OfflineRun {
   parallel::Engine& engine_;
   const OfflineOptions options_;
   BatchPlanner planner_;
-  Sampler sampler_;
+  parallel::Sampler sampler_;
   std::vector<SequenceState> states_;  // by SequenceIndex
   std::vector<SequenceIndex> added_;
   parallel::StepInput input_;

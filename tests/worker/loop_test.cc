@@ -179,7 +179,7 @@ class Replica {
 
 /// The answer as the definition gives it: token by token, alone, without blocks.
 Answer truth(const Request& r, uint32_t sample) {
-  Sampler sampler(kVocab, {kEos});
+  parallel::Sampler sampler(kVocab, {kEos});
   SequenceLimits limits{.eos_tokens = {kEos}, .max_context = kContext};
   Answer a;
   while (a.finish == FinishReason::kNone) {

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 
-namespace tailor::worker {
+namespace tailor::parallel {
 
 constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter,
                                              std::array<uint32_t, 2> key) {
@@ -31,4 +31,4 @@ constexpr double uniform(uint64_t seed, uint32_t sample, uint64_t position) {
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-}  // namespace tailor::worker
+}  // namespace tailor::parallel

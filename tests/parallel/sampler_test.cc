@@ -1,4 +1,4 @@
-#include "worker/sampler.h"
+#include "parallel/sampler.h"
 
 #include <gtest/gtest.h>
 
@@ -10,9 +10,9 @@
 #include <random>
 #include <set>
 
-#include "worker/philox.h"
+#include "parallel/philox.h"
 
-namespace tailor::worker {
+namespace tailor::parallel {
 namespace {
 
 // Known answers of the Random123 library (kat_vectors, philox 4x32 10).
@@ -350,4 +350,4 @@ TEST(Sampler, ADrawDoesNotDependOnWhatWasDrawnBefore) {
 }
 
 }  // namespace
-}  // namespace tailor::worker
+}  // namespace tailor::parallel

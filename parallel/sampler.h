@@ -15,7 +15,7 @@
 //   7. top_p: the shortest run of the most likely whose share reaches top_p
 //   8. min_p: those at least min_p times as likely as the most likely
 //   9. draw: the first id, in order of ids, at which the running sum of weights exceeds u * total;
-//      u = Philox(seed, sample, position), worker/philox.h
+//      u = Philox(seed, sample, position), parallel/philox.h
 // Log-probabilities that are reported are of the model's own distribution: log-softmax of the
 // logits as they came, before step 1.
 //
@@ -34,7 +34,7 @@
 #include "base/result.h"
 #include "parallel/cpu/kernels_cpu.h"
 
-namespace tailor::worker {
+namespace tailor::parallel {
 
 class Sampler {
  public:
@@ -70,7 +70,7 @@ class Sampler {
 
   const int64_t vocab_size_;
   const std::vector<TokenId> eos_tokens_;
-  const parallel::cpu::CpuKernels& kernels_;
+  const cpu::CpuKernels& kernels_;
   std::vector<float> logits_;   // [vocab_size], after steps 1..4, where they change anything
   std::vector<float> weights_;  // [vocab_size] or of the candidates
   std::vector<float> maxima_, sums_, best_maxima_;  // a chunk each
@@ -81,4 +81,4 @@ class Sampler {
 /// exp(x) for x <= 0; 0 below about -87. Relative error under 3e-7.
 float exp_nonpositive(float x);
 
-}  // namespace tailor::worker
+}  // namespace tailor::parallel

@@ -1,4 +1,4 @@
-#include "worker/sampler.h"
+#include "parallel/sampler.h"
 
 #include <algorithm>
 #include <bit>
@@ -6,19 +6,19 @@
 #include <limits>
 #include <string>
 
-#include "worker/philox.h"
+#include "parallel/philox.h"
 
-namespace tailor::worker {
+namespace tailor::parallel {
 namespace {
 
-using parallel::cpu::kVocabularyChunk;
+using cpu::kVocabularyChunk;
 
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 
 /// 1 / temperature; a temperature so small that this would overflow is as good as greedy.
 float inverse(float temperature) { return std::min(1.0f / temperature, 1e30f); }
 
-const parallel::cpu::CpuKernels& best_kernels() { return **parallel::cpu::cpu_kernels("auto"); }
+const cpu::CpuKernels& best_kernels() { return **cpu::cpu_kernels("auto"); }
 
 std::vector<TokenId> within(std::vector<TokenId> ids, int64_t vocab_size) {
   std::erase_if(ids, [&](TokenId id) { return id < 0 || id >= vocab_size; });
@@ -268,4 +268,4 @@ void Sampler::fill_logprobs(std::span<const float> logits, TokenId chosen, int32
   for (const Candidate& c : candidates_) out.top.push_back(entry(c.id));
 }
 
-}  // namespace tailor::worker
+}  // namespace tailor::parallel
