@@ -250,11 +250,14 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   engine.kv_bytes = o.kv_memory;
   engine.max_context = o.max_context;
   engine.max_rows = kMaxTokenBudget + o.slots + kv::kBlockTokens;
+  engine.slots = o.slots;
+  engine.end_tokens = out.eos_tokens;
   engine.ranks_on_host = o.ranks_on_host;
   engine.on_load_progress = [&](double part) {
     ++progress;
     shown.show(0.95 * part);
   };
+  engine.progress = &progress;
   STEP_TRY(out.engine, make_worker_engine(*files, tp, engine), kExitModel);
   if (auto same = files->check_unchanged(); !same)
     return tl::unexpected(Stop{kExitModel, std::move(same.error())});
@@ -265,10 +268,10 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   out.max_context = static_cast<int32_t>(std::min<int64_t>(out.engine->info().max_context, room));
   out.token_budget = o.prefill_budget;
   if (o.prefill_budget == 0) {
-    STEP_TRY(out.token_budget,
-             measure_token_budget(*out.engine, leader, out.num_blocks, kv::kBlockTokens,
-                                  kStepTarget, progress),
-             kExitDevice);
+    STEP_TRY(
+        out.token_budget,
+        measure_token_budget(*out.engine, leader, out.num_blocks, kv::kBlockTokens, kStepTarget),
+        kExitDevice);
   }
   return out;
 }

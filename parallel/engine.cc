@@ -35,8 +35,9 @@ Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const EngineO
   return kv::choose_pool_size(request);
 }
 
-Result<void> check(const HiddenTaps& taps, const StepInput& input, int64_t num_layers,
-                   int64_t hidden_size) {
+namespace {
+
+Result<void> check(const HiddenTaps& taps, const StepInput& input, const EngineInfo& info) {
   const auto bad = [](const std::string& what) {
     return fail(ErrorCode::kInvalidArgument, "hidden states: " + what);
   };
@@ -45,15 +46,42 @@ Result<void> check(const HiddenTaps& taps, const StepInput& input, int64_t num_l
       return bad("row " + std::to_string(row) + " of " + std::to_string(input.num_rows()));
   int32_t before = 0;
   for (const int32_t layer : taps.layers) {
-    if (layer <= before || layer > num_layers)
+    if (layer <= before || layer > info.num_layers)
       return bad("layer " + std::to_string(layer) + " after " + std::to_string(before) +
-                 ", expected ascending layers up to " + std::to_string(num_layers));
+                 ", expected ascending layers up to " + std::to_string(info.num_layers));
     before = layer;
   }
-  const size_t wanted = taps.rows.size() * taps.layers.size() * static_cast<size_t>(hidden_size);
+  const size_t wanted =
+      taps.rows.size() * taps.layers.size() * static_cast<size_t>(info.hidden_size);
   if (taps.out.size() != wanted)
     return bad("room for " + std::to_string(taps.out.size()) + " values, expected " +
                std::to_string(wanted));
+  return {};
+}
+
+}  // namespace
+
+Result<void> check(const RowSampling& rows, const StepInput& input, const EngineInfo& info,
+                   int32_t wanted) {
+  const auto bad = [&](const std::string& what) {
+    return fail(ErrorCode::kInvalidArgument,
+                "engine step " + std::to_string(input.step) + ": " + what);
+  };
+  const auto count = static_cast<size_t>(wanted);
+  if (!rows.slots.empty() && rows.slots.size() != count)
+    return bad(std::to_string(rows.slots.size()) + " slots for " + std::to_string(wanted) +
+               " rows that draw");
+  const size_t all = count * static_cast<size_t>(info.vocab_size);
+  if (rows.logits.size() != all && (rows.slots.empty() || !rows.logits.empty()))
+    return bad("room for " + std::to_string(rows.logits.size()) + " logits, expected " +
+               std::to_string(all));
+  return check(rows.taps, input, info);
+}
+
+Result<void> forward(Engine& engine, const StepInput& input, std::span<float> logits,
+                     const HiddenTaps& taps) {
+  TAILOR_TRY(engine.submit(input, {.logits = logits, .taps = taps}));
+  TAILOR_TRY(engine.collect());
   return {};
 }
 

@@ -1,7 +1,29 @@
-// Engine: the model's forward pass over one rank's shard. Speaks raw spans, no tensor type, so that
-// faster engines need not load torch. `--engine torch` (parallel/engine_torch.h) is the readable
-// reference and stays the oracle. Every rank of a replica calls forward() with the same StepInput
-// in the same order; owner: the rank's main thread.
+// Engine: the model's forward pass over one rank's shard, and the tokens drawn from it. Speaks raw
+// spans, no tensor type, so that faster engines need not load torch. `--engine torch`
+// (parallel/engine_torch.h) is the readable reference and stays the oracle. Every rank of a replica
+// submits the same StepInputs in the same order and collects each; owner: the rank's main thread.
+//
+// Rank 0 draws: it opens a slot for each sequence that runs, and names the slot of each row whose
+// token it wants. What a token depends on beside the logits (request, sample, tokens drawn so far)
+// the engine keeps in the slot, where it appends every token it draws. Logits stay where they were
+// computed unless a submission brings room for them.
+//
+// Launch-ahead. depth() says how many submissions may be uncollected: 1 where a step is one
+// blocking call, 2 where the next step can be laid out while one computes. The rules:
+//   - Submissions are collected in their order. open_slot and close_slot take effect in the order
+//     of the calls too: closing a slot whose rows are not collected yet waits for them, and what is
+//     opened there next does not meet them.
+//   - Where depth() is 2 a row may stand for "the token of wanted row r of the previous submission"
+//     (drawn_in_row), because that id is not known when the step is planned. Only of the very
+//     previous one, and only of a row that draws. The followers are submitted the same; rank 0's
+//     ids reach them through the engine's own collective.
+//   - A sequence may turn out to have ended (its last token, a stop string, a cancel) when a later
+//     row of it is in flight already. That row is computed, its token is drawn, and the caller
+//     discards it. A row whose draw failed counts as token 0 for the row that names it.
+//   - The blocks of a sequence that has ended stay held until every submission that names them is
+//     collected; only then may another sequence be given them.
+//   - An error of submit other than InvalidArgument, and any of collect, ends the rank: it leaves
+//     with what is in flight. InvalidArgument of submit: nothing was begun.
 #pragma once
 
 #include <atomic>
@@ -10,8 +32,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "base/messages.h"
+#include "base/request.h"
 #include "base/result.h"
+#include "base/time.h"
 #include "comm/collective.h"
 #include "kv/block_pool.h"
 #include "parallel/step_input.h"
@@ -39,9 +65,12 @@ struct EngineOptions {
   uint64_t kv_bytes = 0;    ///< KV pool of this rank; 0 = chosen from free memory and printed
   int32_t max_context = 0;  ///< 0 = the model's
   int32_t max_rows = 2048;  ///< rows of one step
+  int32_t slots = 32;       ///< sequences that draw at once
+  std::vector<TokenId> end_tokens;  ///< impossible before a request's min_tokens
   int32_t ranks_on_host =
       0;  ///< processes that share this host's memory; 0 = all ranks of the replica
   std::function<void(double)> on_load_progress;  ///< 0..1
+  std::atomic<uint64_t>* progress = nullptr;     ///< raised once per layer
 };
 
 struct EngineInfo {
@@ -70,33 +99,73 @@ Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const EngineO
 /// Logs `info.summary`. (Here because torch's headers carry another fmt than the log's.)
 void log_ready(const EngineInfo& info);
 
-/// Hidden states wanted beside the logits, for what learns from them (tie/length_head.h): the
-/// residual stream of some rows after some layers. Rank 0's own affair: every rank holds the whole
-/// stream, so the followers need not know.
+/// A running sequence's place in the engine, dense in [0, EngineOptions::slots).
+using SlotId = int32_t;
+
+/// A sequence begins, or goes on behind what it has `emitted` (copied). The request stays alive.
+struct OpenSlot {
+  SlotId slot = 0;
+  std::shared_ptr<const Request> request;
+  uint32_t sample = 0;
+  std::span<const TokenId> emitted;
+};
+
+/// Hidden states wanted of a step, for what learns from them (tie/length_head.h): the residual
+/// stream of some rows after some layers. Rank 0's own affair: every rank holds the whole stream,
+/// so the followers need not know.
 struct HiddenTaps {
   std::span<const int32_t> rows;    ///< of the step's input
   std::span<const int32_t> layers;  ///< ascending, 1..num_layers; l = after l layers
   std::span<float> out;             ///< [rows, layers, hidden_size]
 };
-/// Errors: InvalidArgument.
-Result<void> check(const HiddenTaps& taps, const StepInput& input, int64_t num_layers,
-                   int64_t hidden_size);
+
+/// What rank 0 wants of a step's wanted rows (StepInput::num_logits), in chunk order; the other
+/// ranks pass an empty one. `slots` and the taps' rows and layers are read before submit returns;
+/// `logits` and the taps' `out` are written until the step is collected.
+struct RowSampling {
+  std::span<const SlotId> slots;  ///< [wanted]: each draws its next token. Empty: nothing is drawn
+  std::span<float> logits;        ///< [wanted, vocab_size], or empty: not wanted on the host
+  HiddenTaps taps;
+};
+/// `wanted` = what the step wants of this rank. Errors: InvalidArgument.
+Result<void> check(const RowSampling& rows, const StepInput& input, const EngineInfo& info,
+                   int32_t wanted);
+
+/// What a step drew, on rank 0. The spans are the engine's, valid until the next submit or collect.
+struct StepOutcome {
+  /// [slots of the submission]. Errors of one: DeviceFailure (a logit is not a finite number),
+  /// InvalidArgument (no token may be drawn); nothing was appended to its slot then.
+  std::span<const Result<TokenId>> tokens;
+  /// [the same], filled where a request wants them; the caller may move them out.
+  std::span<LogprobEntry> logprobs;
+  Duration forward_time{};  ///< of the forward pass
+  Duration sample_time{};   ///< of drawing
+};
 
 class Engine {
  public:
   virtual ~Engine() = default;
   virtual const EngineInfo& info() const = 0;
+  /// Submissions that may be uncollected at once. A constant.
+  virtual int depth() const = 0;
 
-  /// Appends K and V of every row to the pool, attends, and on rank 0 writes the wanted logits to
-  /// `logits` [input.num_logits(), vocab_size] in chunk order (other ranks pass an empty span).
-  /// Also fills `taps`. `progress` is raised once per layer. Errors: DeviceFailure, Timeout: the
-  /// rank must then leave.
-  virtual Result<void> forward(const StepInput& input, std::span<float> logits,
-                               const HiddenTaps& taps, std::atomic<uint64_t>& progress) = 0;
-  Result<void> forward(const StepInput& input, std::span<float> logits,
-                       std::atomic<uint64_t>& progress) {
-    return forward(input, logits, HiddenTaps{}, progress);
-  }
+  /// Rank 0. A slot is opened when it is closed, and closed when it is open (checked).
+  virtual void open_slot(const OpenSlot& open) = 0;
+  virtual void close_slot(SlotId slot) = 0;
+
+  /// Begins a step: K and V of every row are appended to the pool, every row attends, wanted rows
+  /// become logits and, on rank 0, tokens. At most depth() are uncollected (checked). Nothing is
+  /// allocated in steady state (beside asked-for log-probabilities). Errors: InvalidArgument
+  /// (nothing was begun); DeviceFailure, Timeout: the rank must leave.
+  virtual Result<void> submit(const StepInput& input, const RowSampling& rows) = 0;
+  /// Waits for the oldest uncollected step (checked: there is one). Errors: DeviceFailure, Timeout:
+  /// the rank must leave.
+  virtual Result<StepOutcome> collect() = 0;
 };
+
+/// One step for those who draw nothing: its logits (rank 0 brings room for all of them, other ranks
+/// none) and hidden states. With nothing uncollected.
+Result<void> forward(Engine& engine, const StepInput& input, std::span<float> logits,
+                     const HiddenTaps& taps = {});
 
 }  // namespace tailor::parallel

@@ -7,6 +7,7 @@
 #include "parallel/cpu/llama_step.h"
 #include "parallel/cpu/packed_model.h"
 #include "parallel/host_memory.h"
+#include "parallel/synchronous_engine.h"
 
 namespace tailor::parallel {
 namespace {
@@ -77,36 +78,32 @@ Result<void> check_sizes(const weights::ModelConfig& config, const Sharding& sha
   return {};
 }
 
-class CpuEngine final : public Engine {
+class CpuEngine final : public SynchronousEngine {
  public:
-  CpuEngine(std::unique_ptr<cpu::PackedModel> packed, std::unique_ptr<kv::BlockPool> pool,
-            cpu::StepParts parts, EngineInfo info)
-      : packed_(std::move(packed)),
+  CpuEngine(Parts own, std::unique_ptr<cpu::PackedModel> packed,
+            std::unique_ptr<kv::BlockPool> pool, cpu::StepParts parts,
+            std::atomic<uint64_t>* progress)
+      : SynchronousEngine(std::move(own)),
+        packed_(std::move(packed)),
         pool_(std::move(pool)),
-        info_(std::move(info)),
-        writes_logits_(parts.tp.rank == 0),
-        max_rows_(static_cast<int32_t>(parts.max_rows)),
+        progress_(progress != nullptr ? *progress : unseen_progress_),
         step_(std::move(parts)) {}
 
-  const EngineInfo& info() const override { return info_; }
-
-  Result<void> forward(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
-                       std::atomic<uint64_t>& progress) override {
-    TAILOR_TRY(check(input,
-                     {max_rows_, info_.max_context, pool_->num_blocks(),
-                      pool_->layout().block_tokens, info_.vocab_size},
-                     writes_logits_, logits.size()));
-    TAILOR_TRY(check(taps, input, info_.num_layers, info_.hidden_size));
-    if (input.num_rows() == 0) return {};
-    return step_.run(input, logits, taps, progress);
+  static Parts parts_of(EngineInfo info, const TpContext& tp, const EngineOptions& options) {
+    return {std::move(info), options.max_rows, options.block_tokens,
+            tp.rank == 0,    options.slots,    options.end_tokens};
   }
 
  private:
+  Result<void> compute(const StepInput& input, std::span<float> logits,
+                       const HiddenTaps& taps) override {
+    return step_.run(input, logits, taps, progress_);
+  }
+
   const std::unique_ptr<cpu::PackedModel> packed_;
   const std::unique_ptr<kv::BlockPool> pool_;
-  const EngineInfo info_;
-  const bool writes_logits_;
-  const int32_t max_rows_;
+  std::atomic<uint64_t> unseen_progress_{0};
+  std::atomic<uint64_t>& progress_;
   cpu::LlamaStep step_;
 };
 
@@ -179,8 +176,9 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
                  (parts.threads == 1 ? " thread" : " threads") + ", weights " +
                  mib(info.weight_bytes) + " " + packed->where() + "; KV in " +
                  (kv_f32 ? "F32, " : "F16, ") + size.sentence;
-  return std::unique_ptr<Engine>(std::make_unique<CpuEngine>(std::move(packed), std::move(pool),
-                                                             std::move(parts), std::move(info)));
+  return std::unique_ptr<Engine>(std::make_unique<CpuEngine>(
+      CpuEngine::parts_of(std::move(info), tp, options), std::move(packed), std::move(pool),
+      std::move(parts), options.progress));
 }
 
 }  // namespace

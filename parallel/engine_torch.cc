@@ -18,6 +18,7 @@
 #include "parallel/layer_weights_torch.h"
 #include "parallel/reduction.h"
 #include "parallel/sharding.h"
+#include "parallel/synchronous_engine.h"
 
 namespace tailor::parallel {
 namespace {
@@ -102,20 +103,21 @@ int64_t block_columns(const weights::WeightFiles& files) {
   return info != nullptr && info->type.find("_K") != std::string::npos ? 256 : kBlockColumns;
 }
 
-class TorchEngine final : public Engine {
+class TorchEngine final : public SynchronousEngine {
  public:
   TorchEngine(const weights::ModelConfig& config, const TpContext& tp, const EngineOptions& options,
               Setup setup, ShardWeights weights, std::unique_ptr<kv::BlockPool> host_pool,
               PagedPool pool, EngineInfo info)
-      : config_(config),
+      : SynchronousEngine({std::move(info), options.max_rows, options.block_tokens, tp.rank == 0,
+                           options.slots, options.end_tokens}),
+        config_(config),
         tp_(tp),
-        max_rows_(options.max_rows),
+        progress_(options.progress != nullptr ? *options.progress : unseen_progress_),
         setup_(std::move(setup)),
         shard_(setup_.sharding.ranks[static_cast<size_t>(tp.rank)]),
         weights_(std::move(weights)),
         host_pool_(std::move(host_pool)),
         pool_(std::move(pool)),
-        info_(std::move(info)),
         attention_plan_(make_reduction_plan(setup_.sharding.attention_runs(), tp.rank)),
         mlp_plan_(make_reduction_plan(setup_.sharding.mlp_runs(), tp.rank)) {
     std::vector<float> frequencies = weights::rope_inverse_frequencies(config);
@@ -133,28 +135,19 @@ class TorchEngine final : public Engine {
                       .to(setup_.device);
   }
 
-  const EngineInfo& info() const override { return info_; }
-
-  Result<void> forward(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
-                       std::atomic<uint64_t>& progress) override {
-    TAILOR_TRY(check(input,
-                     {max_rows_, info_.max_context, static_cast<int32_t>(pool_.num_blocks()),
-                      pool_.layout().block_tokens, config_.vocab_size},
-                     tp_.rank == 0, logits.size()));
-    TAILOR_TRY(check(taps, input, config_.num_layers, config_.hidden_size));
-    if (input.num_rows() == 0) return {};
+ private:
+  Result<void> compute(const StepInput& input, std::span<float> logits,
+                       const HiddenTaps& taps) override {
     try {
       const c10::InferenceMode guard;
-      return run(input, logits, taps, progress);
+      return run(input, logits, taps);
     } catch (const std::exception& error) {
       return fail(ErrorCode::kDeviceFailure,
                   "engine step " + std::to_string(input.step) + ": " + error.what());
     }
   }
 
- private:
-  Result<void> run(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
-                   std::atomic<uint64_t>& progress) {
+  Result<void> run(const StepInput& input, std::span<float> logits, const HiddenTaps& taps) {
     const StepLayout step = make_step_layout(input, pool_.layout().block_tokens, setup_.device);
     at::Tensor x;
     TAILOR_TRY(embed(step, x));
@@ -172,7 +165,7 @@ class TorchEngine final : public Engine {
       TAILOR_TRY(add_row_parallel(activated, layer.down, layer.down_bias, mlp_plan_, x));
       if (tapped < taps.layers.size() && taps.layers[tapped] == l + 1)
         copy_hidden(x, taps, tapped++);
-      progress.fetch_add(1, std::memory_order_relaxed);
+      progress_.fetch_add(1, std::memory_order_relaxed);
     }
     if (input.num_logits() == 0) return {};
     return head(x.index_select(0, step.logit_rows), logits);
@@ -313,13 +306,13 @@ class TorchEngine final : public Engine {
 
   const weights::ModelConfig config_;
   const TpContext tp_;
-  const int32_t max_rows_;
+  std::atomic<uint64_t> unseen_progress_{0};
+  std::atomic<uint64_t>& progress_;
   const Setup setup_;
   const RankShard shard_;
   const ShardWeights weights_;
   const std::unique_ptr<kv::BlockPool> host_pool_;  ///< null on CUDA
   const PagedPool pool_;
-  const EngineInfo info_;
   const ReductionPlan attention_plan_, mlp_plan_;
   at::Tensor inverse_frequencies_, vocab_ends_;
   int64_t vocab_rows_max_ = 0;

@@ -79,8 +79,7 @@ void StepInput::clear() {
   block_ids.clear();
 }
 
-Result<void> check(const StepInput& input, const StepBounds& bounds, bool wants_logits,
-                   size_t room) {
+Result<void> check(const StepInput& input, const StepBounds& bounds) {
   const auto bad = [&](const std::string& what) {
     return fail(ErrorCode::kInvalidArgument,
                 "engine step " + std::to_string(input.step) + ": " + what);
@@ -89,13 +88,9 @@ Result<void> check(const StepInput& input, const StepBounds& bounds, bool wants_
     return bad(std::to_string(input.num_rows()) + " rows, at most " +
                std::to_string(bounds.max_rows));
   }
-  const size_t wanted =
-      wants_logits ? static_cast<size_t>(input.num_logits() * bounds.vocab_size) : 0;
-  if (room != wanted) {
-    return bad("room for " + std::to_string(room) + " logits, expected " + std::to_string(wanted));
-  }
   for (TokenId token : input.token_ids) {
-    if (token < 0 || token >= bounds.vocab_size) return bad("token id " + std::to_string(token));
+    if (token < -bounds.drawing_rows || token >= bounds.vocab_size)
+      return bad("token id " + std::to_string(token));
   }
   int64_t rows = 0;
   for (const Chunk& chunk : input.chunks) {
@@ -135,7 +130,7 @@ void encode(const StepInput& input, std::vector<std::byte>& out) {
   append(out, input.block_ids.data(), input.block_ids.size());
 }
 
-Result<void> decode(std::span<const std::byte> bytes, StepInput& out) {
+Result<void> decode(std::span<const std::byte> bytes, StepInput& out, int32_t drawing_rows) {
   Header header;
   if (bytes.size() < sizeof(header)) {
     return bad(std::to_string(bytes.size()) + " bytes, shorter than its header");
@@ -168,7 +163,7 @@ Result<void> decode(std::span<const std::byte> bytes, StepInput& out) {
                std::to_string(out.num_rows()) + " rows");
   }
   for (TokenId token : out.token_ids) {
-    if (token < 0) return bad("token id " + std::to_string(token));
+    if (token < -drawing_rows) return bad("token id " + std::to_string(token));
   }
   for (int32_t block : out.block_ids) {
     if (block < 0) return bad("block id " + std::to_string(block));

@@ -17,6 +17,9 @@ BatchPlanner::BatchPlanner(const PlannerOptions& options)
   waiting_.reserve(options.slots);
   plan_.chunks.reserve(options.slots);
   plan_.preempted.reserve(options.slots);
+  plan_.admitted.reserve(options.slots);
+  free_slots_.reserve(options.slots);
+  for (int32_t slot = options.slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
 int32_t BatchPlanner::max_rows() const {
@@ -56,6 +59,7 @@ const BatchPlan& BatchPlanner::plan() {
   plan_.chunks.clear();
   plan_.preempted.clear();
   plan_.unfit.clear();
+  plan_.admitted.clear();
   plan_.prefill_tokens = plan_.decode_tokens = 0;
 
   int32_t decoding = 0;
@@ -115,8 +119,7 @@ void BatchPlanner::preempt_last() {
   SequenceIndex index = running_.back();
   Sequence& s = sequences_[index];
   plan_.preempted.push_back({index, s.computed});
-  blocks_.close_table(s.table);
-  s.table = -1;
+  stop_running(s);
   s.computed = 0;
   running_.pop_back();
   waiting_.insert(waiting_.begin(), index);
@@ -163,6 +166,9 @@ void BatchPlanner::admit(int32_t budget) {
     TAILOR_CHECK(reserved.has_value(), "blocks vanished while admitting");
     waiting_.erase(waiting_.begin());
     running_.push_back(index);
+    s.slot = free_slots_.back();
+    free_slots_.pop_back();
+    plan_.admitted.push_back({index, s.slot});
     int32_t take = std::min(s.known - s.computed, budget);
     emit(index, take, false);
     budget -= take;
@@ -189,10 +195,16 @@ void BatchPlanner::finish(SequenceIndex index) {
 
 void BatchPlanner::release(SequenceIndex index) {
   Sequence& s = sequences_[index];
-  if (s.table >= 0) blocks_.close_table(s.table);
-  s.table = -1;
+  if (s.table >= 0) stop_running(s);
   s.live = false;
   free_indexes_.push_back(index);
+}
+
+void BatchPlanner::stop_running(Sequence& s) {
+  blocks_.close_table(s.table);
+  s.table = -1;
+  free_slots_.push_back(s.slot);
+  s.slot = -1;
 }
 
 void BatchPlanner::find(RequestId request, std::vector<SequenceIndex>& out) const {
@@ -222,15 +234,20 @@ Result<void> BatchPlanner::check_integrity() const {
   if (live != running_.size() + waiting_.size()) return wrong("a sequence is in no list");
   if (blocks_.open_tables() != running_sequences())
     return wrong("a table without a running sequence");
+  std::vector<bool> taken(static_cast<size_t>(options_.slots), false);
+  if (free_slots_.size() + running_.size() != taken.size()) return wrong("a slot is lost");
+  for (int32_t slot : free_slots_) taken[static_cast<size_t>(slot)] = true;
   for (SequenceIndex i : running_) {
     const Sequence& s = sequences_[i];
+    if (s.slot < 0 || taken[static_cast<size_t>(s.slot)]) return wrong("two in one slot");
+    taken[static_cast<size_t>(s.slot)] = true;
     if (s.computed > s.known) return wrong("more computed than known");
     if (blocks_.blocks_missing(s.table, s.computed) > 0)
       return wrong("computed tokens without a block");
   }
   for (SequenceIndex i : waiting_)
-    if (sequences_[i].table >= 0 || sequences_[i].computed != 0)
-      return wrong("a waiting sequence holds blocks");
+    if (sequences_[i].table >= 0 || sequences_[i].slot >= 0 || sequences_[i].computed != 0)
+      return wrong("a waiting sequence holds blocks or a slot");
   return {};
 }
 

@@ -56,22 +56,31 @@ struct PlannedChunk {
   bool decode = false;  ///< one token that was drawn in the step before
 };
 
+/// Begins to run, in a slot of its own until it ends or is preempted.
+struct AdmittedSequence {
+  SequenceIndex index = 0;
+  int32_t slot = 0;  ///< dense in [0, slots)
+};
+
+/// Has left its slot.
 struct PreemptedSequence {
   SequenceIndex index = 0;
   int32_t tokens_lost = 0;  ///< whose keys and values must be computed again
 };
 
-/// Does not fit alone; it has left the planner already, its index is free.
+/// Does not fit alone; it has left the planner and its slot already, its index is free.
 struct UnfitSequence {
   SequenceIndex index = 0;
   int32_t blocks_needed = 0;
 };
 
-/// Owned and reused by the planner; valid until the next call.
+/// Owned and reused by the planner; valid until the next call. Who leaves a slot does so before
+/// others are admitted.
 struct BatchPlan {
   std::vector<PlannedChunk> chunks;
   std::vector<PreemptedSequence> preempted;
   std::vector<UnfitSequence> unfit;
+  std::vector<AdmittedSequence> admitted;
   int32_t prefill_tokens = 0;
   int32_t decode_tokens = 0;
 };
@@ -108,6 +117,8 @@ class BatchPlanner {
 
   /// The blocks of a running sequence; empty for a waiting one.
   std::span<const kv::BlockId> block_table(SequenceIndex index) const;
+  /// The slot of a running sequence; -1 for a waiting one.
+  int32_t slot(SequenceIndex index) const { return sequences_[index].slot; }
   const kv::BlockManager& blocks() const { return blocks_; }
   SequenceId id(SequenceIndex index) const { return sequences_[index].id; }
 
@@ -122,6 +133,7 @@ class BatchPlanner {
     int32_t known = 0;       // prompt and answer so far
     int32_t computed = 0;    // of which in the KV pool
     kv::TableId table = -1;  // -1 = waiting
+    int32_t slot = -1;       // -1 = waiting
     bool live = false;
   };
   bool before(SequenceIndex a, SequenceIndex b) const;
@@ -131,11 +143,13 @@ class BatchPlanner {
   void drop_unfit(SequenceIndex index, int32_t num_tokens);
   void admit(int32_t budget);
   void release(SequenceIndex index);
+  void stop_running(Sequence& s);
 
   const PlannerOptions options_;
   kv::BlockManager blocks_;
   std::vector<Sequence> sequences_;
   std::vector<SequenceIndex> free_indexes_;
+  std::vector<int32_t> free_slots_;     // taken from the back
   std::vector<SequenceIndex> running_;  // by (order, sample)
   std::vector<SequenceIndex> waiting_;  // by (order, sample); all of them after all of running_
   uint64_t next_order_ = 0;

@@ -22,8 +22,7 @@ std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
     ++parts.progress.counter;
     if (plan->kind == PlanKind::kSleep) return std::nullopt;
     if (plan->kind == PlanKind::kShutdown) return LoopExit{plan->exit_code, true};
-    auto done = parts.engine.forward(input, {}, parts.progress.counter);
-    if (!done) {
+    if (auto done = parallel::forward(parts.engine, input, {}); !done) {
       LOG_ERROR("step {} failed: {}", input.step, to_string(done.error()));
       return LoopExit{kExitDevice, false};
     }

@@ -14,9 +14,7 @@ LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
     : parts_(parts),
       options_(options),
       planner_(options.planner),
-      sampler_(parts.engine.info().vocab_size, options.limits.eos_tokens),
       channel_(parts.control),
-      logits_(static_cast<size_t>(options.planner.slots) * parts.engine.info().vocab_size),
       probe_(options.probe),
       hidden_(probe_.layers(), options.planner.slots, parts.engine.info().hidden_size),
       text_(
@@ -208,7 +206,13 @@ void LeaderLoop::end_stopped_sequences() {
 
 void LeaderLoop::end_sequence(SequenceIndex index) {
   planner_.finish(index);
+  leave_slot(states_[index]);
   states_[index] = SequenceState{};
+}
+
+void LeaderLoop::leave_slot(SequenceState& state) {
+  if (state.slot >= 0) parts_.engine.close_slot(state.slot);
+  state.slot = -1;
 }
 
 // ---- one step -----------------------------------------------------------------------------------
@@ -219,7 +223,8 @@ Result<void> LeaderLoop::step(Time started) {
   output_.report.prefill_tokens = static_cast<uint32_t>(plan.prefill_tokens);
   output_.report.decode_tokens = static_cast<uint32_t>(plan.decode_tokens);
   for (const PreemptedSequence& victim : plan.preempted) {
-    const SequenceState& state = states_[victim.index];
+    SequenceState& state = states_[victim.index];
+    leave_slot(state);
     output_.report.events.push_back(
         SequencePreempted{state.id(), state.attempt, static_cast<uint32_t>(victim.tokens_lost)});
     LOG_INFO("request {} sample {} gives back its blocks ({} tokens to recompute)",
@@ -236,7 +241,13 @@ Result<void> LeaderLoop::step(Time started) {
                               .index = static_cast<uint32_t>(state.emitted.size()),
                               .finish = FinishReason::kFailed,
                               .error = {ErrorCode::kOutOfBlocks, std::move(message)}});
+    leave_slot(state);
     state = SequenceState{};
+  }
+  for (const AdmittedSequence& admitted : plan.admitted) {
+    SequenceState& state = states_[admitted.index];
+    state.slot = admitted.slot;
+    parts_.engine.open_slot({state.slot, state.request, state.sample, state.emitted});
   }
   if (!plan.chunks.empty()) TAILOR_TRY(compute(plan));
   send_report(started);
@@ -246,31 +257,30 @@ Result<void> LeaderLoop::step(Time started) {
 Result<void> LeaderLoop::compute(const BatchPlan& plan) {
   build_input(plan);
   TAILOR_TRY(wake_followers_and_send({PlanKind::kStep}));
-  const int64_t vocab = parts_.engine.info().vocab_size;
-  std::span<float> logits(logits_.data(), static_cast<size_t>(input_.num_logits()) * vocab);
-  const Time before = now();
-  TAILOR_TRY(parts_.engine.forward(input_, logits, hidden_.taps(), parts_.progress.counter));
-  const Time computed = now();
+  TAILOR_TRY(parts_.engine.submit(input_, {.slots = drawing_, .taps = hidden_.taps()}));
+  TAILOR_ASSIGN(const parallel::StepOutcome drawn, parts_.engine.collect());
   report_laws();
-  draw_tokens(plan);
-  output_.report.forward_time = computed - before;
-  output_.report.sample_time = now() - computed;
+  take_tokens(plan, drawn);
+  output_.report.forward_time = drawn.forward_time;
+  output_.report.sample_time = drawn.sample_time;
   return {};
 }
 
 void LeaderLoop::build_input(const BatchPlan& plan) {
   input_.clear();
   hidden_.clear();
+  drawing_.clear();
   input_.step = step_;
   for (const PlannedChunk& c : plan.chunks) {
     const SequenceState& state = states_[c.index];
     if (c.wants_logits && probe_.on() && probe_.wants(state))
       hidden_.add(input_.num_rows() + c.num_tokens - 1, c.index);
+    if (c.wants_logits) drawing_.push_back(state.slot);
     append_chunk(c, planner_.block_table(c.index), planner_.blocks().block_tokens(), state, input_);
   }
 }
 
-/// What the hidden states of this step say, before its tokens are drawn.
+/// What the hidden states of this step say, before its tokens are taken.
 void LeaderLoop::report_laws() {
   for (size_t i = 0; i < hidden_.size(); ++i) {
     const SequenceState& state = states_[hidden_.index(i)];
@@ -280,27 +290,26 @@ void LeaderLoop::report_laws() {
   }
 }
 
-void LeaderLoop::draw_tokens(const BatchPlan& plan) {
-  const size_t vocab = parts_.engine.info().vocab_size;
+void LeaderLoop::take_tokens(const BatchPlan& plan, const parallel::StepOutcome& drawn) {
   size_t row = 0;
   for (const PlannedChunk& c : plan.chunks) {
     if (!c.wants_logits) continue;
-    draw_token(c.index, std::span<const float>(logits_.data() + row * vocab, vocab));
+    take_token(c.index, drawn.tokens[row], drawn.logprobs[row]);
     ++row;
   }
 }
 
-void LeaderLoop::draw_token(SequenceIndex index, std::span<const float> logits) {
+void LeaderLoop::take_token(SequenceIndex index, const Result<TokenId>& token,
+                            LogprobEntry& logprobs) {
   SequenceState& state = states_[index];
   if (!state.prefill_reported) report_prefill(index);
   AnswerToken answer{.sequence = state.id(),
                      .attempt = state.attempt,
                      .index = static_cast<uint32_t>(state.emitted.size())};
-  auto token =
-      sampler_.sample(*state.request, state.sample, state.emitted, logits, &answer.logprobs);
   if (token) {
     answer.token = *token;
     answer.has_logprobs = state.request->sampling.logprobs >= 0;
+    if (answer.has_logprobs) answer.logprobs = std::move(logprobs);
     state.emitted.push_back(*token);
     answer.finish = finish_reason(*state.request, state.emitted, options_.limits);
   } else {

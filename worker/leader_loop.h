@@ -1,6 +1,6 @@
 // LeaderLoop: the main thread of tensor-parallel rank 0. Takes commands from its inbox, asks the
-// planner for a step, broadcasts it, runs the engine and the sampler, and hands the drawn tokens to
-// the text thread, which reports them. Owns: the device, the planner, every sequence's ids. Works
+// planner for a step, broadcasts it, submits it to the engine, and hands the drawn tokens to the
+// text thread, which reports them. Owns: the device, the planner, every sequence's ids. Works
 // at its own pace: drains the inbox, then takes one step.
 //
 // Idle: the followers are told to sleep, and this thread waits in its inbox; before the next step
@@ -17,7 +17,6 @@
 #include "comm/collective.h"
 #include "comm/worker_io.h"
 #include "parallel/engine.h"
-#include "parallel/sampler.h"
 #include "text/tokenizer.h"
 #include "worker/batch_planner.h"
 #include "worker/exit_codes.h"
@@ -63,14 +62,15 @@ class LeaderLoop {
   void cancel_all();
   void end_stopped_sequences();
   void end_sequence(SequenceIndex index);
+  void leave_slot(SequenceState& state);
 
   bool backlogged() const { return text_.backlog() + parts_.io.backlog() > options_.max_backlog; }
   Result<void> step(Time started);
   Result<void> compute(const BatchPlan& plan);
   void build_input(const BatchPlan& plan);
   void report_laws();
-  void draw_tokens(const BatchPlan& plan);
-  void draw_token(SequenceIndex index, std::span<const float> logits);
+  void take_tokens(const BatchPlan& plan, const parallel::StepOutcome& drawn);
+  void take_token(SequenceIndex index, const Result<TokenId>& token, LogprobEntry& logprobs);
   void report_prefill(SequenceIndex index);
   void send_report(Time started);
   Result<void> wake_followers_and_send(const Plan& plan);
@@ -79,13 +79,12 @@ class LeaderLoop {
   const LeaderParts parts_;
   const LeaderOptions options_;
   BatchPlanner planner_;
-  parallel::Sampler sampler_;
   PlanChannel channel_;
   std::vector<SequenceState> states_;  // by SequenceIndex
   std::vector<SequenceIndex> scratch_;
 
   parallel::StepInput input_;
-  std::vector<float> logits_;  // [slots, vocab_size]
+  std::vector<parallel::SlotId> drawing_;  // whose tokens the step draws
   LengthProbe probe_;
   HiddenRows hidden_;
   StepOutput output_;  // of the step under way

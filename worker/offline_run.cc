@@ -10,9 +10,6 @@ OfflineRun::OfflineRun(parallel::Engine& engine, const OfflineOptions& options)
     : engine_(engine),
       options_(options),
       planner_(options.planner),
-      sampler_(engine.info().vocab_size, options.limits.eos_tokens),
-      logits_(static_cast<size_t>(options.planner.slots) *
-              static_cast<size_t>(engine.info().vocab_size)),
       hidden_(options.layers, options.planner.slots, engine.info().hidden_size) {}
 
 void OfflineRun::add(Request request) {
@@ -23,7 +20,7 @@ void OfflineRun::add(Request request) {
   for (uint32_t sample = 0; sample < added_.size(); ++sample) {
     const auto index = static_cast<size_t>(added_[sample]);
     if (index >= states_.size()) states_.resize(index + 1);
-    states_[index] = SequenceState{shared, Attempt{1}, sample, {}, false};
+    states_[index] = SequenceState{shared, Attempt{1}, sample, {}, -1, false};
   }
 }
 
@@ -39,9 +36,11 @@ void OfflineRun::build_input(const BatchPlan& plan) {
   input_.clear();
   ++input_.step;
   hidden_.clear();
+  drawing_.clear();
   for (const PlannedChunk& c : plan.chunks) {
     const SequenceState& state = states_[static_cast<size_t>(c.index)];
     if (wants_hidden(c)) hidden_.add(input_.num_rows() + c.num_tokens - 1, c.index);
+    if (c.wants_logits) drawing_.push_back(state.slot);
     append_chunk(c, planner_.block_table(c.index), planner_.blocks().block_tokens(), state, input_);
   }
 }
@@ -52,29 +51,33 @@ Result<void> OfflineRun::step(std::vector<OfflineAnswer>& ended) {
     return fail(ErrorCode::kOutOfBlocks,
                 "a sequence needs " + std::to_string(plan.unfit.front().blocks_needed) +
                     " KV blocks, the pool has " + std::to_string(planner_.blocks().capacity()));
+  for (const PreemptedSequence& victim : plan.preempted) {
+    SequenceState& state = states_[static_cast<size_t>(victim.index)];
+    engine_.close_slot(std::exchange(state.slot, -1));
+  }
+  for (const AdmittedSequence& admitted : plan.admitted) {
+    SequenceState& state = states_[static_cast<size_t>(admitted.index)];
+    state.slot = admitted.slot;
+    engine_.open_slot({state.slot, state.request, state.sample, state.emitted});
+  }
   if (plan.chunks.empty()) return {};
   build_input(plan);
-  const auto vocab = static_cast<size_t>(engine_.info().vocab_size);
-  TAILOR_TRY(engine_.forward(
-      input_, std::span(logits_).first(static_cast<size_t>(input_.num_logits()) * vocab),
-      hidden_.taps(), progress_));
+  TAILOR_TRY(engine_.submit(input_, {.slots = drawing_, .taps = hidden_.taps()}));
+  TAILOR_ASSIGN(const parallel::StepOutcome drawn, engine_.collect());
   for (size_t i = 0; i < hidden_.size() && on_hidden; ++i) {
     const SequenceState& state = states_[static_cast<size_t>(hidden_.index(i))];
     on_hidden(state.id(), static_cast<uint32_t>(state.emitted.size()), hidden_.values(i));
   }
-  return draw_tokens(plan, ended);
+  return take_tokens(plan, drawn, ended);
 }
 
-Result<void> OfflineRun::draw_tokens(const BatchPlan& plan, std::vector<OfflineAnswer>& ended) {
-  const auto vocab = static_cast<size_t>(engine_.info().vocab_size);
+Result<void> OfflineRun::take_tokens(const BatchPlan& plan, const parallel::StepOutcome& drawn,
+                                     std::vector<OfflineAnswer>& ended) {
   size_t row = 0;
   for (const PlannedChunk& c : plan.chunks) {
     if (!c.wants_logits) continue;
     SequenceState& state = states_[static_cast<size_t>(c.index)];
-    TAILOR_ASSIGN(
-        const TokenId token,
-        sampler_.sample(*state.request, state.sample, state.emitted,
-                        std::span<const float>(logits_).subspan(row * vocab, vocab), nullptr));
+    TAILOR_ASSIGN(const TokenId token, drawn.tokens[row]);
     ++row;
     state.emitted.push_back(token);
     const FinishReason finish = finish_reason(*state.request, state.emitted, options_.limits);
@@ -83,6 +86,7 @@ Result<void> OfflineRun::draw_tokens(const BatchPlan& plan, std::vector<OfflineA
       continue;
     }
     planner_.finish(c.index);
+    engine_.close_slot(state.slot);
     ended.push_back({state.id(), static_cast<uint32_t>(state.request->prompt.size()),
                      std::move(state.emitted), finish});
     state = SequenceState{};

@@ -1,16 +1,14 @@
-// OfflineRun: the planner, one engine and the sampler without a cluster: requests in, lengths (and
-// hidden states) out. What `tailor collect` drives; the same BatchPlanner, Sampler and
-// finish_reason as LeaderLoop, so that an answer here is the answer a replica would give. No text
+// OfflineRun: the planner and one engine without a cluster: requests in, lengths (and hidden
+// states) out. What `tailor collect` drives; the same BatchPlanner, engine and finish_reason as
+// LeaderLoop, so that an answer here is the answer a replica would give. No text
 // thread: stop strings are not looked for. Owner: the calling thread.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <span>
 #include <vector>
 
 #include "parallel/engine.h"
-#include "parallel/sampler.h"
 #include "worker/batch_planner.h"
 #include "worker/hidden_rows.h"
 #include "worker/sequence_state.h"
@@ -41,7 +39,7 @@ class OfflineRun {
       on_hidden;
 
   void add(Request request);
-  /// One step; appends what ended. Errors: the engine's, the sampler's, OutOfBlocks (a sequence
+  /// One step; appends what ended. Errors: the engine's, a token's, OutOfBlocks (a sequence
   /// that never fits).
   Result<void> step(std::vector<OfflineAnswer>& ended);
 
@@ -51,18 +49,17 @@ class OfflineRun {
  private:
   void build_input(const BatchPlan& plan);
   bool wants_hidden(const PlannedChunk& chunk) const;
-  Result<void> draw_tokens(const BatchPlan& plan, std::vector<OfflineAnswer>& ended);
+  Result<void> take_tokens(const BatchPlan& plan, const parallel::StepOutcome& drawn,
+                           std::vector<OfflineAnswer>& ended);
 
   parallel::Engine& engine_;
   const OfflineOptions options_;
   BatchPlanner planner_;
-  parallel::Sampler sampler_;
   std::vector<SequenceState> states_;  // by SequenceIndex
   std::vector<SequenceIndex> added_;
   parallel::StepInput input_;
-  std::vector<float> logits_;
+  std::vector<parallel::SlotId> drawing_;
   HiddenRows hidden_;
-  std::atomic<uint64_t> progress_{0};
 };
 
 }  // namespace tailor::worker

@@ -10,7 +10,7 @@
 
 #include "base/messages.h"
 #include "base/request.h"
-#include "parallel/step_input.h"
+#include "parallel/engine.h"
 #include "worker/batch_planner.h"
 
 namespace tailor::worker {
@@ -32,6 +32,7 @@ struct SequenceState {
   Attempt attempt;
   uint32_t sample = 0;
   std::vector<TokenId> emitted;
+  parallel::SlotId slot = -1;  ///< while it runs
   bool prefill_reported = false;
 
   SequenceId id() const { return {request->id, sample}; }

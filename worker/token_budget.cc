@@ -9,7 +9,7 @@ namespace tailor::worker {
 namespace {
 
 Result<double> seconds_of_prompt(parallel::Engine& engine, bool leader, int32_t rows,
-                                 int32_t block_tokens, std::atomic<uint64_t>& progress) {
+                                 int32_t block_tokens) {
   parallel::StepInput input;
   const int64_t vocab = engine.info().vocab_size;
   for (int32_t i = 0; i < rows; ++i)
@@ -19,23 +19,21 @@ Result<double> seconds_of_prompt(parallel::Engine& engine, bool leader, int32_t 
   input.chunks.push_back({.num_rows = rows, .num_blocks = blocks, .wants_logits = 1});
   std::vector<float> logits(leader ? vocab : 0);
   const Time start = now();
-  TAILOR_TRY(engine.forward(input, logits, progress));
+  TAILOR_TRY(parallel::forward(engine, input, logits));
   return to_seconds(now() - start);
 }
 
 }  // namespace
 
 Result<int32_t> measure_token_budget(parallel::Engine& engine, bool leader, int32_t num_blocks,
-                                     int32_t block_tokens, Duration target,
-                                     std::atomic<uint64_t>& progress) {
+                                     int32_t block_tokens, Duration target) {
   const int64_t room =
       std::min<int64_t>(int64_t{num_blocks} * block_tokens, engine.info().max_context);
   auto rows = [&](int32_t wanted) { return static_cast<int32_t>(std::min<int64_t>(wanted, room)); };
   auto run = [&](int32_t n)
       -> Result<double> {  // the better of two: another process may get in the way of one
-    TAILOR_ASSIGN(const double first, seconds_of_prompt(engine, leader, n, block_tokens, progress));
-    TAILOR_ASSIGN(const double second,
-                  seconds_of_prompt(engine, leader, n, block_tokens, progress));
+    TAILOR_ASSIGN(const double first, seconds_of_prompt(engine, leader, n, block_tokens));
+    TAILOR_ASSIGN(const double second, seconds_of_prompt(engine, leader, n, block_tokens));
     return std::min(first, second);
   };
 

@@ -2,7 +2,6 @@
 // a long prompt does not stall the answers beside it. The planner sees only the number.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 #include "base/result.h"
@@ -19,7 +18,6 @@ inline constexpr int32_t kMaxTokenBudget = 2048;
 /// Every rank calls it, before the first request: it writes to the first `num_blocks` blocks of the
 /// pool. Cost: about one second of the default model. Errors: those of the engine.
 Result<int32_t> measure_token_budget(parallel::Engine& engine, bool leader, int32_t num_blocks,
-                                     int32_t block_tokens, Duration target,
-                                     std::atomic<uint64_t>& progress);
+                                     int32_t block_tokens, Duration target);
 
 }  // namespace tailor::worker

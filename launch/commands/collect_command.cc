@@ -184,6 +184,8 @@ Result<int> collect_offline(const Options& o) {
   engine_options.max_context =
       static_cast<int32_t>(std::min<int64_t>(kMaxContext, files->config().max_position));
   engine_options.max_rows = o.prompt_rows + o.slots + kv::kBlockTokens;
+  engine_options.slots = o.slots;
+  engine_options.end_tokens = text.end_tokens;
   const int64_t blocks =
       int64_t{o.slots} * (engine_options.max_context / engine_options.block_tokens) / 2 + o.slots;
   engine_options.kv_bytes =

@@ -1,7 +1,6 @@
 #include "launch/commands/engine_run.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <span>
@@ -96,7 +95,7 @@ class Batch {
 
   Result<void> step() {
     TAILOR_TRY(
-        engine_.forward(input_, std::span(logits_).first(vocab_ * wanting_.size()), progress_));
+        parallel::forward(engine_, input_, std::span(logits_).first(vocab_ * wanting_.size())));
     for (size_t i = 0; i < wanting_.size(); ++i)
       next_[wanting_[i]] = largest(std::span(logits_).subspan(vocab_ * i, vocab_));
     input_.clear();
@@ -113,7 +112,6 @@ class Batch {
   std::vector<int> wanting_;  ///< sequences whose logits this step gives, in chunk order
   std::vector<float> logits_;
   std::vector<TokenId> next_;
-  std::atomic<uint64_t> progress_{0};
   uint64_t steps_ = 0;
 };
 

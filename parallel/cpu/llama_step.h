@@ -53,7 +53,7 @@ class LlamaStep {
  public:
   explicit LlamaStep(StepParts parts);
 
-  /// As Engine::forward, for a checked input.
+  /// As SynchronousEngine::compute; raises `progress` once per layer.
   Result<void> run(const StepInput& input, std::span<float> logits, const HiddenTaps& taps,
                    std::atomic<uint64_t>& progress);
 

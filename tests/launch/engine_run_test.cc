@@ -8,21 +8,22 @@
 #include <set>
 #include <vector>
 
+#include "parallel/synchronous_engine.h"
+
 namespace tailor::launch {
 namespace {
 
 constexpr int64_t kVocab = 100;
 
-class AccountingEngine : public parallel::Engine {
+class AccountingEngine : public parallel::SynchronousEngine {
  public:
-  explicit AccountingEngine(int32_t num_blocks) {
-    info_.vocab_size = kVocab;
-    info_.num_blocks = num_blocks;
-  }
-  const parallel::EngineInfo& info() const override { return info_; }
+  explicit AccountingEngine(int32_t num_blocks)
+      : SynchronousEngine(
+            {.info = {.vocab_size = kVocab, .max_context = 1 << 20, .num_blocks = num_blocks},
+             .max_rows = 1 << 20}) {}
 
-  Result<void> forward(const parallel::StepInput& input, std::span<float> logits,
-                       const parallel::HiddenTaps&, std::atomic<uint64_t>&) override {
+  Result<void> compute(const parallel::StepInput& input, std::span<float> logits,
+                       const parallel::HiddenTaps&) override {
     EXPECT_EQ(static_cast<int64_t>(logits.size()), input.num_logits() * kVocab);
     rows_of_step.push_back(input.num_rows());
     int row = 0, wanting = 0;
@@ -50,9 +51,6 @@ class AccountingEngine : public parallel::Engine {
   std::vector<int> rows_of_step;
   std::map<int32_t, std::vector<TokenId>> tokens_of;
   std::map<int32_t, std::set<int32_t>> blocks_of;
-
- private:
-  parallel::EngineInfo info_;
 };
 
 TEST(EngineRun, FeedsEachSequenceItsPromptInPiecesAndThenItsLargestLogit) {

@@ -46,7 +46,6 @@ int run(const std::string& path, int threads, const std::string& dtype) {
   if (!engine) return std::fprintf(stderr, "%s\n", to_string(engine.error()).c_str()), 1;
   log_ready((*engine)->info());
   std::printf("load %.2f s\n", to_seconds(now() - start));
-  std::atomic<uint64_t> progress{0};
   std::vector<float> logits;
   const auto time_step = [&](int32_t rows, int32_t position, bool prompt) {
     const StepInput step = make_step(rows, position, prompt, (*engine)->info().num_blocks);
@@ -54,7 +53,7 @@ int run(const std::string& path, int threads, const std::string& dtype) {
     double best = 1e9;
     for (int i = 0; i < 5; ++i) {
       const Time begin = now();
-      if (auto done = (*engine)->forward(step, logits, progress); !done) {
+      if (auto done = forward(**engine, step, logits); !done) {
         std::fprintf(stderr, "%s\n", to_string(done.error()).c_str());
         std::exit(1);
       }

@@ -53,7 +53,10 @@ std::vector<std::vector<float>> logits_of(int tp, const Schedule& schedule,
     ranks.emplace_back([&, rank] {
       const auto collective = group.join(rank);
       const TpContext context{rank, tp, collective.get()};
-      auto engine = make_torch_engine(*files, context, options);
+      std::atomic<uint64_t> progress{0};
+      EngineOptions own = options;
+      own.progress = &progress;
+      auto engine = make_torch_engine(*files, context, own);
       ASSERT_TRUE(engine.has_value()) << to_string(engine.error());
       GreedyServer server(**engine, context);
       auto answers = server.run(jobs, schedule,
@@ -61,7 +64,7 @@ std::vector<std::vector<float>> logits_of(int tp, const Schedule& schedule,
                                   rows[job * 12 + position].assign(logits.begin(), logits.end());
                                 });
       ASSERT_TRUE(answers.has_value()) << to_string(answers.error());
-      EXPECT_GE(server.progress(), 12u * 2u);
+      EXPECT_GE(progress.load(), 12u * 2u);
     });
   }
   for (std::thread& rank : ranks) rank.join();
@@ -121,9 +124,8 @@ TEST(TorchEngine, Bf16RunsNearF32) {
   step.block_ids = {2, 0};
   step.chunks = {{0, 20, 0, 0, 2, 1}};
   std::vector<float> a(kVocab), b(kVocab);
-  std::atomic<uint64_t> progress{0};
-  ASSERT_TRUE((*engine)->forward(step, a, progress).has_value());
-  ASSERT_TRUE((*exact)->forward(step, b, progress).has_value());
+  ASSERT_TRUE(forward(**engine, step, a).has_value());
+  ASSERT_TRUE(forward(**exact, step, b).has_value());
   double difference = 0, norm = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     difference += (a[i] - b[i]) * (a[i] - b[i]);
@@ -150,9 +152,8 @@ TEST(TorchEngine, HiddenStatesAreThoseOfTheCpuEngine) {
   ASSERT_GT(depth, 1);
   const std::vector<int32_t> rows = {19, 3}, layers = {1, depth};
   std::vector<float> a(4 * static_cast<size_t>((*cpu)->info().hidden_size)), b(a.size());
-  std::atomic<uint64_t> progress{0};
-  ASSERT_TRUE((*torch)->forward(step, {}, {rows, layers, a}, progress).has_value());
-  ASSERT_TRUE((*cpu)->forward(step, {}, {rows, layers, b}, progress).has_value());
+  ASSERT_TRUE(forward(**torch, step, {}, {rows, layers, a}).has_value());
+  ASSERT_TRUE(forward(**cpu, step, {}, {rows, layers, b}).has_value());
   double largest = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     EXPECT_NEAR(a[i], b[i], 1e-3) << i;
@@ -168,13 +169,12 @@ TEST(TorchEngine, RefusesAPlanThatDoesNotFit) {
   options.max_rows = 32;
   auto engine = make_torch_engine(*files, {}, options);
   ASSERT_TRUE(engine.has_value()) << to_string(engine.error());
-  std::atomic<uint64_t> progress{0};
   std::vector<float> logits(kVocab);
   StepInput good;
   good.token_ids = {1, 2, 3};
   good.block_ids = {0};
   good.chunks = {{0, 3, 0, 0, 1, 1}};
-  ASSERT_TRUE((*engine)->forward(good, logits, progress).has_value());
+  ASSERT_TRUE(forward(**engine, good, logits).has_value());
   const int32_t blocks = (*engine)->info().num_blocks;
   const std::vector<std::function<void(StepInput&)>> changes = {
       [](StepInput& s) { s.token_ids[0] = kVocab; },
@@ -190,12 +190,12 @@ TEST(TorchEngine, RefusesAPlanThatDoesNotFit) {
   for (size_t i = 0; i < changes.size(); ++i) {
     StepInput step = good;
     changes[i](step);
-    const auto refused = (*engine)->forward(step, logits, progress);
+    const auto refused = forward(**engine, step, logits);
     ASSERT_FALSE(refused.has_value()) << i;
     EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument) << i;
   }
-  EXPECT_TRUE((*engine)->forward(good, logits, progress).has_value());
-  EXPECT_TRUE((*engine)->forward({}, {}, progress).has_value());
+  EXPECT_TRUE(forward(**engine, good, logits).has_value());
+  EXPECT_TRUE(forward(**engine, {}, {}).has_value());
 }
 
 TEST(TorchEngine, RefusesWhatItCannotBecome) {

@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -57,14 +56,12 @@ class GreedyServer {
       for (Running& sequence : running) plan(jobs, answers, schedule, sequence, step);
       TAILOR_TRY(send(&step));
       std::vector<float> logits(static_cast<size_t>(step.num_logits() * engine_.info().vocab_size));
-      TAILOR_TRY(engine_.forward(step, logits, progress_));
+      TAILOR_TRY(forward(engine_, step, logits));
       take(jobs, answers, step, logits, running, on_logits);
     }
     TAILOR_TRY(send(nullptr));
     return answers;
   }
-
-  uint64_t progress() const { return progress_.load(); }
 
  private:
   struct Running {
@@ -147,14 +144,13 @@ class GreedyServer {
       TAILOR_TRY(tp_.collective->broadcast(bytes, 0));
       StepInput step;
       TAILOR_TRY(decode(bytes, step));
-      TAILOR_TRY(engine_.forward(step, {}, progress_));
+      TAILOR_TRY(forward(engine_, step, {}));
     }
   }
 
   Engine& engine_;
   const TpContext tp_;
   std::vector<int32_t> free_blocks_;
-  std::atomic<uint64_t> progress_{0};
 };
 
 }  // namespace tailor::parallel::testing

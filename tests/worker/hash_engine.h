@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "comm/collective.h"
-#include "parallel/engine.h"
+#include "parallel/synchronous_engine.h"
 
 namespace tailor::worker::test {
 
@@ -55,27 +55,29 @@ inline std::vector<float> hidden_of(const std::vector<TokenId>& tokens, int32_t 
   return out;
 }
 
-class HashEngine : public parallel::Engine {
+class HashEngine : public parallel::SynchronousEngine {
  public:
   HashEngine(int32_t num_blocks, int32_t max_context, comm::Collective* collective)
-      : collective_(collective), pool_(static_cast<size_t>(num_blocks) * 16, -1) {
-    info_ = {.name = "hash",
-             .arithmetic_version = "hash-1",
-             .vocab_size = kVocab,
-             .num_layers = kLayers,
-             .hidden_size = kHidden,
-             .max_context = max_context,
-             .num_blocks = num_blocks};
-  }
-  const parallel::EngineInfo& info() const override { return info_; }
+      : SynchronousEngine({.info = {.name = "hash",
+                                    .arithmetic_version = "hash-1",
+                                    .vocab_size = kVocab,
+                                    .num_layers = kLayers,
+                                    .hidden_size = kHidden,
+                                    .max_context = max_context,
+                                    .num_blocks = num_blocks},
+                           .max_rows = 1 << 20,
+                           .leads = collective == nullptr || collective->rank() == 0,
+                           .slots = 256,
+                           .end_tokens = {kEos}}),
+        collective_(collective),
+        pool_(static_cast<size_t>(num_blocks) * 16, -1) {}
 
-  Result<void> forward(const parallel::StepInput& input, std::span<float> logits,
-                       const parallel::HiddenTaps& taps, std::atomic<uint64_t>& progress) override {
-    TAILOR_TRY(parallel::check(taps, input, kLayers, kHidden));
+ private:
+  Result<void> compute(const parallel::StepInput& input, std::span<float> logits,
+                       const parallel::HiddenTaps& taps) override {
     for (const auto& c : input.chunks)
       for (int32_t i = 0; i < c.num_rows; ++i)
         slot(input, c, c.first_position + i) = input.token_ids[c.first_row + i];
-    ++progress;
     std::vector<uint64_t> hashes;
     size_t row = 0;
     for (const auto& c : input.chunks) {
@@ -112,14 +114,13 @@ class HashEngine : public parallel::Engine {
     return {};
   }
 
- private:
   TokenId& slot(const parallel::StepInput& input, const parallel::Chunk& c, int32_t position) {
     return pool_.at(static_cast<size_t>(input.block_ids.at(c.first_block + position / 16)) * 16 +
                     position % 16);
   }
+
   comm::Collective* collective_;
   std::vector<TokenId> pool_;
-  parallel::EngineInfo info_;
 };
 
 }  // namespace tailor::worker::test

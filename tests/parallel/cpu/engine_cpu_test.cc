@@ -151,7 +151,6 @@ INSTANTIATE_TEST_SUITE_P(Formats, SameBits, ::testing::ValuesIn(weights::random_
 /// Hidden states of the last row of one prompt of 20 tokens, prefilled in chunks of `rows`.
 std::vector<float> tapped(Engine& engine, std::span<const int32_t> layers, int32_t rows) {
   std::vector<float> out(layers.size() * static_cast<size_t>(engine.info().hidden_size));
-  std::atomic<uint64_t> progress{0};
   for (int32_t begin = 0; begin < 20; begin += rows) {
     const int32_t end = std::min(20, begin + rows);
     StepInput step;
@@ -159,7 +158,7 @@ std::vector<float> tapped(Engine& engine, std::span<const int32_t> layers, int32
     step.block_ids = {2, 0};
     step.chunks = {{0, end - begin, begin, 0, (end + 15) / 16, 0}};
     const std::vector<int32_t> last = {end - begin - 1};
-    auto done = engine.forward(step, {}, {last, layers, out}, progress);
+    auto done = forward(engine, step, {}, {last, layers, out});
     EXPECT_TRUE(done.has_value()) << to_string(done.error());
   }
   return out;
@@ -187,15 +186,14 @@ TEST(CpuEngine, HiddenStatesAreTheSameBitsInAnyChunks) {
   step.token_ids = {1, 2};
   step.block_ids = {0};
   step.chunks = {{0, 2, 0, 0, 1, 0}};
-  std::atomic<uint64_t> progress{0};
   std::vector<float> out(only.size());
   const std::vector<int32_t> row = {1}, outside = {2}, backwards = {depth, 1}, beyond = {depth + 1};
-  EXPECT_TRUE((*engine)->forward(step, {}, {row, last, out}, progress).has_value());
-  EXPECT_FALSE((*engine)->forward(step, {}, {outside, last, out}, progress).has_value());
-  EXPECT_FALSE((*engine)->forward(step, {}, {row, beyond, out}, progress).has_value());
+  EXPECT_TRUE(forward(**engine, step, {}, {row, last, out}).has_value());
+  EXPECT_FALSE(forward(**engine, step, {}, {outside, last, out}).has_value());
+  EXPECT_FALSE(forward(**engine, step, {}, {row, beyond, out}).has_value());
   std::vector<float> two(2 * only.size());
-  EXPECT_FALSE((*engine)->forward(step, {}, {row, backwards, two}, progress).has_value());
-  EXPECT_FALSE((*engine)->forward(step, {}, {row, last, two}, progress).has_value());
+  EXPECT_FALSE(forward(**engine, step, {}, {row, backwards, two}).has_value());
+  EXPECT_FALSE(forward(**engine, step, {}, {row, last, two}).has_value());
 }
 
 TEST(CpuEngine, HeadsThatNoTileDividesAndBiases) {
@@ -246,9 +244,8 @@ TEST(CpuEngine, NothingIsAllocatedInsideAStep) {
       step.block_ids = {3, 1, 4, 0, 2};
       step.chunks = {{0, 33, 0, 0, 3, 1}, {33, 1, 5, 3, 1, 1}, {34, 6, 0, 4, 1, 0}};
       std::vector<float> logits(2 * weights::kRandomVocab);
-      std::atomic<uint64_t> progress{0};
       const int64_t before = allocations.load();
-      const bool done = (*engine)->forward(step, logits, progress).has_value();
+      const bool done = forward(**engine, step, logits).has_value();
       EXPECT_EQ(allocations.load(), before) << format.name << ", " << threads << " threads";
       EXPECT_TRUE(done);
     }
@@ -300,6 +297,8 @@ TEST(CpuEngine, APlanOutOfBoundsIsAnErrorNotACrash) {
   EngineOptions options;
   options.kv_bytes = 4 << 20;
   options.max_rows = 8;
+  std::atomic<uint64_t> progress{0};
+  options.progress = &progress;
   auto engine = make_cpu_engine(*files, {}, options);
   ASSERT_TRUE(engine.has_value()) << to_string(engine.error());
   const auto good = [] {
@@ -309,9 +308,8 @@ TEST(CpuEngine, APlanOutOfBoundsIsAnErrorNotACrash) {
     step.chunks = {{0, 3, 0, 0, 1, 1}};
     return step;
   };
-  std::atomic<uint64_t> progress{0};
   std::vector<float> logits(weights::kRandomVocab);
-  EXPECT_TRUE((*engine)->forward(good(), logits, progress).has_value());
+  EXPECT_TRUE(forward(**engine, good(), logits).has_value());
   EXPECT_EQ(progress.load(), 2u);
   const std::vector<std::function<void(StepInput&)>> damages = {
       [](StepInput& s) { s.token_ids[1] = -1; },
@@ -326,7 +324,7 @@ TEST(CpuEngine, APlanOutOfBoundsIsAnErrorNotACrash) {
   for (const auto& damage : damages) {
     StepInput step = good();
     damage(step);
-    EXPECT_FALSE((*engine)->forward(step, logits, progress).has_value());
+    EXPECT_FALSE(forward(**engine, step, logits).has_value());
   }
 }
 

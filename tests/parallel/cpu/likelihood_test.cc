@@ -57,7 +57,6 @@ double likelihood(const weights::WeightFiles& files, const std::string& dtype,
   for (size_t p = 0; p < prompts.size(); ++p) first_counted.push_back(seen_before(prompts, p));
   const int64_t vocab = (*engine)->info().vocab_size;
   std::vector<float> logits;
-  std::atomic<uint64_t> progress{0};
   double sum = 0;
   int64_t count = 0;
   for (size_t position = 0; position + 1 < kMostTokens; ++position) {
@@ -77,7 +76,7 @@ double likelihood(const weights::WeightFiles& files, const std::string& dtype,
       counts.push_back(position + 1 >= first_counted[p]);
     }
     logits.resize(next.size() * static_cast<size_t>(vocab));
-    auto done = (*engine)->forward(step, logits, progress);
+    auto done = forward(**engine, step, logits);
     EXPECT_TRUE(done.has_value()) << to_string(done.error());
     if (!done) return 0;
     for (size_t i = 0; i < next.size(); ++i) {
