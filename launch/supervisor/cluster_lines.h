@@ -1,6 +1,5 @@
 // What `tailor serve` is asked for, and the command lines that it comes to: one mpirun per failure
-// domain. Source: design.md section 2; Open MPI's behaviour: docs/architecture.md, "Processes".
-// Pure.
+// domain. Source: docs/architecture.md, "Processes". Pure.
 #pragma once
 
 #include <optional>

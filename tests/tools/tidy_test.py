@@ -97,6 +97,11 @@ class Tidy(unittest.TestCase):
         self.finds({"docs/page.md": "# Page\n\n" + wide + "\n| " + wide + "\n```text\n" + wide + "```\n" + wide},
                    "docs/page.md:3: 103 columns", "docs/page.md:10: 103 columns")
 
+    def test_files_that_a_page_names(self):
+        self.finds({"docs/page.md": "See base/ids.h and `core/gone.h`, docs/page.md, elsewhere/x.h, core/x_*.cc.\n",
+                    "docs/decisions/001-old.md": "core/gone.h\n"},
+                   "docs/page.md:1: core/gone.h is not there")
+
 
 if __name__ == "__main__":
     unittest.main()
