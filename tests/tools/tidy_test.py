@@ -102,6 +102,10 @@ class Tidy(unittest.TestCase):
                     "docs/decisions/001-old.md": "core/gone.h\n"},
                    "docs/page.md:1: core/gone.h is not there")
 
+    def test_numbers_of_decisions(self):
+        self.finds({"docs/decisions/001-a.md": "# 1\n", "docs/decisions/002-b.md": "# 2\n", "docs/decisions/002-c.md": "# 2\n"},
+                   "docs/decisions/002-c.md:1: 002 is another record's number too")
+
 
 if __name__ == "__main__":
     unittest.main()
