@@ -5,9 +5,12 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 
 #include "base/numbers.h"
@@ -61,6 +64,52 @@ bool is_number(const HostPort& address) {
          inet_pton(AF_INET6, address.host.substr(0, address.host.find('%')).c_str(), &six) == 1;
 }
 
+struct BoundSocket {
+  int fd = -1;
+  ~BoundSocket() {
+    if (fd >= 0) close(fd);
+  }
+};
+
+/// Binds and gives the port back; the socket closes again. ZeroMQ is given the same address.
+Result<int> try_bind(const std::string& endpoint, const HostPort& given) {
+  TAILOR_ASSIGN(const HostPort address, bindable(given));
+  addrinfo hints = {};
+  hints.ai_family = address.host == "*" ? AF_INET : AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const char* host = address.host == "*" ? nullptr : address.host.c_str();
+  const std::string port = address.port == "*" ? "0" : address.port;
+  if (const int code = getaddrinfo(host, port.c_str(), &hints, &found); code != 0)
+    return fail(ErrorCode::kInvalidArgument, "cannot use " + endpoint + ": " + gai_strerror(code));
+  BoundSocket socket_{socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  const int yes = 1;  // as ZeroMQ does: a port in TIME_WAIT is free
+  setsockopt(socket_.fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  const int no = 0;  // and [::] takes IPv4 too
+  if (found->ai_family == AF_INET6)
+    setsockopt(socket_.fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
+  const bool bound =
+      bind(socket_.fd, found->ai_addr, found->ai_addrlen) == 0 && listen(socket_.fd, 1) == 0;
+  const int reason = errno;
+  freeaddrinfo(found);
+  if (!bound && reason == EADDRINUSE) {
+    return fail(ErrorCode::kUnavailable,
+                endpoint +
+                    " is in use (a cluster already runs there? see: tailor status --endpoint " +
+                    endpoint + "); stop it or choose another address");
+  }
+  if (!bound) {
+    return fail(ErrorCode::kInvalidArgument,
+                "cannot bind " + endpoint + ": " + std::strerror(reason));
+  }
+  sockaddr_storage name = {};
+  socklen_t length = sizeof name;
+  getsockname(socket_.fd, reinterpret_cast<sockaddr*>(&name), &length);
+  return ntohs(name.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(name).sin6_port
+                                          : reinterpret_cast<sockaddr_in&>(name).sin_port);
+}
+
 }  // namespace
 
 Result<std::optional<HostPort>> parse_tcp(const std::string& endpoint) {
@@ -103,6 +152,29 @@ Result<HostPort> bindable(const HostPort& address) {
 HostPort connectable(HostPort address) {
   if (address.host == "localhost") address.host = kLoopback;
   return address;
+}
+
+std::string local_address(const std::string& bound) {
+  const auto address = parse_tcp(bound);
+  if (!address || !*address) return bound;
+  const std::string& host = (*address)->host;
+  return host == "*" || host == "0.0.0.0" || host == "::"
+             ? to_endpoint({"127.0.0.1", (*address)->port})
+             : bound;
+}
+
+Result<std::string> with_free_port(const std::string& endpoint) {
+  TAILOR_ASSIGN(const std::optional<HostPort> address, parse_tcp(endpoint));
+  if (!address || address->port != "*") return endpoint;
+  TAILOR_ASSIGN(const int port, try_bind(endpoint, *address));
+  return to_endpoint({address->host, std::to_string(port)});
+}
+
+Result<void> check_can_bind(const std::string& endpoint) {
+  TAILOR_ASSIGN(const std::optional<HostPort> address, parse_tcp(endpoint));
+  if (!address) return {};
+  TAILOR_TRY(try_bind(endpoint, *address));
+  return {};
 }
 
 }  // namespace tailor

@@ -9,6 +9,8 @@
 
 namespace tailor {
 
+inline constexpr const char* kDefaultEndpoint = "tcp://127.0.0.1:5555";
+
 struct HostPort {
   std::string host;  ///< without brackets; "*" = all IPv4 interfaces
   std::string port;  ///< "*" = any free one
@@ -26,5 +28,13 @@ Result<HostPort> bindable(const HostPort& address);
 /// To connect to: localhost is 127.0.0.1, whatever files and servers say of it; other names are
 /// left to the moment of each connection.
 HostPort connectable(HostPort address);
+
+/// The address a client on this host uses for a bound one: all interfaces become 127.0.0.1.
+std::string local_address(const std::string& bound);
+/// The same endpoint with a wildcard port replaced by one that is free now. Errors:
+/// InvalidArgument, Unavailable.
+Result<std::string> with_free_port(const std::string& endpoint);
+/// Errors: Unavailable (somebody listens there already), InvalidArgument (no such address).
+Result<void> check_can_bind(const std::string& endpoint);
 
 }  // namespace tailor

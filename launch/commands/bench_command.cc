@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/endpoint.h"
 #include "bench/answer_viewer.h"
 #include "bench/load_run.h"
 #include "bench/summary.h"
@@ -240,15 +241,15 @@ Command add_bench(CLI::App& parent) {
   tie_command->add_option("--rounds", tie->rounds, "alternations; medians are printed")
       ->check(CLI::PositiveNumber);
   tie_command->add_option("--json", options->json, "also write every row to this file");
-  const std::function<int()> run_vs_llama = add_vs_llama(*bench);
-  const std::function<int()> run_engine = add_engine_run(*bench);
+  const std::function<Result<void>()> run_vs_llama = add_vs_llama(*bench);
+  const std::function<Result<void>()> run_engine = add_engine_run(*bench);
   return {bench, [=] {
-            if (bench->got_subcommand("vs-llama")) return run_vs_llama();
-            if (bench->got_subcommand("engine-run")) return run_engine();
-            auto done = burst_command->parsed()     ? burst(*options)
-                        : kernels_command->parsed() ? run_kernels(*kernels, options->json)
-                        : tie_command->parsed()     ? run_tie(*tie, options->json)
-                                                    : serve(*options);
+            auto done = burst_command->parsed()               ? burst(*options)
+                        : kernels_command->parsed()           ? run_kernels(*kernels, options->json)
+                        : tie_command->parsed()               ? run_tie(*tie, options->json)
+                        : bench->got_subcommand("vs-llama")   ? run_vs_llama()
+                        : bench->got_subcommand("engine-run") ? run_engine()
+                                                              : serve(*options);
             return done ? 0 : print_error(done.error());
           }};
 }

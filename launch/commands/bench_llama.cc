@@ -1,5 +1,6 @@
 #include "launch/commands/bench_llama.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -11,7 +12,6 @@
 #include <memory>
 #include <utility>
 
-#include "launch/commands/command.h"
 #include "launch/commands/measured_child.h"
 #include "parallel/weights/default_model.h"
 
@@ -299,7 +299,7 @@ Result<void> check_peer(const PeerFolder& peer, const std::vector<std::string>& 
   return {};
 }
 
-std::function<int()> add_vs_llama(CLI::App& bench) {
+std::function<Result<void>()> add_vs_llama(CLI::App& bench) {
   auto options = std::make_shared<Options>();
   options->peer = weights::cache_folder() + "/peer";
   CLI::App* app = bench.add_subcommand(
@@ -331,10 +331,7 @@ std::function<int()> add_vs_llama(CLI::App& bench) {
   number("--rate", servers.rate, "with --server: arrivals per second (Poisson)");
   app->add_option("--prefill-budget", servers.prefill_budget,
                   "with --server: of our replica; 0 = measured at its start");
-  return [options] {
-    const auto done = vs_llama(*options);
-    return done ? 0 : print_error(done.error());
-  };
+  return [options] { return vs_llama(*options); };
 }
 
 }  // namespace tailor::launch

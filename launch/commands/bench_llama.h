@@ -45,6 +45,6 @@ struct ServerComparison {
 Result<PeerRow> compare_servers(const PeerFolder& peer, const ServerComparison& options);
 
 /// Adds `vs-llama` to `bench`; returns what runs it.
-std::function<int()> add_vs_llama(CLI::App& bench);
+std::function<Result<void>()> add_vs_llama(CLI::App& bench);
 
 }  // namespace tailor::launch

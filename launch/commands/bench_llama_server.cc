@@ -9,6 +9,7 @@
 #include <random>
 
 #include "base/clock.h"
+#include "base/endpoint.h"
 #include "base/json_text.h"
 #include "bench/load_run.h"
 #include "comm/client.h"
@@ -16,7 +17,6 @@
 #include "launch/commands/bench_serve.h"
 #include "launch/commands/http_run.h"
 #include "launch/commands/measured_child.h"
-#include "launch/supervisor/cluster_lines.h"
 
 namespace tailor::launch {
 namespace {

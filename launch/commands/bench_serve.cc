@@ -9,12 +9,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
+#include "base/endpoint.h"
 #include "base/json_text.h"
 #include "bench/load_run.h"
 #include "comm/client.h"
 #include "launch/commands/measured_child.h"
 #include "launch/commands/peer_report.h"
-#include "launch/supervisor/cluster_lines.h"
 #include "parallel/weights/default_model.h"
 
 namespace tailor::launch {

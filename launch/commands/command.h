@@ -12,8 +12,6 @@
 
 namespace tailor::launch {
 
-inline constexpr const char* kDefaultEndpoint = "tcp://127.0.0.1:5555";
-
 struct Command {
   CLI::App* app = nullptr;
   std::function<int()> run;

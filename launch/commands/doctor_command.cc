@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "base/clock.h"
+#include "base/endpoint.h"
 #include "comm/client.h"
 #include "launch/commands/answer.h"
 #include "launch/commands/command.h"

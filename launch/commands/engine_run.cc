@@ -1,5 +1,6 @@
 #include "launch/commands/engine_run.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -8,7 +9,6 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "launch/commands/command.h"
 #include "parallel/engine_cpu.h"
 #include "parallel/weights/default_model.h"
 #include "parallel/weights/weight_files.h"
@@ -181,7 +181,7 @@ Result<FixedBatch> run_fixed_batch(parallel::Engine& engine, const FixedBatchSha
                     shape.batch * shape.decode_tokens / to_seconds(decoded - prefilled)};
 }
 
-std::function<int()> add_engine_run(CLI::App& bench) {
+std::function<Result<void>()> add_engine_run(CLI::App& bench) {
   auto options = std::make_shared<Options>();
   CLI::App* app = bench.add_subcommand(
       "engine-run", "fixed batches on the CPU engine alone; a line of JSON for each");
@@ -197,10 +197,7 @@ std::function<int()> add_engine_run(CLI::App& bench) {
       ->check(CLI::PositiveNumber);
   app->add_option("--prompt-rows", options->prompt_rows, "rows of a prompt step")
       ->check(CLI::PositiveNumber);
-  return [options] {
-    const auto done = engine_run(*options);
-    return done ? 0 : print_error(done.error());
-  };
+  return [options] { return engine_run(*options); };
 }
 
 }  // namespace tailor::launch

@@ -28,6 +28,6 @@ Result<FixedBatch> run_fixed_batch(parallel::Engine& engine, const FixedBatchSha
 
 /// Adds `engine-run`, which `tailor bench vs-llama` starts for each round, to `bench`; returns what
 /// runs it.
-std::function<int()> add_engine_run(CLI::App& bench);
+std::function<Result<void>()> add_engine_run(CLI::App& bench);
 
 }  // namespace tailor::launch

@@ -1,7 +1,7 @@
 #include "launch/commands/open_requests.h"
 
 #include "base/clock.h"
-#include "launch/commands/command.h"
+#include "base/endpoint.h"
 
 namespace tailor::launch {
 namespace {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/api.h"
+#include "base/endpoint.h"
 #include "launch/commands/command.h"
 
 namespace tailor::launch {

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "base/clock.h"
+#include "base/endpoint.h"
 #include "base/json_text.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"

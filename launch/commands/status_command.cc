@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/clock.h"
+#include "base/endpoint.h"
 #include "launch/commands/answer.h"
 #include "launch/commands/command.h"
 #include "launch/commands/open_requests.h"

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "base/child_process.h"
 #include "base/endpoint.h"
 #include "coordinator/ranking.h"
 #include "launch/option_table.h"
-#include "launch/supervisor/child_process.h"
 #include "launch/supervisor/run_dir.h"
 
 namespace tailor::launch {
@@ -80,15 +80,5 @@ std::vector<std::string> scratch_folders(const RunDir& run, const std::string& d
 
 /// "1 replica x tp 2 x 1 thread"
 std::string shape_text(const ClusterOptions& options);
-
-// ---- addresses ----
-
-/// The address a client on this host uses for a bound one: all interfaces become 127.0.0.1.
-std::string local_address(const std::string& bound);
-/// The same endpoint with a wildcard port replaced by one that is free now. Errors:
-/// InvalidArgument, Unavailable.
-Result<std::string> with_free_port(const std::string& endpoint);
-/// Errors: Unavailable (somebody listens there already), InvalidArgument (no such address).
-Result<void> check_can_bind(const std::string& endpoint);
 
 }  // namespace tailor::launch

@@ -23,9 +23,9 @@
 #include <string>
 #include <vector>
 
+#include "base/child_process.h"
 #include "base/result.h"
 #include "base/time.h"
-#include "launch/supervisor/child_process.h"
 
 namespace tailor::launch {
 

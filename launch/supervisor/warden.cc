@@ -10,7 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "launch/supervisor/child_process.h"
+#include "base/child_process.h"
 
 namespace tailor::launch {
 namespace {

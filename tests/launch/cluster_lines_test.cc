@@ -1,12 +1,8 @@
 #include "launch/supervisor/cluster_lines.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace tailor::launch {
 namespace {
@@ -114,25 +110,6 @@ TEST(ClusterLines, HostNamesThatMpirunDoesNotTake) {
     EXPECT_FALSE(mpirun_takes_host_name(name)) << name;
 }
 
-TEST(Spawn, LeavesOutVariablesByPrefixButNotThoseItIsGiven) {
-  setenv("TAILOR_TEST_FOREIGN_A", "1", 1);
-  setenv("TAILOR_TEST_FOREIGN_B", "1", 1);
-  setenv("TAILOR_TEST_OURS", "1", 1);
-  const auto child =
-      spawn({{"/bin/sh", "-c", "env | grep -c TAILOR_TEST; echo $TAILOR_TEST_FOREIGN_B"},
-             {{"TAILOR_TEST_FOREIGN_B", "given"}},
-             {"TAILOR_TEST_FOREIGN_"}});
-  ASSERT_TRUE(child.has_value());
-  fcntl(child->output, F_SETFL, 0);
-  std::string said;
-  char buffer[256];
-  for (ssize_t got; (got = read(child->output, buffer, sizeof buffer)) > 0;)
-    said.append(buffer, static_cast<size_t>(got));
-  close(child->output);
-  waitpid(child->pid, nullptr, 0);
-  EXPECT_EQ(said, "2\ngiven\n");
-}
-
 TEST(ClusterLines, ThePredictorIsStartedWithoutMpirun) {
   ClusterOptions options = test_cluster();
   options.predictor = "/p q";
@@ -148,40 +125,6 @@ TEST(ClusterLines, SingleIsOneMpmdLine) {
   EXPECT_EQ(std::count(line.argv.begin(), line.argv.end(), "mpirun"), 1);
   EXPECT_EQ(std::count(line.argv.begin(), line.argv.end(), ":"), 2);
   EXPECT_EQ(std::count(line.argv.begin(), line.argv.end(), "/bin/t/tailor-worker"), 2);
-}
-
-TEST(ClusterLines, ShellTextIsQuotedWhereNeeded) {
-  EXPECT_EQ(to_shell({{"a", "it's", "x y", ""}, {{"V", "1 2"}}}), "V='1 2' a 'it'\\''s' 'x y' ''");
-}
-
-TEST(Endpoints, AreReadOrRefusedInOneSentence) {
-  const auto address = parse_tcp("tcp://[::1]:5555");
-  ASSERT_TRUE(address.has_value());
-  EXPECT_EQ((*address)->host, "::1");
-  EXPECT_FALSE(parse_tcp("ipc:///tmp/x")->has_value());
-  for (const char* wrong :
-       {"", "127.0.0.1:5", "tcp://h", "tcp://h:", "tcp://h:0", "tcp://h:70000", "tcp://h:x",
-        "tcp://:5", "tcp://::1:5", "tcp://[h]:5", "tcp://[127.0.0.1]:5"}) {
-    EXPECT_FALSE(parse_tcp(wrong).has_value()) << wrong;
-  }
-  EXPECT_EQ(local_address("tcp://0.0.0.0:5"), "tcp://127.0.0.1:5");
-  EXPECT_EQ(local_address("tcp://10.0.0.1:5"), "tcp://10.0.0.1:5");
-}
-
-TEST(Endpoints, AFreePortIsConcreteAndATakenOneIsRefused) {
-  const auto endpoint = with_free_port("tcp://127.0.0.1:*");
-  ASSERT_TRUE(endpoint.has_value()) << endpoint.error().message;
-  EXPECT_TRUE(check_can_bind(*endpoint).has_value());
-  EXPECT_EQ(with_free_port("tcp://127.0.0.1:77").value(), "tcp://127.0.0.1:77");
-  EXPECT_EQ(check_can_bind("tcp://no.such.host.invalid:77").error().code,
-            ErrorCode::kInvalidArgument);
-  // A name is checked as it will be bound, and stays in the address that is shown.
-  const auto named = with_free_port("tcp://localhost:*");
-  ASSERT_TRUE(named.has_value()) << named.error().message;
-  EXPECT_EQ(named->rfind("tcp://localhost:", 0), 0u) << *named;
-  EXPECT_EQ(bindable({"localhost", "5"})->host, "127.0.0.1");
-  EXPECT_EQ(bindable({"lo", "5"})->host, "127.0.0.1");
-  EXPECT_EQ(bindable({"::1", "5"})->host, "::1");
 }
 
 }  // namespace

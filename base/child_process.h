@@ -12,7 +12,7 @@
 
 #include "base/result.h"
 
-namespace tailor::launch {
+namespace tailor {
 
 inline constexpr const char* kMarkVariable = "TAILOR_DOMAIN";
 
@@ -48,4 +48,4 @@ std::string mark_of(pid_t pid);
 /// after 2 s more.
 void end_marked(const std::string& mark, int grace_ms);
 
-}  // namespace tailor::launch
+}  // namespace tailor

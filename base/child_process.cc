@@ -1,4 +1,4 @@
-#include "launch/supervisor/child_process.h"
+#include "base/child_process.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include <fstream>
 #include <map>
 
-namespace tailor::launch {
+namespace tailor {
 namespace {
 
 std::string shell_quoted(const std::string& word) {
@@ -158,4 +158,4 @@ void end_marked(const std::string& mark, int grace_ms) {
   }
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor
