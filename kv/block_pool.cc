@@ -80,12 +80,35 @@ Result<std::unique_ptr<BlockPool>> BlockPool::create(const BlockLayout& layout,
 
 BlockPool::~BlockPool() { ::munmap(data_, bytes_); }
 
-std::span<std::byte> BlockPool::slab(int32_t block, int32_t group_local) const {
-  TAILOR_CHECK(block >= 0 && block < num_blocks_ && group_local >= 0 &&
-                   group_local < layout_.num_groups_local,
-               "slab outside the pool");
-  const int64_t offset = block * layout_.block_bytes() + group_local * layout_.slab_bytes();
-  return {data_ + offset, static_cast<size_t>(layout_.slab_bytes())};
+Result<void> BlockPool::begin(std::span<const BlockMove> moves) {
+  for (const BlockMove& move : moves) TAILOR_TRY(check(move, std::span(&num_blocks_, 1)));
+  const auto bytes = static_cast<size_t>(layout_.block_bytes());
+  for (const BlockMove& move : moves)
+    std::memcpy(data_ + static_cast<size_t>(move.to) * bytes,
+                data_ + static_cast<size_t>(move.from) * bytes,
+                static_cast<size_t>(move.count) * bytes);
+  begun_ += moves.size();
+  return {};
+}
+
+Result<void> BlockPool::wait(uint64_t move) {
+  TAILOR_CHECK(move <= begun_, "a move is waited for before it was begun");
+  return {};
+}
+
+Result<uint64_t> BlockPool::checksum(TierId tier, BlockId block, int32_t group_local) const {
+  if (tier != kDeviceTier || block < 0 || block >= num_blocks_ || group_local < 0 ||
+      group_local >= layout_.num_groups_local)
+    return fail(ErrorCode::kInvalidArgument, "no slab of block " + std::to_string(block) +
+                                                 " and group " + std::to_string(group_local) +
+                                                 " in tier " + std::to_string(tier));
+  return slab_checksum(layout_, {data_ + layout_.slab_offset(block, group_local),
+                                 static_cast<size_t>(layout_.slab_bytes())});
+}
+
+Result<std::shared_ptr<BlockStore>> make_block_pool(const BlockLayout& layout, int32_t num_blocks) {
+  TAILOR_ASSIGN(std::shared_ptr<BlockStore> pool, BlockPool::create(layout, num_blocks));
+  return pool;
 }
 
 }  // namespace tailor::kv

@@ -1,8 +1,5 @@
-// BlockPool: the device tier's memory. A block holds `block_tokens` tokens of all layers as one
-// contiguous slab per KV group: [block][group_local][layer][K,V][slot][head_dim], so that swapping
-// or moving a block, also between replicas of different tp sizes, is a few large copies. On the CPU
-// it is lazily touched anonymous memory: an idle pool costs address space, not RAM. Owner: the
-// rank's main thread.
+// BlockPool: the device tier alone, on the CPU. Lazily touched anonymous memory: an idle pool costs
+// address space, not RAM. A move is a copy inside the pool and over when begin() returns.
 #pragma once
 
 #include <cstddef>
@@ -12,29 +9,10 @@
 #include <string>
 
 #include "base/result.h"
+#include "kv/block_layout.h"
+#include "kv/block_store.h"
 
 namespace tailor::kv {
-
-/// Where things lie inside a pool. All strides count values, not bytes.
-struct BlockLayout {
-  int64_t block_tokens = 16;
-  int64_t num_layers = 0;
-  int64_t num_groups_local = 0;
-  int64_t head_dim = 0;
-  int64_t value_bytes = 4;  ///< 4 = F32, 2 = BF16
-
-  int64_t plane_values() const {
-    return block_tokens * head_dim;
-  }  ///< K or V of one layer and group
-  int64_t slab_values() const { return num_layers * 2 * plane_values(); }
-  int64_t block_values() const { return num_groups_local * slab_values(); }
-  int64_t slab_bytes() const { return slab_values() * value_bytes; }
-  int64_t block_bytes() const { return block_values() * value_bytes; }
-  /// Offset of a K (kv = 0) or V (kv = 1) plane inside a block.
-  int64_t plane_offset(int64_t group, int64_t layer, int64_t kv) const {
-    return group * slab_values() + (layer * 2 + kv) * plane_values();
-  }
-};
 
 /// What the size of a pool is chosen from. Bytes and blocks are this rank's.
 struct PoolRequest {
@@ -58,20 +36,24 @@ struct PoolSize {
 /// one block) does not fit; the message names both numbers.
 Result<PoolSize> choose_pool_size(const PoolRequest& request);
 
-class BlockPool {
+class BlockPool final : public BlockStore {
  public:
   /// Reserves num_blocks * layout.block_bytes() of zeroed, untouched memory. Errors: OutOfBlocks
   /// (the system refuses).
   static Result<std::unique_ptr<BlockPool>> create(const BlockLayout& layout, int32_t num_blocks);
-  ~BlockPool();
+  ~BlockPool() override;
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
-  const BlockLayout& layout() const { return layout_; }
-  int32_t num_blocks() const { return num_blocks_; }
-  std::byte* data() const { return data_; }
-  /// One group's slab of one block: what a swap or a migration copies.
-  std::span<std::byte> slab(int32_t block, int32_t group_local) const;
+  const BlockLayout& layout() const override { return layout_; }
+  int32_t num_blocks(TierId tier = kDeviceTier) const override {
+    return tier == kDeviceTier ? num_blocks_ : 0;
+  }
+  std::byte* device_data() const override { return data_; }
+  Result<void> begin(std::span<const BlockMove> moves) override;
+  MoveStatus status(uint64_t) const override { return {begun_, 0}; }
+  Result<void> wait(uint64_t move) override;
+  Result<uint64_t> checksum(TierId tier, BlockId block, int32_t group_local) const override;
 
  private:
   BlockPool(const BlockLayout& layout, int32_t num_blocks, std::byte* data, size_t bytes)
@@ -81,6 +63,10 @@ class BlockPool {
   const int32_t num_blocks_;
   std::byte* const data_;
   const size_t bytes_;
+  uint64_t begun_ = 0;
 };
+
+/// A BlockPool, as a MakeBlockStore.
+Result<std::shared_ptr<BlockStore>> make_block_pool(const BlockLayout& layout, int32_t num_blocks);
 
 }  // namespace tailor::kv

@@ -202,6 +202,7 @@ Result<void> check_same_model(comm::Collective& control, const std::string& fing
 
 struct Loaded {
   std::unique_ptr<comm::Collective> device_collective;  ///< null: the CPU's transport serves
+  std::shared_ptr<kv::BlockStore> store;
   std::unique_ptr<parallel::Engine> engine;
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< leader only; null: token ids only
   std::string fingerprint;
@@ -258,6 +259,11 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
     shown.show(0.95 * part);
   };
   engine.progress = &progress;
+  engine.make_store = [&](const kv::BlockLayout& layout, int32_t num_blocks) {
+    auto made = make_worker_store(device, layout, num_blocks);
+    if (made) out.store = *made;
+    return made;
+  };
   STEP_TRY(out.engine, make_worker_engine(*files, tp, engine), kExitModel);
   if (auto same = files->check_unchanged(); !same)
     return tl::unexpected(Stop{kExitModel, std::move(same.error())});

@@ -19,7 +19,8 @@ Result<kv::PoolSize> size_pool(const weights::ModelConfig& config, const EngineO
   layout.num_layers = config.num_layers;
   layout.num_groups_local = space.num_groups_local;
   layout.head_dim = config.head_dim;
-  layout.value_bytes = space.value_bytes;
+  layout.value_type = space.value_type;
+  layout.key_plane = space.key_plane;
 
   kv::PoolRequest request;
   request.layout = layout;

@@ -40,6 +40,7 @@
 #include "base/time.h"
 #include "comm/collective.h"
 #include "kv/block_pool.h"
+#include "kv/block_store.h"
 #include "parallel/step_input.h"
 #include "parallel/weights/weight_files.h"
 
@@ -69,6 +70,9 @@ struct EngineOptions {
   std::vector<TokenId> end_tokens;  ///< impossible before a request's min_tokens
   int32_t ranks_on_host =
       0;  ///< processes that share this host's memory; 0 = all ranks of the replica
+  /// Asked once, when the engine knows what it needs; who moves blocks keeps the store too. Null: a
+  /// device tier alone, of the engine's device.
+  kv::MakeBlockStore make_store;
   std::function<void(double)> on_load_progress;  ///< 0..1
   std::atomic<uint64_t>* progress = nullptr;     ///< raised once per layer
 };
@@ -87,7 +91,8 @@ struct EngineInfo {
 /// What a rank's KV pool may take.
 struct PoolSpace {
   int64_t num_groups_local = 0;
-  int64_t value_bytes = 4;
+  kv::ValueType value_type = kv::ValueType::kF32;
+  kv::KeyPlane key_plane = kv::KeyPlane::kBySlot;
   uint64_t available_bytes = 0;  ///< after the weights
   bool whole_device = false;     ///< nobody else needs that memory
 };

@@ -81,11 +81,11 @@ Result<void> check_sizes(const weights::ModelConfig& config, const Sharding& sha
 class CpuEngine final : public SynchronousEngine {
  public:
   CpuEngine(Parts own, std::unique_ptr<cpu::PackedModel> packed,
-            std::unique_ptr<kv::BlockPool> pool, cpu::StepParts parts,
+            std::shared_ptr<kv::BlockStore> store, cpu::StepParts parts,
             std::atomic<uint64_t>* progress)
       : SynchronousEngine(std::move(own)),
         packed_(std::move(packed)),
-        pool_(std::move(pool)),
+        store_(std::move(store)),
         progress_(progress != nullptr ? *progress : unseen_progress_),
         step_(std::move(parts)) {}
 
@@ -101,7 +101,7 @@ class CpuEngine final : public SynchronousEngine {
   }
 
   const std::unique_ptr<cpu::PackedModel> packed_;
-  const std::unique_ptr<kv::BlockPool> pool_;
+  const std::shared_ptr<kv::BlockStore> store_;
   std::atomic<uint64_t> unseen_progress_{0};
   std::atomic<uint64_t>& progress_;
   cpu::LlamaStep step_;
@@ -148,15 +148,17 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   const int ranks = options.ranks_on_host > 0 ? options.ranks_on_host : tp.size;
   PoolSpace space;
   space.num_groups_local = parts.sharding.ranks[static_cast<size_t>(tp.rank)].groups.size();
-  space.value_bytes = kv_f32 ? 4 : 2;
+  space.value_type = kv_f32 ? kv::ValueType::kF32 : kv::ValueType::kF16;
+  space.key_plane = kv::KeyPlane::kByDimension;
   space.available_bytes = available > packed->bytes()
                               ? (available - packed->bytes()) / static_cast<uint64_t>(ranks)
                               : 0;
-  kv::BlockLayout layout;
+  kv::BlockLayout& layout = parts.layout;
   TAILOR_ASSIGN(kv::PoolSize size, size_pool(config, options, space, layout));
   TAILOR_ASSIGN(size.max_context, smallest(tp, size.max_context));
-  TAILOR_ASSIGN(auto pool, kv::BlockPool::create(layout, size.num_blocks));
-  parts.pool = pool.get();
+  TAILOR_ASSIGN(auto store, options.make_store ? options.make_store(layout, size.num_blocks)
+                                               : kv::make_block_pool(layout, size.num_blocks));
+  parts.pool = store->device_data();
   if (options.on_load_progress) options.on_load_progress(1.0);
 
   EngineInfo info;
@@ -177,7 +179,7 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
                  mib(info.weight_bytes) + " " + packed->where() + "; KV in " +
                  (kv_f32 ? "F32, " : "F16, ") + size.sentence;
   return std::unique_ptr<Engine>(std::make_unique<CpuEngine>(
-      CpuEngine::parts_of(std::move(info), tp, options), std::move(packed), std::move(pool),
+      CpuEngine::parts_of(std::move(info), tp, options), std::move(packed), std::move(store),
       std::move(parts), options.progress));
 }
 

@@ -12,8 +12,9 @@
 #include <cmath>
 #include <utility>
 
-#include "kv/block_pool.h"
+#include "kv/block_store.h"
 #include "parallel/attention_torch.h"
+#include "parallel/block_store_torch.h"
 #include "parallel/host_memory.h"
 #include "parallel/layer_weights_torch.h"
 #include "parallel/reduction.h"
@@ -106,7 +107,7 @@ int64_t block_columns(const weights::WeightFiles& files) {
 class TorchEngine final : public SynchronousEngine {
  public:
   TorchEngine(const weights::ModelConfig& config, const TpContext& tp, const EngineOptions& options,
-              Setup setup, ShardWeights weights, std::unique_ptr<kv::BlockPool> host_pool,
+              Setup setup, ShardWeights weights, std::shared_ptr<kv::BlockStore> store,
               PagedPool pool, EngineInfo info)
       : SynchronousEngine({std::move(info), options.max_rows, options.block_tokens, tp.rank == 0,
                            options.slots, options.end_tokens}),
@@ -116,7 +117,7 @@ class TorchEngine final : public SynchronousEngine {
         setup_(std::move(setup)),
         shard_(setup_.sharding.ranks[static_cast<size_t>(tp.rank)]),
         weights_(std::move(weights)),
-        host_pool_(std::move(host_pool)),
+        store_(std::move(store)),
         pool_(std::move(pool)),
         attention_plan_(make_reduction_plan(setup_.sharding.attention_runs(), tp.rank)),
         mlp_plan_(make_reduction_plan(setup_.sharding.mlp_runs(), tp.rank)) {
@@ -311,7 +312,7 @@ class TorchEngine final : public SynchronousEngine {
   const Setup setup_;
   const RankShard shard_;
   const ShardWeights weights_;
-  const std::unique_ptr<kv::BlockPool> host_pool_;  ///< null on CUDA
+  const std::shared_ptr<kv::BlockStore> store_;
   const PagedPool pool_;
   const ReductionPlan attention_plan_, mlp_plan_;
   at::Tensor inverse_frequencies_, vocab_ends_;
@@ -337,7 +338,7 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   TAILOR_ASSIGN(Setup setup, make_setup(files, tp, options));
   PoolSpace space;
   space.num_groups_local = setup.sharding.ranks[static_cast<size_t>(tp.rank)].groups.size();
-  space.value_bytes = setup.dtype == at::kFloat ? 4 : 2;
+  space.value_type = setup.dtype == at::kFloat ? kv::ValueType::kF32 : kv::ValueType::kBF16;
   space.available_bytes =
       setup.available_bytes > setup.weight_bytes ? setup.available_bytes - setup.weight_bytes : 0;
   space.whole_device = !setup.device.is_cpu();
@@ -348,15 +349,12 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   TAILOR_ASSIGN(ShardWeights weights, load_shard(files, setup.sharding, tp.rank, setup.dtype,
                                                  setup.device, options.on_load_progress));
 
-  std::unique_ptr<kv::BlockPool> host_pool;
-  at::Tensor memory;
-  const int64_t values = layout.block_values() * size.num_blocks;
-  if (setup.device.is_cpu()) {
-    TAILOR_ASSIGN(host_pool, kv::BlockPool::create(layout, size.num_blocks));
-    memory = at::from_blob(host_pool->data(), {values}, setup.dtype);
-  } else {
-    memory = at::zeros({values}, at::TensorOptions().dtype(setup.dtype).device(setup.device));
-  }
+  TAILOR_ASSIGN(auto store, options.make_store ? options.make_store(layout, size.num_blocks)
+                            : setup.device.is_cpu()
+                                ? kv::make_block_pool(layout, size.num_blocks)
+                                : make_tensor_store(setup.device.str(), layout, size.num_blocks));
+  at::Tensor memory = at::from_blob(store->device_data(), {layout.block_values() * size.num_blocks},
+                                    at::TensorOptions().dtype(setup.dtype).device(setup.device));
 
   EngineInfo info;
   info.name = "torch";
@@ -375,7 +373,7 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   PagedPool pool(std::move(memory), layout, size.num_blocks);
   return std::unique_ptr<Engine>(
       std::make_unique<TorchEngine>(config, tp, options, std::move(setup), std::move(weights),
-                                    std::move(host_pool), std::move(pool), std::move(info)));
+                                    std::move(store), std::move(pool), std::move(info)));
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace tailor::worker {
 
 BatchPlanner::BatchPlanner(const PlannerOptions& options)
     : options_(options),
-      blocks_({.num_blocks = options.num_blocks,
+      blocks_({.tier_blocks = {options.num_blocks},
                .block_tokens = options.block_tokens,
                .max_tables = options.slots}) {
   TAILOR_CHECK(options.token_budget > 0, "the planner needs a token budget");
@@ -110,7 +110,7 @@ bool BatchPlanner::make_room(size_t place, int32_t num_tokens) {
     }
     preempt_last();
   }
-  auto reserved = blocks_.reserve(sequences_[index].table, num_tokens);
+  auto reserved = blocks_.extend(sequences_[index].table, num_tokens);
   TAILOR_CHECK(reserved.has_value(), "blocks vanished while planning");
   return true;
 }
@@ -152,8 +152,7 @@ void BatchPlanner::admit(int32_t budget) {
 
     const int32_t needed = blocks_.blocks_for(s.known) - shared / options_.block_tokens;
     const int32_t running_after = static_cast<int32_t>(running_.size()) + 1;
-    const int32_t watermark =
-        running_.empty() ? 0 : std::max(options_.watermark_blocks, running_after);
+    const int32_t watermark = running_.empty() ? 0 : running_after;
     if (needed + watermark > blocks_.free_blocks()) {
       if (!running_.empty()) return;
       drop_unfit(index, s.known);
@@ -162,7 +161,7 @@ void BatchPlanner::admit(int32_t budget) {
 
     s.table = blocks_.open_table();
     if (source >= 0) s.computed = blocks_.fork(sequences_[source].table, s.table, shareable);
-    auto reserved = blocks_.reserve(s.table, s.known);
+    auto reserved = blocks_.extend(s.table, s.known);
     TAILOR_CHECK(reserved.has_value(), "blocks vanished while admitting");
     waiting_.erase(waiting_.begin());
     running_.push_back(index);

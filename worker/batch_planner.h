@@ -42,8 +42,6 @@ struct PlannerOptions {
   int32_t block_tokens = kv::kBlockTokens;
   int32_t slots = 32;          ///< sequences that run at once
   int32_t token_budget = 256;  ///< rows of a step; prompts always get at least one block of rows
-  int32_t watermark_blocks =
-      0;  ///< least free blocks after an admission; raised to the number of running sequences
 };
 
 /// Tokens [first_position, first_position + num_tokens) of a sequence.

@@ -283,15 +283,15 @@ void LlamaStep::gate_and_up(const LayerWeights& layer) {
 // ---- attention ----------------------------------------------------------------------------------
 
 std::byte* LlamaStep::plane(int32_t block, int64_t group, int64_t layer, int64_t kv) const {
-  const kv::BlockLayout& layout = p_.pool->layout();
-  return p_.pool->data() + (block * layout.block_values() + layout.plane_offset(group, layer, kv)) *
-                               layout.value_bytes;
+  const kv::BlockLayout& layout = p_.layout;
+  return p_.pool + (block * layout.block_values() + layout.plane_offset(group, layer, kv)) *
+                       layout.value_bytes();
 }
 
 void LlamaStep::rotate_and_append(int64_t layer) {
   const int64_t dim = c_.head_dim, heads = shard_.heads.size(), groups = shard_.groups.size();
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  const bool halves = p_.pool->layout().value_bytes == 2;
+  const bool halves = p_.layout.value_bytes() == 2;
   team_.run(static_cast<int32_t>(tasks_of(rows_, kRowsPerTask)), [&](int32_t task, int) {
     const int64_t end = std::min(rows_, (task + 1) * kRowsPerTask);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
@@ -311,17 +311,17 @@ void LlamaStep::rotate_and_append(int64_t layer) {
 }
 
 void LlamaStep::attend(const StepInput& input, int64_t layer) {
-  const kv::BlockLayout& layout = p_.pool->layout();
+  const kv::BlockLayout& layout = p_.layout;
   const int64_t dim = c_.head_dim, per_group = c_.heads_per_group();
   const int64_t width = shard_.heads.size() * dim;
-  const auto kernel = layout.value_bytes == 2 ? k_.attend_f16 : k_.attend_f32;
+  const auto kernel = layout.value_bytes() == 2 ? k_.attend_f16 : k_.attend_f32;
   team_.run(static_cast<int32_t>(attention_tasks_.size()), [&](int32_t index, int) {
     const AttentionTask& task = attention_tasks_[static_cast<size_t>(index)];
     const Chunk& chunk = input.chunks[static_cast<size_t>(task.chunk)];
     AttentionRow row;
     row.pool = plane(0, task.group, layer, 0);
     row.block_stride = layout.block_bytes();
-    row.value_plane = layout.plane_values() * layout.value_bytes;
+    row.value_plane = layout.plane_values() * layout.value_bytes();
     row.blocks = input.block_ids.data() + chunk.first_block;
     row.heads = static_cast<int32_t>(per_group);
     row.head_dim = static_cast<int32_t>(dim);

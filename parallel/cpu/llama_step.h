@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "kv/block_pool.h"
+#include "kv/block_layout.h"
 #include "parallel/cpu/arena.h"
 #include "parallel/cpu/kernels_cpu.h"
 #include "parallel/cpu/packed_model.h"
@@ -43,7 +43,8 @@ struct StepParts {
   Sharding sharding;
   ModelWeights weights;
   const CpuKernels* kernels = nullptr;
-  kv::BlockPool* pool = nullptr;
+  kv::BlockLayout layout;
+  std::byte* pool = nullptr;  ///< the device tier
   int64_t max_rows = 0;
   int threads = 1;
   int first_core = -1;  ///< ThreadTeamOptions
