@@ -41,7 +41,7 @@ floor(parallel_torch OPTIONAL ON base weights kv_store parallel)
 floor(coordinator_core PURE ON base tie)
 floor(coordinator           ON base runtime text link coordinator_core)
 floor(planner PURE          ON base kv_blocks)
-floor(worker                ON base runtime text tie_head collective link parallel planner)
+floor(worker                ON base runtime text tie_head kv_blocks collective link kv_store parallel planner)
 floor(sim PURE              ON base coordinator_core planner)
 floor(bench                 ON base runtime tie tie_data link coordinator_core sim)
 

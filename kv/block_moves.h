@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <span>
+#include <variant>
 
 #include "base/result.h"
 
@@ -50,5 +51,6 @@ struct MoveDone {
 struct MoveFailed {
   uint64_t move = 0;
 };
+using MoveEvent = std::variant<MoveDone, MoveFailed>;
 
 }  // namespace tailor::kv

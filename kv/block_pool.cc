@@ -91,11 +91,6 @@ Result<void> BlockPool::begin(std::span<const BlockMove> moves) {
   return {};
 }
 
-Result<void> BlockPool::wait(uint64_t move) {
-  TAILOR_CHECK(move <= begun_, "a move is waited for before it was begun");
-  return {};
-}
-
 Result<uint64_t> BlockPool::checksum(TierId tier, BlockId block, int32_t group_local) const {
   if (tier != kDeviceTier || block < 0 || block >= num_blocks_ || group_local < 0 ||
       group_local >= layout_.num_groups_local)

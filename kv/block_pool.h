@@ -52,7 +52,6 @@ class BlockPool final : public BlockStore {
   std::byte* device_data() const override { return data_; }
   Result<void> begin(std::span<const BlockMove> moves) override;
   MoveStatus status(uint64_t) const override { return {begun_, 0}; }
-  Result<void> wait(uint64_t move) override;
   Result<uint64_t> checksum(TierId tier, BlockId block, int32_t group_local) const override;
 
  private:

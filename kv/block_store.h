@@ -37,10 +37,8 @@ class BlockStore {
   /// Begins these, in order, behind all that were begun before. Errors: InvalidArgument (check() of
   /// one; none of them is begun).
   virtual Result<void> begin(std::span<const BlockMove> moves) = 0;
-  /// How far they are; `failed` is the first above `agreed`. Cost: no wait.
+  /// The fence: how far they are; `failed` is the first above `agreed`. Waits for nothing.
   virtual MoveStatus status(uint64_t agreed) const = 0;
-  /// Returns when move number `move` is over (checked: it was begun). Errors: Timeout.
-  virtual Result<void> wait(uint64_t move) = 0;
 
   /// slab_checksum of what lies there, after the moves that fill it are over. Errors:
   /// InvalidArgument (no such slab), DeviceFailure.

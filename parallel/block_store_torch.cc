@@ -8,8 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/check.h"
-
 namespace tailor::parallel {
 namespace {
 
@@ -45,11 +43,6 @@ class TensorStore final : public kv::BlockStore {
     for (const uint64_t failed : failed_)
       if (failed > agreed) return {begun_, failed};
     return {begun_, 0};
-  }
-
-  Result<void> wait(uint64_t move) override {
-    TAILOR_CHECK(move <= begun_, "a move is waited for before it was begun");
-    return {};
   }
 
   Result<uint64_t> checksum(kv::TierId tier, kv::BlockId block, int32_t group) const override {

@@ -7,7 +7,7 @@
 namespace tailor::parallel {
 namespace {
 
-constexpr uint32_t kMagic = 0x50535431;  // "1TSP"
+constexpr uint32_t kMagic = 0x50535432;  // "2TSP"
 /// Far above any real step: a damaged count must not become an allocation.
 constexpr uint64_t kMaxItems = 1ull << 26;
 
@@ -17,10 +17,12 @@ struct Header {
   uint64_t step = 0;
   uint64_t num_tokens = 0;
   uint64_t num_block_ids = 0;
+  uint64_t num_moves = 0;
 };
 
 static_assert(std::is_trivially_copyable_v<Chunk> && sizeof(Chunk) == 24);
 static_assert(std::is_trivially_copyable_v<TokenId>);
+static_assert(std::is_trivially_copyable_v<kv::BlockMove> && sizeof(kv::BlockMove) == 16);
 
 template <class T>
 void append(std::vector<std::byte>& out, const T* values, size_t count) {
@@ -77,6 +79,7 @@ void StepInput::clear() {
   token_ids.clear();
   chunks.clear();
   block_ids.clear();
+  moves.clear();
 }
 
 Result<void> check(const StepInput& input, const StepBounds& bounds) {
@@ -124,10 +127,12 @@ void encode(const StepInput& input, std::vector<std::byte>& out) {
   header.num_chunks = static_cast<uint32_t>(input.chunks.size());
   header.num_tokens = input.token_ids.size();
   header.num_block_ids = input.block_ids.size();
+  header.num_moves = input.moves.size();
   append(out, &header, 1);
   append(out, input.chunks.data(), input.chunks.size());
   append(out, input.token_ids.data(), input.token_ids.size());
   append(out, input.block_ids.data(), input.block_ids.size());
+  append(out, input.moves.data(), input.moves.size());
 }
 
 Result<void> decode(std::span<const std::byte> bytes, StepInput& out, int32_t drawing_rows) {
@@ -138,12 +143,12 @@ Result<void> decode(std::span<const std::byte> bytes, StepInput& out, int32_t dr
   std::memcpy(&header, bytes.data(), sizeof(header));
   if (header.magic != kMagic) return bad("wrong first word");
   if (header.num_chunks > kMaxItems || header.num_tokens > kMaxItems ||
-      header.num_block_ids > kMaxItems) {
+      header.num_block_ids > kMaxItems || header.num_moves > kMaxItems) {
     return bad("a count above " + std::to_string(kMaxItems));
   }
-  const uint64_t expected = sizeof(header) + header.num_chunks * sizeof(Chunk) +
-                            header.num_tokens * sizeof(TokenId) +
-                            header.num_block_ids * sizeof(int32_t);
+  const uint64_t expected =
+      sizeof(header) + header.num_chunks * sizeof(Chunk) + header.num_tokens * sizeof(TokenId) +
+      header.num_block_ids * sizeof(int32_t) + header.num_moves * sizeof(kv::BlockMove);
   if (bytes.size() != expected) {
     return bad(std::to_string(bytes.size()) + " bytes, expected " + std::to_string(expected));
   }
@@ -152,6 +157,7 @@ Result<void> decode(std::span<const std::byte> bytes, StepInput& out, int32_t dr
   take(rest, out.chunks, header.num_chunks);
   take(rest, out.token_ids, header.num_tokens);
   take(rest, out.block_ids, header.num_block_ids);
+  take(rest, out.moves, header.num_moves);
 
   int64_t next_row = 0;
   for (size_t i = 0; i < out.chunks.size(); ++i) {
@@ -167,6 +173,13 @@ Result<void> decode(std::span<const std::byte> bytes, StepInput& out, int32_t dr
   }
   for (int32_t block : out.block_ids) {
     if (block < 0) return bad("block id " + std::to_string(block));
+  }
+  // Whether the blocks are there the store knows.
+  for (const kv::BlockMove& move : out.moves) {
+    if (move.from < 0 || move.to < 0 || move.count < 1 || move.from_tier >= kv::kMaxTiers ||
+        move.to_tier >= kv::kMaxTiers || move.reserved != 0)
+      return bad("a move of " + std::to_string(move.count) + " blocks from " +
+                 std::to_string(move.from) + " to " + std::to_string(move.to));
   }
   return {};
 }

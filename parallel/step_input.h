@@ -13,6 +13,7 @@
 
 #include "base/request.h"
 #include "base/result.h"
+#include "kv/block_moves.h"
 
 namespace tailor::parallel {
 
@@ -39,6 +40,8 @@ struct StepInput {
   std::vector<TokenId> token_ids;  ///< [num_rows]; negative: drawn_in_row
   std::vector<Chunk> chunks;
   std::vector<int32_t> block_ids;
+  /// Begun before the rows are computed, by the engine's owner (kv/block_store.h).
+  std::vector<kv::BlockMove> moves;
 
   int32_t num_rows() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_logits() const;  ///< chunks that want logits

@@ -60,6 +60,7 @@ const BatchPlan& BatchPlanner::plan() {
   plan_.preempted.clear();
   plan_.unfit.clear();
   plan_.admitted.clear();
+  plan_.moves.clear();
   plan_.prefill_tokens = plan_.decode_tokens = 0;
 
   int32_t decoding = 0;

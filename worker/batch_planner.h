@@ -79,6 +79,7 @@ struct BatchPlan {
   std::vector<PreemptedSequence> preempted;
   std::vector<UnfitSequence> unfit;
   std::vector<AdmittedSequence> admitted;
+  std::vector<kv::BlockMove> moves;  ///< to be begun before the chunks are computed
   int32_t prefill_tokens = 0;
   int32_t decode_tokens = 0;
 };

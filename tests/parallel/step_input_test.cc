@@ -14,6 +14,7 @@ StepInput example() {
   step.token_ids = {5, 6, 7, 8};
   step.block_ids = {3, 1, 9};
   step.chunks = {{0, 3, 16, 0, 2, 0}, {3, 1, 0, 2, 1, 1}};
+  step.moves = {{.from = 4, .to = 7, .count = 2}, {.from = 1, .to = 0, .to_tier = 1}};
   return step;
 }
 
@@ -36,6 +37,8 @@ TEST(StepInput, ComesBackAsItWas) {
   EXPECT_EQ(out.block_ids, example().block_ids);
   ASSERT_EQ(out.chunks.size(), 2u);
   EXPECT_EQ(std::memcmp(out.chunks.data(), example().chunks.data(), 2 * sizeof(Chunk)), 0);
+  ASSERT_EQ(out.moves.size(), 2u);
+  EXPECT_EQ(std::memcmp(out.moves.data(), example().moves.data(), 2 * sizeof(kv::BlockMove)), 0);
   EXPECT_EQ(out.num_logits(), 1);
   EXPECT_TRUE(after([](StepInput& step) { step.clear(); }).has_value());
 }
@@ -58,6 +61,12 @@ TEST(StepInput, RefusesEveryIndexOutOfRange) {
       [](StepInput& s) { s.token_ids[2] = -1; },
       [](StepInput& s) { s.block_ids[0] = -7; },
       [](StepInput& s) { s.token_ids.push_back(1); },
+      [](StepInput& s) { s.moves[0].from = -1; },
+      [](StepInput& s) { s.moves[0].to = -1; },
+      [](StepInput& s) { s.moves[1].count = 0; },
+      [](StepInput& s) { s.moves[1].from_tier = kv::kMaxTiers; },
+      [](StepInput& s) { s.moves[1].to_tier = 255; },
+      [](StepInput& s) { s.moves[1].reserved = 1; },
   };
   for (size_t i = 0; i < changes.size(); ++i) {
     const auto refused = after(changes[i]);
