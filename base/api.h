@@ -18,6 +18,9 @@
 
 namespace tailor::api {
 
+/// Of the public request API; that of the control link is tailor::kProtocolVersion.
+inline constexpr uint32_t kProtocolVersion = 1;
+
 struct ChatMessage {
   std::string role;
   std::string content;

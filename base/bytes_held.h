@@ -3,54 +3,61 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "base/api.h"
-#include "base/messages.h"
+#include "base/fields.h"
 #include "base/request.h"
 
 namespace tailor {
 
-inline size_t bytes_held(const AnswerParams& sampling) {
-  size_t bytes = sampling.stop_token_ids.size() * sizeof(TokenId) +
-                 sampling.logit_bias.size() * sizeof sampling.logit_bias.front();
-  for (const auto& stop : sampling.stop) bytes += sizeof stop + stop.size();
+/// What `value` holds beside itself.
+template <class T>
+size_t bytes_outside(const T& value);
+inline size_t bytes_outside(const std::string& text) { return text.size(); }
+template <class A, class B>
+size_t bytes_outside(const std::pair<A, B>& both) {
+  return bytes_outside(both.first) + bytes_outside(both.second);
+}
+template <class T>
+size_t bytes_outside(const std::vector<T>& values) {
+  size_t bytes = values.size() * sizeof(T);
+  if constexpr (!std::is_trivially_copyable_v<T>)
+    for (const T& value : values) bytes += bytes_outside(value);
   return bytes;
 }
-
-inline size_t bytes_held(const Request& request) {
-  return sizeof request + request.prompt.size() * sizeof(TokenId) + request.tenant.size() +
-         bytes_held(request.sampling);
+template <class T>
+size_t bytes_outside(const std::shared_ptr<T>& shared) {  // the holders' together: each counts it
+  return shared ? sizeof(T) + bytes_outside(*shared) : 0;
 }
-
-inline size_t bytes_held(const Dispatch& dispatch) {
-  size_t bytes = bytes_held(dispatch.request);
-  for (const auto& tokens : dispatch.generated)
-    bytes += sizeof tokens + tokens.size() * sizeof(TokenId);
-  return bytes;
+template <class... Ts>
+size_t bytes_outside(const std::variant<Ts...>& one) {
+  return std::visit([](const auto& value) { return bytes_outside(value); }, one);
 }
-
-inline size_t bytes_held(const std::vector<LogprobEntry>& logprobs) {
-  size_t bytes = logprobs.size() * sizeof(LogprobEntry);
-  for (const auto& entry : logprobs) bytes += entry.top.size() * sizeof(TokenLogprob);
-  return bytes;
-}
-
-inline size_t bytes_held(const StepReport& report) {
-  size_t bytes = sizeof report + report.events.size() * sizeof(WorkerEvent);
-  for (const auto& p : report.progress)
-    bytes += sizeof p + p.token_ids.size() * sizeof(TokenId) + p.text.size() + p.stop_match.size() +
-             p.error.message.size() + bytes_held(p.logprobs);
-  return bytes;
+template <class T>
+size_t bytes_outside(const T& value) {
+  if constexpr (Listed<T>) {
+    size_t bytes = 0;
+    for_each_field(value, [&](const auto&, const auto& field) { bytes += bytes_outside(field); });
+    return bytes;
+  } else {
+    static_assert(std::is_trivially_copyable_v<T>, "give it a field list");
+    return 0;
+  }
 }
 
 namespace api {
 
 inline size_t bytes_held(const Submit& submit) {
   size_t bytes = sizeof submit + submit.request_id.size() + submit.tenant.size() +
-                 tailor::bytes_held(submit.sampling);
+                 bytes_outside(submit.sampling.stop) +
+                 bytes_outside(submit.sampling.stop_token_ids) +
+                 bytes_outside(submit.sampling.logit_bias);
   if (const auto* text = std::get_if<std::string>(&submit.prompt)) return bytes + text->size();
   if (const auto* ids = std::get_if<std::vector<TokenId>>(&submit.prompt))
     return bytes + ids->size() * sizeof(TokenId);
@@ -76,7 +83,7 @@ inline size_t bytes_held(const ServerEvent& event) {
              accepted->prompt_token_ids.size() * sizeof(TokenId);
   } else if (const auto* chunk = std::get_if<TokenChunk>(&event)) {
     bytes += chunk->request_id.size() + chunk->token_ids.size() * sizeof(TokenId) +
-             chunk->text.size() + tailor::bytes_held(chunk->logprobs);
+             chunk->text.size() + bytes_outside(chunk->logprobs);
   } else if (const auto* finished = std::get_if<Finished>(&event)) {
     bytes += finished->request_id.size() + finished->error.message.size();
     for (const auto& sample : finished->samples) bytes += sizeof sample + sample.stop_match.size();

@@ -503,9 +503,9 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
     return refuse_bytes(
         bytes, ErrorCode::kProtocol,
         "the bytes are not a tailor.v1.ClientMessage (damaged, or text that is not UTF-8)");
-  if (message->protocol_version() > kProtocolVersion)
+  if (message->protocol_version() > api::kProtocolVersion)
     return refuse_bytes(bytes, ErrorCode::kProtocol,
-                        "this server speaks version " + std::to_string(kProtocolVersion) +
+                        "this server speaks version " + std::to_string(api::kProtocolVersion) +
                             ", the client sent version " +
                             std::to_string(message->protocol_version()));
   switch (message->body_case()) {
@@ -535,7 +535,7 @@ tl::expected<api::ClientMessage, BadClientMessage> decode_client_message(std::st
       break;
   }
   return refuse_bytes(bytes, ErrorCode::kProtocol,
-                      "this server speaks version " + std::to_string(kProtocolVersion) +
+                      "this server speaks version " + std::to_string(api::kProtocolVersion) +
                           " and does not know this kind of message");
 }
 
@@ -564,7 +564,7 @@ Result<void> check_text(const api::Submit& submit) {
 std::string encode(const api::ClientMessage& value) {
   Arena arena;
   auto* message = Arena::CreateMessage<v1::ClientMessage>(&arena);
-  message->set_protocol_version(kProtocolVersion);
+  message->set_protocol_version(api::kProtocolVersion);
   std::visit([&](const auto& body) { put(body, message); }, value);
   return message->SerializeAsString();
 }
@@ -572,7 +572,7 @@ std::string encode(const api::ClientMessage& value) {
 std::string encode(const std::vector<api::ServerEvent>& events) {
   Arena arena;
   auto* message = Arena::CreateMessage<v1::ServerMessage>(&arena);
-  message->set_protocol_version(kProtocolVersion);
+  message->set_protocol_version(api::kProtocolVersion);
   for (const auto& event : events)
     std::visit([&](const auto& body) { put(body, message->add_events()); }, event);
   return message->SerializeAsString();
@@ -584,9 +584,9 @@ Result<std::vector<api::ServerEvent>> decode_server_message(std::string_view byt
   if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
     return fail(ErrorCode::kProtocol,
                 "the server sent bytes that are not a tailor.v1.ServerMessage");
-  if (message->protocol_version() > kProtocolVersion)
+  if (message->protocol_version() > api::kProtocolVersion)
     return fail(ErrorCode::kProtocol,
-                "this client speaks version " + std::to_string(kProtocolVersion) +
+                "this client speaks version " + std::to_string(api::kProtocolVersion) +
                     ", the server sent version " + std::to_string(message->protocol_version()));
   std::vector<api::ServerEvent> events;
   events.reserve(message->events_size());

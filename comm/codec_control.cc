@@ -1,18 +1,14 @@
 #include "comm/codec_control.h"
 
-#include <google/protobuf/arena.h>
-
 #include <algorithm>
-#include <optional>
 
-#include "comm/codec_shared.h"
-#include "proto/api.pb.h"
-#include "proto/control.pb.h"
+#include "comm/wire.h"
 
 namespace tailor::comm {
 namespace {
 
-using google::protobuf::Arena;
+// Fields of the two envelopes beside their messages, whose numbers are those of base/fields.h.
+constexpr uint32_t kVersionField = 1, kEnvelopeField = 2, kPayloadField = 30;
 
 Unexpected not_understood(const char* what) {
   return fail(ErrorCode::kProtocol, std::string("bytes that are not a ") + what + " of version " +
@@ -25,380 +21,234 @@ Unexpected other_version(uint32_t found) {
                                         std::to_string(found) + "; start both from one build");
 }
 
-// ---- commands
-// -----------------------------------------------------------------------------------------
-
-void put(const Welcome& in, v1::CommandEnvelope* out) {
-  out->mutable_welcome()->set_replica(in.replica.value);
-  out->mutable_welcome()->set_epoch(in.epoch.value);
+/// Reads `bytes` field by field: `take(field, type, reader)` says whether it knew the field.
+/// False when the bytes are no message; `version` is what they say of themselves.
+template <class Take>
+bool read(std::string_view bytes, uint32_t& version, Take&& take) {
+  WireReader in(bytes);
+  uint32_t field = 0;
+  WireType type{};
+  while (in.next(field, type)) {
+    if (field == kVersionField)
+      in.number(type, version);
+    else if (!take(field, type, in))
+      in.skip(type);
+  }
+  return in.good();
 }
 
-void put(const Dispatch& in, v1::CommandEnvelope* envelope) {
-  auto* out = envelope->mutable_dispatch();
-  out->set_attempt(in.attempt.value);
-  auto* request = out->mutable_request();
-  request->set_id(in.request.id.value);
-  request->mutable_prompt()->Add(in.request.prompt.begin(), in.request.prompt.end());
-  to_wire(api::Sampling(in.request.sampling), request->mutable_sampling());
-  request->set_priority(static_cast<uint32_t>(in.request.priority));
-  request->set_tenant(to_utf8(in.request.tenant));
-  if (in.request.deadline != Duration::max()) request->set_deadline_ns(in.request.deadline.count());
-  for (const auto& ids : in.generated)
-    out->add_generated()->mutable_ids()->Add(ids.begin(), ids.end());
-}
-
-void put(const CancelRequest& in, v1::CommandEnvelope* out) {
-  out->mutable_cancel()->set_request(in.request.value);
-  out->mutable_cancel()->set_attempt(in.attempt.value);
-}
-
-void put(const Drain&, v1::CommandEnvelope* out) { out->mutable_drain(); }
-void put(const Shutdown& in, v1::CommandEnvelope* out) {
-  out->mutable_shutdown()->set_cluster_stops(in.cluster_stops);
-}
-
-Dispatch take(v1::Dispatch& in) {
-  Dispatch out;
-  out.attempt.value = in.attempt();
-  auto& request = *in.mutable_request();
-  out.request.id.value = request.id();
-  out.request.prompt.assign(request.prompt().begin(), request.prompt().end());
-  out.request.sampling = from_wire(request.sampling()).resolved({});  // all are there
-  out.request.priority = static_cast<PriorityClass>(request.priority());
-  out.request.tenant = std::move(*request.mutable_tenant());
-  if (request.has_deadline_ns()) out.request.deadline = Duration(request.deadline_ns());
-  out.generated.reserve(in.generated_size());
-  for (const auto& ids : in.generated())
-    out.generated.emplace_back(ids.ids().begin(), ids.ids().end());
-  return out;
-}
-
-// ---- laws
-// -----------------------------------------------------------------------------------------
-
-void put(const LengthLaw& in, v1::LengthLaw* out) {
-  out->set_kind(static_cast<uint32_t>(in.kind));
-  if (in.kind == LengthLaw::Kind::kLogT) {
-    out->set_mu(in.mu);
-    out->set_sigma(in.sigma);
-    out->set_nu(in.nu);
-  } else if (in.kind == LengthLaw::Kind::kHistogram) {
-    out->set_low(in.low);
-    out->set_high(in.high);
-    out->mutable_bins()->Add(in.bins.begin(), in.bins.end());
+/// Reads the alternative of `Variant` whose number is `field`.
+template <class Variant, size_t I = 0>
+bool take_alternative(uint32_t field, WireType type, WireReader& in, Variant& out) {
+  if constexpr (I < std::variant_size_v<Variant>) {
+    using M = std::variant_alternative_t<I, Variant>;
+    if (Fields<M>::number != field) return take_alternative<Variant, I + 1>(field, type, in, out);
+    if (type != WireType::kBytes) return false;
+    in.message(type, out.template emplace<I>());
+    return true;
+  } else {
+    return false;
   }
 }
 
-/// Nothing when the numbers can be no law.
-std::optional<LengthLaw> take(const v1::LengthLaw& in) {
-  LengthLaw out;
-  switch (in.kind()) {
-    case static_cast<uint32_t>(LengthLaw::Kind::kNone):
-      return out;
-    case static_cast<uint32_t>(LengthLaw::Kind::kLogT):
-      out.kind = LengthLaw::Kind::kLogT;
-      out.mu = in.mu();
-      out.sigma = in.sigma();
-      out.nu = in.nu();
-      break;
-    case static_cast<uint32_t>(LengthLaw::Kind::kHistogram):
-      if (in.bins_size() != LengthLaw::kBins) return std::nullopt;
-      out.kind = LengthLaw::Kind::kHistogram;
-      out.low = in.low();
-      out.high = in.high();
-      std::copy(in.bins().begin(), in.bins().end(), out.bins.begin());
-      break;
-    default:
-      return std::nullopt;
+template <class Variant>
+void put_alternative(WireWriter& out, const Variant& value) {
+  std::visit(
+      [&](const auto& message) {
+        out.message(Fields<std::remove_cvref_t<decltype(message)>>::number, message);
+      },
+      value);
+}
+
+bool whole(const Dispatch& dispatch, const DispatchPayload& payload) {
+  return payload.request && payload.request->prompt.size() == dispatch.prompt_tokens &&
+         dispatch.samples >= 1 &&
+         payload.request->sampling.n == static_cast<int64_t>(dispatch.samples) &&
+         payload.request->priority <= WireEnum<PriorityClass>::last &&
+         payload.generated.size() <= dispatch.samples;
+}
+
+/// Every part belongs to an entry, and no entry claims more than is there.
+bool whole(const StepReport& report, const StepPayload& payload) {
+  if (payload.texts.size() != report.progress.size()) return false;
+  uint64_t tokens = 0, bytes = 0, logprobs = 0;
+  for (size_t i = 0; i < report.progress.size(); ++i) {
+    const uint32_t entry_tokens = report.progress[i].num_tokens;
+    const ProgressText& text = payload.texts[i];
+    if (text.num_logprobs != 0 && text.num_logprobs != entry_tokens) return false;
+    tokens += entry_tokens;
+    bytes += text.bytes;
+    logprobs += text.num_logprobs;
   }
-  return well_formed(out) ? std::optional(out) : std::nullopt;
-}
-
-// ---- reports
-// -----------------------------------------------------------------------------------------
-
-void put(const Hello& in, v1::ReportEnvelope* envelope) {
-  auto* out = envelope->mutable_hello();
-  out->set_configured_replica(in.configured_replica.value);
-  to_wire(in.info, out->mutable_info());
-}
-
-void put(const SequenceProgress& in, v1::SequenceProgress* out) {
-  out->set_request(in.sequence.request.value);
-  out->set_sample(in.sequence.sample);
-  out->set_attempt(in.attempt.value);
-  out->set_first_index(in.first_index);
-  out->mutable_token_ids()->Add(in.token_ids.begin(), in.token_ids.end());
-  out->set_text_offset(in.text_offset);
-  out->set_text(in.text);
-  for (const auto& entry : in.logprobs) to_wire(entry, out->add_logprobs());
-  out->set_finish(static_cast<v1::FinishReason>(in.finish));
-  out->set_stop_match(in.stop_match);
-  if (in.finish == FinishReason::kFailed) to_wire(in.error, out->mutable_error());
-}
-
-void put(const StepReport& in, v1::ReportEnvelope* envelope) {
-  auto* out = envelope->mutable_step();
-  out->set_step(in.step);
-  out->set_applied_seq(in.applied_seq);
-  out->set_step_time_ns(in.step_time.count());
-  out->set_forward_time_ns(in.forward_time.count());
-  out->set_sample_time_ns(in.sample_time.count());
-  out->set_prefill_tokens(in.prefill_tokens);
-  out->set_decode_tokens(in.decode_tokens);
-  out->set_running_sequences(in.running_sequences);
-  out->set_waiting_sequences(in.waiting_sequences);
-  out->set_free_blocks(in.free_blocks);
-  for (const auto& progress : in.progress) put(progress, out->add_progress());
-  for (const auto& event : in.events) {
-    auto* entry = out->add_events();
-    if (const auto* done = std::get_if<PrefillDone>(&event)) {
-      entry->mutable_prefill_done()->set_request(done->request.value);
-      entry->mutable_prefill_done()->set_attempt(done->attempt.value);
-      entry->mutable_prefill_done()->set_cached_tokens(done->cached_tokens);
-    } else if (const auto* lost = std::get_if<SequencePreempted>(&event)) {
-      entry->mutable_preempted()->set_request(lost->sequence.request.value);
-      entry->mutable_preempted()->set_sample(lost->sequence.sample);
-      entry->mutable_preempted()->set_attempt(lost->attempt.value);
-      entry->mutable_preempted()->set_tokens_lost(lost->tokens_lost);
-    } else if (const auto* probed = std::get_if<LawProbed>(&event)) {
-      auto* law = entry->mutable_probed();
-      law->set_request(probed->request.value);
-      law->set_attempt(probed->attempt.value);
-      law->set_sample(probed->sample);
-      law->set_generated(probed->generated);
-      put(probed->law, law->mutable_law());
-    }
-  }
-}
-
-void put(const Drained&, v1::ReportEnvelope* out) { out->mutable_drained(); }
-
-void put(const Heartbeat& in, v1::ReportEnvelope* envelope) {
-  auto* out = envelope->mutable_heartbeat();
-  out->set_configured_replica(in.configured_replica.value);
-  out->set_rank(in.rank);
-  out->set_progress(in.progress);
-  out->set_busy(in.busy);
-  out->set_epoch(in.epoch.value);
-}
-
-void put(const PredictorHello& in, v1::ReportEnvelope* envelope) {
-  auto* out = envelope->mutable_predictor_hello();
-  out->set_name(to_utf8(in.name));
-  out->set_encoder(to_utf8(in.encoder));
-  out->set_head(to_utf8(in.head));
-  put(in.population, out->mutable_population());
-  out->set_version(to_utf8(in.version));
-  out->set_pid(in.pid);
-}
-
-void put(const Predicted& in, v1::ReportEnvelope* envelope) {
-  envelope->mutable_predicted()->set_request(in.request.value);
-  put(in.law, envelope->mutable_predicted()->mutable_law());
-}
-
-SequenceProgress take(v1::SequenceProgress& in) {
-  SequenceProgress out;
-  out.sequence = {RequestId{in.request()}, in.sample()};
-  out.attempt.value = in.attempt();
-  out.first_index = in.first_index();
-  out.token_ids.assign(in.token_ids().begin(), in.token_ids().end());
-  out.text_offset = in.text_offset();
-  out.text = std::move(*in.mutable_text());
-  out.logprobs.reserve(in.logprobs_size());
-  for (const auto& entry : in.logprobs()) out.logprobs.push_back(from_wire(entry));
-  out.finish = finish_reason_from_wire(in.finish());
-  out.stop_match = std::move(*in.mutable_stop_match());
-  if (in.has_error()) out.error = from_wire(in.mutable_error());
-  return out;
-}
-
-StepReport take(v1::StepReport& in) {
-  StepReport out;
-  out.step = in.step();
-  out.applied_seq = in.applied_seq();
-  out.step_time = Duration(in.step_time_ns());
-  out.forward_time = Duration(in.forward_time_ns());
-  out.sample_time = Duration(in.sample_time_ns());
-  out.prefill_tokens = in.prefill_tokens();
-  out.decode_tokens = in.decode_tokens();
-  out.running_sequences = in.running_sequences();
-  out.waiting_sequences = in.waiting_sequences();
-  out.free_blocks = in.free_blocks();
-  out.progress.reserve(in.progress_size());
-  for (auto& progress : *in.mutable_progress()) out.progress.push_back(take(progress));
-  out.events.reserve(in.events_size());
-  for (const auto& event : in.events()) {
-    if (event.has_prefill_done()) {
-      const auto& done = event.prefill_done();
-      out.events.emplace_back(
-          PrefillDone{RequestId{done.request()}, Attempt{done.attempt()}, done.cached_tokens()});
-    } else if (event.has_preempted()) {
-      const auto& lost = event.preempted();
-      out.events.emplace_back(SequencePreempted{
-          {RequestId{lost.request()}, lost.sample()}, Attempt{lost.attempt()}, lost.tokens_lost()});
-    } else if (event.has_probed()) {
-      const auto& probed = event.probed();
-      // A law that is none costs itself only, never the tokens of the report it rides on.
-      if (const auto law = take(probed.law()))
-        out.events.emplace_back(LawProbed{RequestId{probed.request()}, Attempt{probed.attempt()},
-                                          probed.sample(), probed.generated(), *law});
-    }
-  }
-  return out;
+  const auto names_an_entry = [&](const SequenceEnd& end) {
+    return end.entry < report.progress.size();
+  };
+  const auto by_entry = [](const SequenceEnd& a, const SequenceEnd& b) {
+    return a.entry >= b.entry;
+  };
+  return tokens == payload.token_ids.size() && bytes == payload.text.size() &&
+         logprobs == payload.logprobs.size() &&
+         std::all_of(payload.ends.begin(), payload.ends.end(), names_an_entry) &&
+         std::adjacent_find(payload.ends.begin(), payload.ends.end(), by_entry) ==
+             payload.ends.end();
 }
 
 }  // namespace
 
-std::string encode(const CommandEnvelope& value) {
-  Arena arena;
-  auto* envelope = Arena::CreateMessage<v1::CommandEnvelope>(&arena);
-  envelope->set_protocol_version(kProtocolVersion);
-  envelope->set_sequence(value.sequence);
-  envelope->set_epoch(value.epoch.value);
-  std::visit([&](const auto& command) { put(command, envelope); }, value.command);
-  return envelope->SerializeAsString();
+// ---- commands -----------------------------------------------------------------------------------
+
+std::string encode(const CommandFrame& frame) {
+  std::string bytes;
+  WireWriter out(bytes);
+  out.number(kVersionField, kProtocolVersion);
+  out.message(kEnvelopeField, frame.to.envelope);
+  put_alternative(out, frame.to.command);
+  if (std::holds_alternative<Dispatch>(frame.to.command)) out.message(kPayloadField, frame.payload);
+  return bytes;
 }
 
-Result<CommandEnvelope> decode_command(std::string_view bytes) {
-  Arena arena;
-  auto* in = Arena::CreateMessage<v1::CommandEnvelope>(&arena);
-  if (!in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    return not_understood("command");
-  if (in->protocol_version() != kProtocolVersion) return other_version(in->protocol_version());
-  CommandEnvelope out{in->sequence(), Epoch{in->epoch()}, Drain{}};
-  switch (in->command_case()) {
-    case v1::CommandEnvelope::kWelcome:
-      out.command = Welcome{ReplicaId{in->welcome().replica()}, Epoch{in->welcome().epoch()}};
-      return out;
-    case v1::CommandEnvelope::kDispatch:
-      if (in->dispatch().request().priority() >= kNumPriorityClasses)
-        return not_understood("command");
-      out.command = take(*in->mutable_dispatch());
-      return out;
-    case v1::CommandEnvelope::kCancel:
-      out.command =
-          CancelRequest{RequestId{in->cancel().request()}, Attempt{in->cancel().attempt()}};
-      return out;
-    case v1::CommandEnvelope::kDrain:
-      return out;
-    case v1::CommandEnvelope::kShutdown:
-      out.command = Shutdown{in->shutdown().cluster_stops()};
-      return out;
-    case v1::CommandEnvelope::kPredict:  // for a predictor, not for a worker
-    case v1::CommandEnvelope::COMMAND_NOT_SET:
-      break;
+Result<CommandFrame> decode_command(std::string_view bytes) {
+  CommandFrame frame;
+  uint32_t version = 0, command = 0;
+  const bool good = read(bytes, version, [&](uint32_t field, WireType type, WireReader& in) {
+    if (field == kEnvelopeField) {
+      in.message(type, frame.to.envelope);
+    } else if (field == kPayloadField) {
+      in.message(type, frame.payload);
+    } else if (take_alternative(field, type, in, frame.to.command)) {
+      command = field;
+    } else {
+      return false;
+    }
+    return true;
+  });
+  if (!good) return not_understood("command");
+  if (version != kProtocolVersion) return other_version(version);
+  if (command == 0) return not_understood("command");
+  if (const auto* dispatch = std::get_if<Dispatch>(&frame.to.command)) {
+    if (!whole(*dispatch, frame.payload)) return not_understood("command");
+    // Nobody else holds it yet.
+    std::const_pointer_cast<Request>(frame.payload.request)->id = dispatch->request;
   }
-  return not_understood("command");
+  return frame;
 }
 
-namespace {
+// ---- reports ------------------------------------------------------------------------------------
 
-template <class Report>
-std::string encode_report(const Report& report) {
-  Arena arena;
-  auto* envelope = Arena::CreateMessage<v1::ReportEnvelope>(&arena);
-  envelope->set_protocol_version(kProtocolVersion);
-  std::visit([&](const auto& value) { put(value, envelope); }, report);
-  return envelope->SerializeAsString();
+std::string encode(const ReportFrame& frame) {
+  std::string bytes;
+  WireWriter out(bytes);
+  out.number(kVersionField, kProtocolVersion);
+  out.message(kEnvelopeField, frame.from.envelope);
+  put_alternative(out, frame.from.report);
+  if (std::holds_alternative<StepReport>(frame.from.report))
+    out.message(kPayloadField, frame.payload);
+  return bytes;
 }
 
-Result<PredictorReport> take(v1::PredictorHello& in) {
-  const auto population = take(in.population());
-  if (!population) return not_understood("report");
-  return PredictorReport(PredictorHello{
-      std::move(*in.mutable_name()), std::move(*in.mutable_encoder()),
-      std::move(*in.mutable_head()), *population, std::move(*in.mutable_version()), in.pid()});
+std::string encode(const PredictorReport& report) {
+  std::string bytes;
+  WireWriter out(bytes);
+  out.number(kVersionField, kProtocolVersion);
+  put_alternative(out, report);
+  return bytes;
 }
-
-Result<PredictorReport> take(const v1::Predicted& in) {
-  const auto law = take(in.law());
-  if (!law) return not_understood("report");
-  return PredictorReport(Predicted{RequestId{in.request()}, *law});
-}
-
-}  // namespace
-
-std::string encode(const WorkerReport& report) { return encode_report(report); }
-std::string encode(const PredictorReport& report) { return encode_report(report); }
 
 Result<ControlReport> decode_control(std::string_view bytes) {
-  Arena arena;
-  auto* in = Arena::CreateMessage<v1::ReportEnvelope>(&arena);
-  if (!in->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    return not_understood("report");
-  if (in->protocol_version() != kProtocolVersion) return other_version(in->protocol_version());
-  switch (in->report_case()) {
-    case v1::ReportEnvelope::kHello: {
-      auto& hello = *in->mutable_hello();
-      return ControlReport(WorkerReport(
-          Hello{ReplicaId{hello.configured_replica()}, from_wire(hello.mutable_info())}));
+  ReportFrame frame;
+  PredictorReport advice;
+  uint32_t version = 0;
+  enum class From { kNobody, kWorker, kPredictor } from = From::kNobody;
+  const bool good = read(bytes, version, [&](uint32_t field, WireType type, WireReader& in) {
+    if (field == kEnvelopeField) {
+      in.message(type, frame.from.envelope);
+    } else if (field == kPayloadField) {
+      in.message(type, frame.payload);
+    } else if (take_alternative(field, type, in, frame.from.report)) {
+      from = From::kWorker;
+    } else if (take_alternative(field, type, in, advice)) {
+      from = From::kPredictor;
+    } else {
+      return false;
     }
-    case v1::ReportEnvelope::kStep:
-      return ControlReport(WorkerReport(take(*in->mutable_step())));
-    case v1::ReportEnvelope::kDrained:
-      return ControlReport(WorkerReport(Drained{}));
-    case v1::ReportEnvelope::kHeartbeat: {
-      const auto& beat = in->heartbeat();
-      return ControlReport(
-          WorkerReport(Heartbeat{ReplicaId{beat.configured_replica()}, beat.rank(), beat.progress(),
-                                 beat.busy(), Epoch{beat.epoch()}}));
+    return true;
+  });
+  if (!good) return not_understood("report");
+  if (version != kProtocolVersion) return other_version(version);
+  switch (from) {
+    case From::kNobody:
+      return not_understood("report");
+    case From::kPredictor: {
+      const auto* hello = std::get_if<PredictorHello>(&advice);
+      if (!well_formed(hello ? hello->population : std::get<Predicted>(advice).law))
+        return not_understood("report");
+      return ControlReport(std::move(advice));
     }
-    case v1::ReportEnvelope::kPredictorHello: {
-      TAILOR_ASSIGN(PredictorReport report, take(*in->mutable_predictor_hello()));
-      return ControlReport(std::move(report));
-    }
-    case v1::ReportEnvelope::kPredicted: {
-      TAILOR_ASSIGN(PredictorReport report, take(in->predicted()));
-      return ControlReport(std::move(report));
-    }
-    case v1::ReportEnvelope::REPORT_NOT_SET:
+    case From::kWorker:
       break;
   }
-  return not_understood("report");
+  if (auto* step = std::get_if<StepReport>(&frame.from.report)) {
+    if (!whole(*step, frame.payload)) return not_understood("report");
+    // A law that is none costs itself only, never the tokens of the report it rides on.
+    std::erase_if(step->laws, [](const LawProbed& probed) { return !well_formed(probed.law); });
+  }
+  return ControlReport(std::move(frame));
 }
 
-Result<WorkerReport> decode_report(std::string_view bytes) {
+Result<ReportFrame> decode_report(std::string_view bytes) {
   TAILOR_ASSIGN(ControlReport report, decode_control(bytes));
-  if (auto* worker = std::get_if<WorkerReport>(&report)) return std::move(*worker);
+  if (auto* worker = std::get_if<ReportFrame>(&report)) return std::move(*worker);
   return not_understood("worker's report");
 }
 
+// ---- the predictor's questions, the doorbell ----------------------------------------------------
+
 std::string encode(const Predict& question) {
-  v1::CommandEnvelope envelope;
-  envelope.set_protocol_version(kProtocolVersion);
-  envelope.mutable_predict()->set_request(question.request.value);
-  envelope.mutable_predict()->set_prompt(question.prompt);
-  envelope.mutable_predict()->set_max_tokens(question.max_tokens);
-  return envelope.SerializeAsString();
+  std::string bytes;
+  WireWriter out(bytes);
+  out.number(kVersionField, kProtocolVersion);
+  out.message(Fields<Predict>::number, question);
+  return bytes;
 }
 
 Result<Predict> decode_predict(std::string_view bytes) {
-  v1::CommandEnvelope in;
-  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    return not_understood("question");
-  if (in.protocol_version() != kProtocolVersion) return other_version(in.protocol_version());
-  if (!in.has_predict()) return not_understood("question");
-  auto& question = *in.mutable_predict();
-  return Predict{RequestId{question.request()}, std::move(*question.mutable_prompt()),
-                 question.max_tokens()};
+  Predict question;
+  uint32_t version = 0;
+  bool asked = false;
+  const bool good = read(bytes, version, [&](uint32_t field, WireType type, WireReader& in) {
+    if (field != Fields<Predict>::number || type != WireType::kBytes) return false;
+    in.message(type, question);
+    asked = true;
+    return true;
+  });
+  if (!good) return not_understood("question");
+  if (version != kProtocolVersion) return other_version(version);
+  if (!asked) return not_understood("question");
+  return question;
 }
 
 std::string encode(const DoorbellWord& word) {
-  v1::DoorbellWord out;
-  out.set_protocol_version(kProtocolVersion);
-  out.set_rank(word.rank);
-  out.set_rings(word.rings);
-  return out.SerializeAsString();
+  std::string bytes;
+  WireWriter out(bytes);
+  out.number(kVersionField, kProtocolVersion);
+  out.number(2, word.rank);
+  out.number(3, word.rings);
+  return bytes;
 }
 
 Result<DoorbellWord> decode_doorbell(std::string_view bytes) {
-  v1::DoorbellWord in;
-  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    return not_understood("doorbell word");
-  if (in.protocol_version() != kProtocolVersion) return other_version(in.protocol_version());
-  return DoorbellWord{in.rank(), in.rings()};
+  DoorbellWord word;
+  uint32_t version = 0;
+  const bool good = read(bytes, version, [&](uint32_t field, WireType type, WireReader& in) {
+    if (field == 2)
+      in.number(type, word.rank);
+    else if (field == 3)
+      in.number(type, word.rings);
+    return field == 2 || field == 3;
+  });
+  if (!good) return not_understood("doorbell word");
+  if (version != kProtocolVersion) return other_version(version);
+  return word;
 }
 
 }  // namespace tailor::comm

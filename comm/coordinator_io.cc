@@ -44,14 +44,10 @@ constexpr Duration kComeBackLater = seconds(5);
 
 size_t held(const FromClient& input) { return sizeof input + api::bytes_held(input.message); }
 size_t held(const FromWorker& input) {
-  const auto* report = std::get_if<StepReport>(&input.report);
-  return sizeof input + (report == nullptr ? 0 : bytes_held(*report));
+  return sizeof input + bytes_outside(input.frame.from.report) + bytes_outside(input.frame.payload);
 }
 size_t held(const ToClient& output) { return sizeof output + api::bytes_held(output.events); }
-size_t held(const ToWorker& output) {
-  const auto* dispatch = std::get_if<Dispatch>(&output.command);
-  return sizeof output + (dispatch == nullptr ? 0 : bytes_held(*dispatch));
-}
+size_t held(const ToWorker& output) { return sizeof output + bytes_outside(output.frame.payload); }
 size_t held(const ToPredictor& output) { return sizeof output + output.question.prompt.size(); }
 template <class Small>
 size_t held(const Small& value) {
@@ -358,9 +354,10 @@ class CoordinatorIoThread final : public CoordinatorIo {
           inbox_.push_always(FromPredictor{link->id, std::move(*predictor)});
         continue;
       }
-      auto& worker = std::get<WorkerReport>(*report);
+      auto& worker = std::get<ReportFrame>(*report);
       // Heartbeats repeat themselves: with a main thread far behind, the newest of them may go.
-      if (std::holds_alternative<Heartbeat>(worker) && inbox_.size() > 2 * options_.inbox_capacity)
+      if (std::holds_alternative<Heartbeat>(worker.from.report) &&
+          inbox_.size() > 2 * options_.inbox_capacity)
         continue;
       inbox_.push_always(
           FromWorker{link->id, std::move(worker)});  // bounded by the leaders' backlog
@@ -380,8 +377,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
   void handle(ToWorker& output) {
     Links::Peer* link = links_.find(output.link);
     if (link == nullptr) return;
-    const std::string bytes =
-        encode(CommandEnvelope{output.sequence, output.epoch, std::move(output.command)});
+    const std::string bytes = encode(output.frame);
     // A lost worker is noticed by its missing heartbeats; what cannot be sent to it is lost with
     // it. One that has left so many commands unread is lost too: under a new number its heartbeats
     // are a stranger's.

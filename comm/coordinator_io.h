@@ -25,6 +25,7 @@
 #include "base/messages.h"
 #include "base/result.h"
 #include "comm/codec_api.h"
+#include "comm/codec_control.h"
 #include "comm/link_key.h"
 
 namespace tailor::comm {
@@ -43,7 +44,7 @@ struct ClientGone {
 };
 struct FromWorker {
   LinkId link;
-  WorkerReport report;
+  ReportFrame frame;
 };
 struct FromPredictor {
   LinkId link;
@@ -63,9 +64,7 @@ struct ToClient {
 };
 struct ToWorker {
   LinkId link;
-  uint64_t sequence = 0;  ///< of this command, per replica epoch; echoed as StepReport::applied_seq
-  Epoch epoch;
-  WorkerCommand command;
+  CommandFrame frame;
 };
 struct ToPredictor {
   LinkId link;

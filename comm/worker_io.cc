@@ -26,12 +26,11 @@ constexpr int kLinkEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECT
 constexpr int kRefusals = 5;  // connections in a row that end before their handshake: said once
 
 struct RingBell {};
-using Outgoing = std::variant<WorkerReport, RingBell>;
+using Outgoing = std::variant<ReportFrame, RingBell>;
 
 size_t held(const WorkerInput& input) {
-  const auto* command = std::get_if<FromCoordinator>(&input);
-  const auto* dispatch = command ? std::get_if<Dispatch>(&command->command) : nullptr;
-  return sizeof input + (dispatch == nullptr ? 0 : bytes_held(*dispatch));
+  const auto* command = std::get_if<CommandFrame>(&input);
+  return sizeof input + (command == nullptr ? 0 : bytes_outside(command->payload));
 }
 
 class WorkerIoThread final : public WorkerIo {
@@ -71,7 +70,7 @@ class WorkerIoThread final : public WorkerIo {
   }
 
   Mailbox<WorkerInput>& inbox() override { return inbox_; }
-  void report(WorkerReport report) override {
+  void report(ReportFrame report) override {
     backlog_.fetch_add(1, std::memory_order_relaxed);
     outbound_.push_always(std::move(report));
   }
@@ -168,9 +167,9 @@ class WorkerIoThread final : public WorkerIo {
   // ---- reports
   // -----------------------------------------------------------------------------------------
 
-  void handle(WorkerReport& report) {
+  void handle(ReportFrame& report) {
     std::string bytes = encode(report);
-    if (std::holds_alternative<Hello>(report)) {
+    if (std::holds_alternative<Hello>(report.from.report)) {
       last_hello_ = std::move(bytes);
       backlog_.fetch_sub(1, std::memory_order_relaxed);  // a Hello is kept beside the queue
       say_hello();
@@ -227,32 +226,32 @@ class WorkerIoThread final : public WorkerIo {
     std::vector<std::string> frames;
     size_t count = 0;
     while (inbox_.has_room() && control_.receive(frames, &count)) {
-      auto envelope = decode_command(frames.front());
-      if (count != 1 || !envelope) {
+      auto command = decode_command(frames.front());
+      if (count != 1 || !command) {
         if (!std::exchange(complained_, true))
           LOG_WARN("rank {}: commands are ignored: {}", options_.rank,
-                   envelope ? "a command of several frames" : envelope.error().message);
+                   command ? "a command of several frames" : command.error().message);
         continue;
       }
-      take_command(*envelope);
+      take_command(std::move(*command));
     }
   }
 
-  void take_command(CommandEnvelope& envelope) {
-    if (const auto* welcome = std::get_if<Welcome>(&envelope.command)) {
-      epoch_ = welcome->epoch;
+  void take_command(CommandFrame command) {
+    const Envelope& envelope = command.to.envelope;
+    if (std::holds_alternative<Welcome>(command.to.command)) {
+      epoch_ = envelope.epoch;
       welcomed_ = true;
     } else {
       const bool for_anyone =
-          envelope.epoch == Epoch{0} && std::holds_alternative<Shutdown>(envelope.command);
+          envelope.epoch == Epoch{0} && std::holds_alternative<Shutdown>(command.to.command);
       if (!for_anyone && envelope.epoch != epoch_) {
         LOG_DEBUG("rank {}: command {} of epoch {} is ignored, this is epoch {}", options_.rank,
                   envelope.sequence, envelope.epoch.value, epoch_.value);
         return;
       }
     }
-    inbox_.push_always(FromCoordinator{
-        envelope.sequence, std::move(envelope.command)});  // read only while there is room
+    inbox_.push_always(std::move(command));  // read only while there is room
   }
 
   // ---- heartbeat
@@ -266,8 +265,8 @@ class WorkerIoThread final : public WorkerIo {
       if (!welcomed_ && !last_hello_.empty() && at - hello_at_ >= kHelloAgain) say_hello();
       // A full pipe means that reports are on their way: a heartbeat less does no harm.
       const Epoch epoch = welcomed_ ? epoch_ : Epoch{0};
-      control_.send(
-          {encode(WorkerReport(Heartbeat{options_.replica, options_.rank, count, busy, epoch}))});
+      control_.send({encode(ReportFrame{
+          {Envelope{options_.replica, epoch}, Heartbeat{options_.rank, count, busy}}, {}})});
     } else if (!lost_told_ && at - silent_since_ >= options_.coordinator_lost_after) {
       LOG_WARN("replica {} rank {}: no coordinator at {} for {:.1f} s", options_.replica.value,
                options_.rank, options_.control_endpoint, to_seconds(at - silent_since_));

@@ -16,17 +16,14 @@
 #include "base/messages.h"
 #include "base/result.h"
 #include "base/watchdog.h"
+#include "comm/codec_control.h"
 #include "comm/link_key.h"
 
 namespace tailor::comm {
 
-struct FromCoordinator {
-  uint64_t sequence = 0;
-  WorkerCommand command;
-};
 struct Doorbell {};
 struct LinkDown {};
-using WorkerInput = std::variant<FromCoordinator, Doorbell, LinkDown>;
+using WorkerInput = std::variant<CommandFrame, Doorbell, LinkDown>;
 
 struct WorkerIoOptions {
   std::string control_endpoint;  ///< the coordinator's
@@ -53,7 +50,7 @@ class WorkerIo {
   virtual Mailbox<WorkerInput>& inbox() = 0;
   /// Leader: queues a report. Any thread; never refuses. The caller stops planning while
   /// `backlog()` is high.
-  virtual void report(WorkerReport report) = 0;
+  virtual void report(ReportFrame report) = 0;
   virtual size_t backlog() const = 0;
   virtual void ring() = 0;                                   ///< leader
   virtual const std::string& doorbell_endpoint() const = 0;  ///< leader: as bound

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/describe.h"
 #include "base/log.h"
 
 namespace tailor::coordinator {
@@ -313,39 +314,20 @@ void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
 // -----------------------------------------------------------------------------------------
 
 void CoordinatorLoop::on(comm::FromWorker& input) {
-  std::visit(
-      [&](auto& report) {
-        using T = std::decay_t<decltype(report)>;
-        if constexpr (std::is_same_v<T, Hello>) {
-          on_hello(input.link, report);
-        } else if constexpr (std::is_same_v<T, Heartbeat>) {
-          links_.heard(report, input.link, now_);
-          if (links_.is_stale(report))  // until it hears it: what it was sent may be lost
-            io_.send(comm::ToWorker{input.link, 0, report.epoch, Shutdown{}});
-        } else if constexpr (std::is_same_v<T, StepReport>) {
-          on_report(input.link, report);
-        } else if (const auto replica = links_.speaker(input.link)) {
-          LOG_INFO("replica {} has drained", replica->value);
-          const Epoch epoch = links_.find(*replica)->epoch;
-          links_.drained(*replica);
-          tell(ReplicaDrained{*replica, epoch});
-          pool_.set_max_context(links_.max_context(options_.max_context));
-        }
-      },
-      input.report);
+  FromReplica& from = input.frame.from;
+  std::visit([&](auto& report) { on(input.link, from.envelope, report, input.frame.payload); },
+             from.report);
 }
 
-void CoordinatorLoop::on_hello(comm::LinkId link, const Hello& hello) {
-  const ReplicaId replica = hello.configured_replica;
-  if (links_.repeated(link, hello)) {
-    auto* known = links_.find(replica);
-    return send_to_replica(replica, known->epoch, Welcome{replica, known->epoch});
-  }
-  if (const auto objection = links_.objection(hello)) {
+void CoordinatorLoop::on(comm::LinkId link, const Envelope& from, Hello& hello, StepPayload&) {
+  const ReplicaId replica = from.replica;
+  if (links_.repeated(link, replica, hello))
+    return send_to_replica({{replica, links_.find(replica)->epoch}, Welcome{}});
+  if (const auto objection = links_.objection(replica, hello)) {
     ++replicas_refused_;
     LOG_ERROR("replica {} (pid {} on {}) is refused: {}", replica.value, hello.info.pid,
               hello.info.host, *objection);
-    io_.send(comm::ToWorker{link, 0, Epoch{0}, Shutdown{}});
+    io_.send(comm::ToWorker{link, {{{replica, Epoch{0}}, Shutdown{}}, {}}});
     return;
   }
   if (const auto* predecessor = links_.find(replica)) {
@@ -353,36 +335,46 @@ void CoordinatorLoop::on_hello(comm::LinkId link, const Hello& hello) {
     LOG_WARN("replica {} says Hello again: what its predecessor ran is queued anew", replica.value);
     // A process that lost its number to another one may live on: it would compute for nobody.
     if (predecessor->info.pid != hello.info.pid || predecessor->info.host != hello.info.host)
-      send_to_replica(replica, predecessor->epoch, Shutdown{});
+      send_to_replica({{replica, predecessor->epoch}, Shutdown{}});
     links_.left(replica);
   }
   joining_.emplace(Joining{link, hello.info});
-  tell(ReplicaJoined{replica, hello.info.slots, hello.info.num_blocks});
+  tell(FromReplica{from, std::move(hello)});
   joining_.reset();
   pool_.set_max_context(links_.max_context(options_.max_context));
 }
 
-void CoordinatorLoop::on_report(comm::LinkId link, StepReport& report) {
-  const auto replica = links_.speaker(link);
-  if (!replica) return;  // refused or given up
-  links_.stepped(*replica, report, now_);
-  for (const auto& event : report.events) {
-    const auto* preempted = std::get_if<SequencePreempted>(&event);
-    if (!preempted) continue;
-    ++preemptions_;
-    if (const auto live = live_.find(preempted->sequence.request); live != live_.end())
+void CoordinatorLoop::on(comm::LinkId link, const Envelope& from, StepReport& report,
+                         StepPayload& payload) {
+  if (!links_.speaks(link, from.replica)) return;  // refused or given up
+  links_.stepped(from.replica, report, now_);
+  for (const SequencePreempted& preempted : report.preempted)
+    if (const auto live = live_.find(preempted.request); live != live_.end())
       ++live->second.timings.preemptions;
-  }
-  progress_.clear();
-  for (const auto& p : report.progress)
-    progress_.push_back({p.sequence, p.attempt, p.first_index,
-                         static_cast<uint32_t>(p.token_ids.size()), p.finish});
-  report_ = &report;
-  tell(Reported{*replica, links_.find(*replica)->epoch, report.running_sequences,
-                report.free_blocks, progress_});
+  parts_.clear();
+  PayloadReader reader(payload);
+  for (const SequenceProgress& progress : report.progress) parts_.push_back(reader.next(progress));
+  const CoreEvent event = FromReplica{from, std::move(report)};
+  report_ = &std::get<StepReport>(std::get<FromReplica>(event).report);
+  tell(event);
+  for (const LawProbed& probed : report_->laws)
+    if (probed.generated == 0) log_standing(probed.request, "probed");
   report_ = nullptr;
-  for (const auto& event : report.events)
-    if (const auto* probed = std::get_if<LawProbed>(&event)) on_probed(*replica, *probed);
+}
+
+void CoordinatorLoop::on(comm::LinkId link, const Envelope& from, Drained&, StepPayload&) {
+  if (!links_.speaks(link, from.replica)) return;
+  LOG_INFO("replica {} has drained", from.replica.value);
+  links_.drained(from.replica);
+  tell(FromReplica{from, Drained{}});
+  pool_.set_max_context(links_.max_context(options_.max_context));
+}
+
+void CoordinatorLoop::on(comm::LinkId link, const Envelope& from, const Heartbeat& heartbeat,
+                         StepPayload&) {
+  links_.heard(from, heartbeat, link, now_);
+  if (links_.is_stale(from, heartbeat))  // until it hears it: what it was sent may be lost
+    io_.send(comm::ToWorker{link, {{from, Shutdown{}}, {}}});
 }
 
 /// Its books are closed and, should it live after all, it is told to leave; its launcher ends what
@@ -393,7 +385,7 @@ void CoordinatorLoop::lose(ReplicaId replica, const std::string& why) {
   LOG_WARN("replica {} is lost: {}; its {} requests are queued anew", replica.value, why,
            core_.replica(replica).requests);
   const Epoch epoch = link->epoch;
-  send_to_replica(replica, epoch, Shutdown{});
+  send_to_replica({{replica, epoch}, Shutdown{}});
   if (options_.on_lost) options_.on_lost(link->info);
   links_.left(replica);
   tell(ReplicaLost{replica, epoch});
@@ -409,7 +401,7 @@ void CoordinatorLoop::on(comm::FromPredictor& input) {
     absence_told_ = false;
     LOG_INFO("predictor: {}; population law {}", predictor_.describe(),
              describe(hello->population));
-    tell(PopulationLaw{hello->population});
+    tell(*hello);
     return;
   }
   const auto& predicted = std::get<Predicted>(input.report);
@@ -420,7 +412,7 @@ void CoordinatorLoop::on(comm::FromPredictor& input) {
     LOG_INFO("predictor: {}; it answers again", predictor_.describe());
   }
   if (!asked) return;
-  tell(PredictedLaw{predicted.request, predicted.law});
+  tell(predicted);
   if (core_.standing(predicted.request).probed)
     LOG_DEBUG("request {}: predicted law {} comes behind the probe's, which stays",
               predicted.request.value, describe(predicted.law));
@@ -444,12 +436,6 @@ void CoordinatorLoop::ask_predictor(RequestId id, std::string words, uint32_t ma
   if (!predictor_.present() && core_.policy().needs.law && !std::exchange(absence_told_, true))
     LOG_WARN("no predictor is here: under policy {} requests run by the population law",
              core_.policy().name);
-}
-
-void CoordinatorLoop::on_probed(ReplicaId replica, const LawProbed& probed) {
-  tell(ProbedLaw{replica, links_.find(replica)->epoch, probed.request, probed.attempt,
-                 probed.sample, probed.generated, probed.law});
-  if (probed.generated == 0) log_standing(probed.request, "probed");
 }
 
 void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
@@ -490,80 +476,74 @@ void CoordinatorLoop::tell(const CoreEvent& event) {
   }
 }
 
-void CoordinatorLoop::execute(const AcceptCommand& command) {
+void CoordinatorLoop::execute(const Accept& command) {
   TAILOR_CHECK(arriving_ && arriving_->id == command.id, "what is accepted has just arrived");
   Arriving& a = *arriving_;
-  Live live;
-  live.request.id = command.id;
-  live.request.prompt = a.prompt.tokens;
-  live.request.sampling = std::move(a.prompt.sampling);
-  if (!a.submit.has_seed) live.request.sampling.seed = draw_seed();
-  live.request.priority = a.submit.priority;
-  live.request.tenant = std::move(a.submit.tenant);
-  live.request.arrival = a.arrival;
-  live.request.deadline = a.submit.deadline.value_or(Duration::max());
-  live.detached = a.submit.detach;
-  live.timings.tokenized = now_ - a.arrival;
-  const auto& sampling = live.request.sampling;
+  auto request = std::make_shared<Request>();
+  request->id = command.id;
+  request->prompt = a.prompt.tokens;
+  request->sampling = std::move(a.prompt.sampling);
+  if (!a.submit.has_seed) request->sampling.seed = draw_seed();
+  request->priority = a.submit.priority;
+  request->tenant = std::move(a.submit.tenant);
+  request->arrival = a.arrival;
+  request->deadline = a.submit.deadline.value_or(Duration::max());
+  const SamplingParams& sampling = request->sampling;
+  const auto max_tokens = static_cast<uint32_t>(sampling.max_tokens);
   api::Accepted accepted{std::move(a.submit.request_id), std::move(a.prompt.tokens), sampling.seed,
-                         static_cast<uint32_t>(sampling.max_tokens), options_.new_token()};
+                         max_tokens, options_.new_token()};
   streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted), a.client);
   sessions_.post_accepted(a.client, command.id);
   if (sessions_.known(a.client))
-    sessions_.attach(a.client, command.id, live.detached, streams_.cursor(command.id, {}));
-  const auto max_tokens = static_cast<uint32_t>(live.request.sampling.max_tokens);
+    sessions_.attach(a.client, command.id, a.submit.detach, streams_.cursor(command.id, {}));
+  Live live{std::move(request), a.submit.detach, {}};
+  live.timings.tokenized = now_ - a.arrival;
   live_.emplace(command.id, std::move(live));
   ask_predictor(command.id, std::move(a.prompt.words), max_tokens);
 }
 
-void CoordinatorLoop::execute(const RejectCommand& command) {
+void CoordinatorLoop::execute(const Reject& command) {
   TAILOR_CHECK(arriving_ && arriving_->id == command.id, "what is rejected has just arrived");
   sessions_.post(arriving_->client,
                  api::Rejected{arriving_->submit.request_id, command.error, command.retry_after});
 }
 
-void CoordinatorLoop::execute(const WelcomeCommand& command) {
+void CoordinatorLoop::execute(const ToReplica& message) {
+  if (std::holds_alternative<Welcome>(message.command)) joined(message.envelope);
+  const auto* dispatch = std::get_if<Dispatch>(&message.command);
+  send_to_replica(message, dispatch ? payload_of(message.envelope, *dispatch) : DispatchPayload{});
+}
+
+void CoordinatorLoop::joined(const Envelope& welcome) {
   TAILOR_CHECK(joining_.has_value(), "a welcome answers a Hello");
-  links_.joined(command.replica, command.epoch, joining_->link, joining_->info, now_);
+  links_.joined(welcome.replica, welcome.epoch, joining_->link, joining_->info, now_);
   const ReplicaInfo& info = joining_->info;
   LOG_INFO(
       "replica {} epoch {} joins: {} tp {} on {} (pid {}), {} slots, {} KV blocks of {} tokens, "
       "context {}",
-      command.replica.value, command.epoch.value, info.engine, info.tp_size, info.host, info.pid,
+      welcome.replica.value, welcome.epoch.value, info.engine, info.tp_size, info.host, info.pid,
       info.slots, info.num_blocks, info.block_tokens, info.max_context);
-  send_to_replica(command.replica, command.epoch, Welcome{command.replica, command.epoch});
 }
 
-void CoordinatorLoop::execute(const DispatchCommand& command) {
-  Live& live = live_.at(command.id);
-  if (live.timings.dispatched == Duration{}) live.timings.dispatched = now_ - live.request.arrival;
-  live.timings.attempts = command.attempt.value;
-  live.timings.replica = command.replica.value;
-  LOG_DEBUG("request {} goes to replica {} (attempt {})", command.id.value, command.replica.value,
-            command.attempt.value);
-  send_to_replica(command.replica, command.epoch,
-                  Dispatch{command.attempt, live.request, streams_.generated(command.id)});
+DispatchPayload CoordinatorLoop::payload_of(const Envelope& to, const Dispatch& dispatch) {
+  Live& live = live_.at(dispatch.request);
+  if (live.timings.dispatched == Duration{}) live.timings.dispatched = now_ - live.request->arrival;
+  live.timings.attempts = dispatch.attempt.value;
+  live.timings.replica = to.replica.value;
+  LOG_DEBUG("request {} goes to replica {} (attempt {})", dispatch.request.value, to.replica.value,
+            dispatch.attempt.value);
+  return {live.request, streams_.generated(dispatch.request)};
 }
 
-void CoordinatorLoop::execute(const CancelCommand& command) {
-  send_to_replica(command.replica, command.epoch, CancelRequest{command.id, command.attempt});
-}
-void CoordinatorLoop::execute(const DrainCommand& command) {
-  send_to_replica(command.replica, command.epoch, Drain{});
-}
-void CoordinatorLoop::execute(const ShutdownCommand& command) {
-  send_to_replica(command.replica, command.epoch, Shutdown{.cluster_stops = true});
-}
-
-void CoordinatorLoop::execute(const EmitCommand& command) {
-  SequenceProgress& progress = report_->progress[command.index];
-  const RequestId id = progress.sequence.request;
+void CoordinatorLoop::execute(const Emit& command) {
+  const SequenceProgress& progress = report_->progress[command.entry];
+  const RequestId id = progress.request;
   if (is_broken(id)) return;
   const auto live = live_.find(id);
   TAILOR_CHECK(live != live_.end(), "the core emits for live requests");
-  if (live->second.timings.first_token == Duration{} && progress.token_ids.size() > command.skip)
-    live->second.timings.first_token = now_ - live->second.request.arrival;
-  if (auto stored = streams_.append(id, std::move(progress), command.skip); !stored) {
+  if (live->second.timings.first_token == Duration{} && progress.num_tokens > command.skip)
+    live->second.timings.first_token = now_ - live->second.request->arrival;
+  if (auto stored = streams_.append(progress, parts_[command.entry], command.skip); !stored) {
     ++worker_complaints_;
     LOG_ERROR("request {}: {}; the request fails", id.value, stored.error().message);
     broken_.push_back({id, FinishReason::kFailed, stored.error().code});
@@ -571,7 +551,7 @@ void CoordinatorLoop::execute(const EmitCommand& command) {
   sessions_.changed(id);
 }
 
-void CoordinatorLoop::execute(const FinishCommand& command) {
+void CoordinatorLoop::execute(const Finish& command) {
   const auto live = live_.find(command.id);
   TAILOR_CHECK(live != live_.end(), "a live request ends once");
   Error error = command.error;
@@ -584,9 +564,9 @@ void CoordinatorLoop::execute(const FinishCommand& command) {
   if (error.code != ErrorCode::kOk && error.code != ErrorCode::kCancelled)
     LOG_WARN("request {} on replica {} failed: {}", command.id.value, live->second.timings.replica,
              to_string(error));
-  live->second.timings.finished = now_ - live->second.request.arrival;
+  live->second.timings.finished = now_ - live->second.request->arrival;
   streams_.close(command.id, reason, std::move(error),
-                 static_cast<uint32_t>(live->second.request.prompt.size()), live->second.timings,
+                 static_cast<uint32_t>(live->second.request->prompt.size()), live->second.timings,
                  now_);
   live_.erase(live);
   sessions_.changed(command.id);
@@ -597,10 +577,10 @@ bool CoordinatorLoop::is_broken(RequestId id) const {
                      [&](const Abandoned& b) { return b.id == id; });
 }
 
-void CoordinatorLoop::send_to_replica(ReplicaId replica, Epoch epoch, WorkerCommand command) {
-  auto* link = links_.find(replica);
-  if (!link || link->epoch != epoch) return;  // it has just left
-  io_.send(comm::ToWorker{link->link, ++link->sequence, epoch, std::move(command)});
+void CoordinatorLoop::send_to_replica(const ToReplica& message, DispatchPayload payload) {
+  const auto* link = links_.find(message.envelope.replica);
+  if (!link || link->epoch != message.envelope.epoch) return;  // it has just left
+  io_.send(comm::ToWorker{link->link, {message, std::move(payload)}});
 }
 
 /// SplitMix64 of (entropy, counter).
@@ -662,7 +642,7 @@ api::StatusReport CoordinatorLoop::status() const {
   add("requests_failed", c.failed);
   add("dispatches", c.dispatches);
   add("requeues", c.requeues);
-  add("preemptions", preemptions_);
+  add("preemptions", c.preemptions);
   add("tokens", c.tokens);
   add("stale_report_entries", c.stale_entries);
   add("gap_failures", c.gap_failures);

@@ -60,7 +60,7 @@ struct CoordinatorOptions {
   /// A secret of 128 random bits, in hex: who may cancel and resume a request. Required; from
   /// launch/.
   std::function<std::string()> new_token;
-  std::string record_path;  ///< write the event log there; empty = none
+  std::string record_path;       ///< write the event log there; empty = none
   Progress* progress = nullptr;  ///< counts the turns, for a watchdog; null: nobody watches
 };
 
@@ -78,7 +78,7 @@ class CoordinatorLoop {
  private:
   /// A request the core has accepted and not finished.
   struct Live {
-    Request request;
+    std::shared_ptr<const Request> request;
     bool detached = false;
     api::Timings timings;
   };
@@ -122,27 +122,26 @@ class CoordinatorLoop {
   void reject(ClientId client, std::string request_id, ErrorCode code, std::string message,
               Duration retry_after = {});
 
-  void on_probed(ReplicaId replica, const LawProbed& probed);
   void ask_predictor(RequestId id, std::string words, uint32_t max_tokens);
   void predictor_lost(const char* why);
   void log_standing(RequestId id, const char* whose) const;
 
-  void on_hello(comm::LinkId link, const Hello& hello);
-  void on_report(comm::LinkId link, StepReport& report);
+  void on(comm::LinkId link, const Envelope& from, Hello& hello, StepPayload&);
+  void on(comm::LinkId link, const Envelope& from, StepReport& report, StepPayload& payload);
+  void on(comm::LinkId link, const Envelope& from, Drained&, StepPayload&);
+  void on(comm::LinkId link, const Envelope& from, const Heartbeat& heartbeat, StepPayload&);
   void lose(ReplicaId replica, const std::string& why);
 
   /// Gives the event to the core (and to the log) and carries out what it says.
   void tell(const CoreEvent& event);
-  void execute(const AcceptCommand& command);
-  void execute(const RejectCommand& command);
-  void execute(const WelcomeCommand& command);
-  void execute(const DispatchCommand& command);
-  void execute(const CancelCommand& command);
-  void execute(const DrainCommand& command);
-  void execute(const ShutdownCommand& command);
-  void execute(const EmitCommand& command);
-  void execute(const FinishCommand& command);
-  void send_to_replica(ReplicaId replica, Epoch epoch, WorkerCommand command);
+  void execute(const Accept& command);
+  void execute(const Reject& command);
+  void execute(const ToReplica& command);
+  void execute(const Emit& command);
+  void execute(const Finish& command);
+  void joined(const Envelope& welcome);
+  DispatchPayload payload_of(const Envelope& to, const Dispatch& dispatch);
+  void send_to_replica(const ToReplica& message, DispatchPayload payload = {});
 
   bool is_broken(RequestId id) const;
   uint64_t draw_seed();
@@ -170,18 +169,18 @@ class CoordinatorLoop {
   bool absence_told_ = false;  // that there is no predictor though the policy would use one
   std::unordered_map<RequestId, Live> live_;
   std::unordered_map<std::string, Tokenizing> tokenizing_;  // by the client's name for it
-  uint64_t preemptions_ = 0, replicas_lost_ = 0, replicas_refused_ = 0, worker_complaints_ = 0;
+  uint64_t replicas_lost_ = 0, replicas_refused_ = 0, worker_complaints_ = 0;
 
   // During tell() only; reused.
   std::optional<Arriving> arriving_;
-  StepReport* report_ = nullptr;
+  const StepReport* report_ = nullptr;
+  std::vector<ProgressParts> parts_;  // of its entries
   struct Joining {
     comm::LinkId link;
     ReplicaInfo info;
   };
   std::optional<Joining> joining_;
   std::vector<CoreCommand> commands_;
-  std::vector<ProgressEntry> progress_;
   std::vector<Abandoned> broken_;  // found while commands were carried out; told next
 };
 

@@ -1,23 +1,19 @@
-// What SchedulerCore is told and what it says: plain values. The live loop and the simulator
-// translate between these and the world; the event log stores the events. Nothing here holds text
-// or prompts: the core decides by numbers.
+// What SchedulerCore is told and what it says. Most of it are the very messages of base/messages.h:
+// a replica's reports and the commands to it in their envelopes, the predictor's words. Here is the
+// short list of what has no other end. Nothing here holds text or prompts: the core decides by
+// numbers.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <variant>
 
-#include "base/ids.h"
-#include "base/length_law.h"
-#include "base/request.h"
-#include "base/result.h"
-#include "base/time.h"
+#include "base/fields.h"
+#include "base/messages.h"
 
 namespace tailor::coordinator {
 
-// -----------------------------------------------------------------------------------------
-// Events.
+// ---- events -------------------------------------------------------------------------------------
 
 /// A request that passed every check and wants in. Ids grow from event to event.
 struct Arrived {
@@ -38,13 +34,6 @@ struct Abandoned {
   ErrorCode code = ErrorCode::kCancelled;
 };
 
-/// A leader said Hello and fits the cluster. A replica that was joined before is lost by that.
-struct ReplicaJoined {
-  ReplicaId replica;
-  uint32_t slots = 0;
-  uint32_t num_blocks = 0;
-};
-
 /// Not heard of for too long, or its link broke.
 struct ReplicaLost {
   ReplicaId replica;
@@ -55,120 +44,111 @@ struct ReplicaLost {
 struct DrainReplica {
   ReplicaId replica;
 };
-/// The drained replica has finished what it ran and leaves.
-struct ReplicaDrained {
-  ReplicaId replica;
-  Epoch epoch;
-};
-
-/// One SequenceProgress, without what it carries.
-struct ProgressEntry {
-  SequenceId sequence;
-  Attempt attempt;
-  uint32_t first_index = 0;
-  uint32_t num_tokens = 0;
-  FinishReason finish = FinishReason::kNone;
-};
-/// A StepReport. `progress` points into the driver's memory and is read during handle() only.
-struct Reported {
-  ReplicaId replica;
-  Epoch epoch;
-  uint32_t running_sequences = 0;
-  uint32_t free_blocks = 0;
-  std::span<const ProgressEntry> progress;
-};
-
-/// The predictor's word on a live request; kind none says nothing. Late or for a request that has
-/// ended: counted, without effect.
-struct PredictedLaw {
-  RequestId id;
-  LengthLaw law;
-};
-/// The word of the probe on the served model (LawProbed): takes the predictor's place.
-struct ProbedLaw {
-  ReplicaId replica;
-  Epoch epoch;
-  RequestId id;
-  Attempt attempt;
-  uint32_t sample = 0;
-  uint32_t generated = 0;  ///< above 0: `law` is of the tokens that remain behind so many
-  LengthLaw law;
-};
-/// From now on this law stands in for requests that nobody has predicted; kind none: the default.
-struct PopulationLaw {
-  LengthLaw law;
-};
 
 /// Time has passed: the driver sends one when next_deadline() is reached.
 struct Tick {};
 /// The coordinator is stopping: everything live fails with Shutdown, nothing new is accepted.
 struct Stop {};
 
-using CoreEvent =
-    std::variant<Arrived, Abandoned, ReplicaJoined, ReplicaLost, DrainReplica, ReplicaDrained,
-                 Reported, PredictedLaw, ProbedLaw, PopulationLaw, Tick, Stop>;
+/// Of FromReplica: a Hello that fits the cluster (a replica that was joined before is lost by
+/// that), StepReport, Drained; heartbeats are the driver's. Predicted: kind none says nothing; late
+/// or for a request that has ended: counted, without effect. PredictorHello: its population law
+/// stands in for requests that nobody has predicted (kind none: the default).
+using CoreEvent = std::variant<Arrived, Abandoned, FromReplica, ReplicaLost, DrainReplica,
+                               PredictorHello, Predicted, Tick, Stop>;
 
-// -----------------------------------------------------------------------------------------
-// Commands.
+// ---- commands -----------------------------------------------------------------------------------
+// `slot` is the request's place in the core's books: dense from 0, its own from Accept to Finish,
+// then another's. The driver keeps what it knows of the request at the same place.
 
-/// The request is ours now: exactly one FinishCommand will follow.
-struct AcceptCommand {
+/// The request is ours now: exactly one Finish will follow.
+struct Accept {
   RequestId id;
+  uint32_t slot = 0;
 };
-struct RejectCommand {
+struct Reject {
   RequestId id;
   Error error;
   Duration retry_after{};  ///< 0 = sending it again cannot help
 };
-/// Answers ReplicaJoined.
-struct WelcomeCommand {
-  ReplicaId replica;
-  Epoch epoch;
-};
-/// The driver adds the Request and the tokens generated so far.
-struct DispatchCommand {
-  ReplicaId replica;
-  Epoch epoch;
-  Attempt attempt;
-  RequestId id;
-};
-struct CancelCommand {
-  ReplicaId replica;
-  Epoch epoch;
-  Attempt attempt;
-  RequestId id;
-};
-struct DrainCommand {
-  ReplicaId replica;
-  Epoch epoch;
-};
-struct ShutdownCommand {
-  ReplicaId replica;
-  Epoch epoch;
-};
-/// Entry `index` of the report just handled is current: forward it, without its first `skip` tokens
+/// Entry `entry` of the report just handled is current: forward it, without its first `skip` tokens
 /// (already seen).
-struct EmitCommand {
-  uint32_t index = 0;
+struct Emit {
+  uint32_t entry = 0;
   uint32_t skip = 0;
+  uint32_t slot = 0;
 };
 /// The request's one end. `reason` is for the samples that have not ended by themselves (kNone when
 /// all have).
-struct FinishCommand {
+struct Finish {
   RequestId id;
+  uint32_t slot = 0;
   FinishReason reason = FinishReason::kNone;
   Error error{ErrorCode::kOk, {}};
 };
 
-using CoreCommand =
-    std::variant<AcceptCommand, RejectCommand, WelcomeCommand, DispatchCommand, CancelCommand,
-                 DrainCommand, ShutdownCommand, EmitCommand, FinishCommand>;
+/// The driver adds to a Dispatch its payload: the Request and the tokens generated so far.
+using CoreCommand = std::variant<Accept, Reject, ToReplica, Emit, Finish>;
 
-/// One line for people, and the form in which replays are compared: equal commands give equal
-/// lines.
+/// One line for people, and the form in which replays are compared.
 std::string describe(const CoreCommand& command);
 std::string describe(const CoreEvent& event);
-/// "log-t mu 5.02 sigma 0.61", "histogram 1..2048", "none"
-std::string describe(const LengthLaw& law);
 
 }  // namespace tailor::coordinator
+
+namespace tailor {
+
+// clang-format off
+#define TAILOR_MESSAGE(message, message_number)             \
+  using M = coordinator::message;                           \
+  static constexpr const char* name = #message;             \
+  static constexpr uint32_t number = message_number;
+#define F(field_number, member) Field<field_number, &M::member>{#member}
+
+template <> struct Fields<coordinator::Arrived> {
+  TAILOR_MESSAGE(Arrived, 100)
+  static constexpr auto list = std::tuple{F(1, id), F(2, priority), F(3, samples),
+      F(4, prompt_tokens), F(5, max_tokens), F(6, arrival), F(7, deadline)};
+};
+template <> struct Fields<coordinator::Abandoned> {
+  TAILOR_MESSAGE(Abandoned, 101)
+  static constexpr auto list = std::tuple{F(1, id), F(2, reason), F(3, code)};
+};
+template <> struct Fields<coordinator::ReplicaLost> {
+  TAILOR_MESSAGE(ReplicaLost, 102)
+  static constexpr auto list = std::tuple{F(1, replica), F(2, epoch)};
+};
+template <> struct Fields<coordinator::DrainReplica> {
+  TAILOR_MESSAGE(DrainReplica, 103)
+  static constexpr auto list = std::tuple{F(1, replica)};
+};
+template <> struct Fields<coordinator::Tick> {
+  TAILOR_MESSAGE(Tick, 104)
+  static constexpr auto list = std::tuple{};
+};
+template <> struct Fields<coordinator::Stop> {
+  TAILOR_MESSAGE(Stop, 105)
+  static constexpr auto list = std::tuple{};
+};
+template <> struct Fields<coordinator::Accept> {
+  TAILOR_MESSAGE(Accept, 0)
+  static constexpr auto list = std::tuple{F(1, id), F(2, slot)};
+};
+template <> struct Fields<coordinator::Reject> {
+  TAILOR_MESSAGE(Reject, 0)
+  static constexpr auto list = std::tuple{F(1, id), F(2, error), F(3, retry_after)};
+};
+template <> struct Fields<coordinator::Emit> {
+  TAILOR_MESSAGE(Emit, 0)
+  static constexpr auto list = std::tuple{F(1, entry), F(2, skip), F(3, slot)};
+};
+template <> struct Fields<coordinator::Finish> {
+  TAILOR_MESSAGE(Finish, 0)
+  static constexpr auto list = std::tuple{F(1, id), F(2, slot), F(3, reason), F(4, error)};
+};
+
+#undef TAILOR_MESSAGE
+#undef F
+// clang-format on
+
+}  // namespace tailor

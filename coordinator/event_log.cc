@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <optional>
 #include <type_traits>
+#include <utility>
 
 namespace tailor::coordinator {
 namespace {
@@ -24,15 +24,15 @@ uint32_t checksum(const std::vector<uint8_t>& bytes) {
   return static_cast<uint32_t>(hash ^ (hash >> 32));
 }
 
-// One function per record lists its fields; Put and Take walk the same list, so that they cannot
-// disagree.
+// Put and Take walk the same field lists (base/fields.h), so that they cannot disagree.
 class Put {
  public:
-  static constexpr bool kReading = false;
   explicit Put(std::vector<uint8_t>& out) : out_(out) {}
   template <class T>
   void field(const T& value) {
-    if constexpr (std::is_enum_v<T>) {
+    if constexpr (Listed<T>) {
+      for_each_field(value, [this](const auto&, const auto& part) { field(part); });
+    } else if constexpr (std::is_enum_v<T>) {
       number(static_cast<uint64_t>(value), 1);
     } else if constexpr (std::is_same_v<T, Duration>) {
       number(static_cast<uint64_t>(value.count()), 8);
@@ -48,7 +48,22 @@ class Put {
       number(value.value, sizeof value.value);  // an Id
     }
   }
-  bool good() const { return true; }
+  void field(const LengthLaw& law) {
+    field(law.kind);
+    if (law.kind == LengthLaw::Kind::kLogT) field(law.mu), field(law.sigma), field(law.nu);
+    if (law.kind != LengthLaw::Kind::kHistogram) return;
+    field(law.low), field(law.high);
+    for (const float bin : law.bins) field(bin);
+  }
+  void field(const std::string& text) {
+    field(static_cast<uint32_t>(text.size()));
+    out_.insert(out_.end(), text.begin(), text.end());
+  }
+  template <class T>
+  void field(const std::vector<T>& values) {
+    field(static_cast<uint32_t>(values.size()));
+    for (const T& value : values) field(value);
+  }
 
  private:
   void number(uint64_t value, size_t bytes) {
@@ -59,11 +74,12 @@ class Put {
 
 class Take {
  public:
-  static constexpr bool kReading = true;
   explicit Take(const std::vector<uint8_t>& in) : in_(in) {}
   template <class T>
   void field(T& value) {
-    if constexpr (std::is_enum_v<T>) {
+    if constexpr (Listed<T>) {
+      for_each_field(value, [this](const auto&, auto& part) { field(part); });
+    } else if constexpr (std::is_enum_v<T>) {
       value = static_cast<T>(number(1));
     } else if constexpr (std::is_same_v<T, Duration>) {
       value = Duration(static_cast<int64_t>(number(8)));
@@ -79,14 +95,36 @@ class Take {
       value.value = static_cast<typename T::rep>(number(sizeof value.value));
     }
   }
-  bool good() const { return good_ && at_ <= in_.size(); }
-  bool at_end() const { return good() && at_ == in_.size(); }
-  size_t left() const { return in_.size() - at_; }
+  void field(LengthLaw& law) {
+    field(law.kind);
+    if (law.kind == LengthLaw::Kind::kLogT) field(law.mu), field(law.sigma), field(law.nu);
+    if (law.kind != LengthLaw::Kind::kHistogram) return;
+    field(law.low), field(law.high);
+    for (float& bin : law.bins) field(bin);
+  }
+  void field(std::string& text) {
+    uint32_t size = 0;
+    field(size);
+    if (!good_ || size > in_.size() - at_) return give_up();
+    text.assign(in_.begin() + static_cast<std::ptrdiff_t>(at_),
+                in_.begin() + static_cast<std::ptrdiff_t>(at_ + size));
+    at_ += size;
+  }
+  template <class T>
+  void field(std::vector<T>& values) {
+    uint32_t count = 0;
+    field(count);
+    if (!good_ || count > in_.size() - at_) return give_up();  // each has a byte at least
+    values.assign(count, T{});
+    for (T& value : values) field(value);
+  }
+  bool good() const { return good_; }
+  bool at_end() const { return good_ && at_ == in_.size(); }
 
  private:
   uint64_t number(size_t bytes) {
-    if (at_ + bytes > in_.size()) {
-      good_ = false;
+    if (bytes > in_.size() - at_) {
+      give_up();
       return 0;
     }
     uint64_t value = 0;
@@ -94,70 +132,84 @@ class Take {
     at_ += bytes;
     return value;
   }
+  void give_up() {
+    good_ = false;
+    at_ = in_.size();
+  }
   const std::vector<uint8_t>& in_;
   size_t at_ = 0;
   bool good_ = true;
 };
 
-template <class S, class Law>
-void law_fields(S& s, Law& law) {
-  s.field(law.kind);
-  if (law.kind == LengthLaw::Kind::kLogT) s.field(law.mu), s.field(law.sigma), s.field(law.nu);
-  if (law.kind != LengthLaw::Kind::kHistogram) return;
-  s.field(law.low), s.field(law.high);
-  for (auto& bin : law.bins) s.field(bin);
-}
+// An event is its number (base/fields.h), a report's behind that of the envelope it comes in.
+constexpr uint32_t kFromReplica = 110;
 
-template <class S, class E>
-void fields(S& s, E& e) {
-  using T = std::remove_const_t<E>;
-  if constexpr (std::is_same_v<T, CoreOptions>) {
-    s.field(e.policy.row), s.field(e.policy.parameters.tau_seconds),
-        s.field(e.policy.parameters.gamma);
-    law_fields(s, e.population);
-    s.field(e.queue_limit), s.field(e.ahead_requests), s.field(e.max_losses);
-    s.field(e.expected_replicas), s.field(e.epoch_base), s.field(e.retry_after_min),
-        s.field(e.retry_after_max);
-  } else if constexpr (std::is_same_v<T, Arrived>) {
-    s.field(e.id), s.field(e.priority), s.field(e.samples), s.field(e.prompt_tokens),
-        s.field(e.max_tokens);
-    s.field(e.arrival), s.field(e.deadline);
-  } else if constexpr (std::is_same_v<T, Abandoned>) {
-    s.field(e.id), s.field(e.reason), s.field(e.code);
-  } else if constexpr (std::is_same_v<T, ReplicaJoined>) {
-    s.field(e.replica), s.field(e.slots), s.field(e.num_blocks);
-  } else if constexpr (std::is_same_v<T, ReplicaLost> || std::is_same_v<T, ReplicaDrained>) {
-    s.field(e.replica), s.field(e.epoch);
-  } else if constexpr (std::is_same_v<T, DrainReplica>) {
-    s.field(e.replica);
-  } else if constexpr (std::is_same_v<T, Reported>) {
-    s.field(e.replica), s.field(e.epoch), s.field(e.running_sequences),
-        s.field(e.free_blocks);  // entries follow
-  } else if constexpr (std::is_same_v<T, ProgressEntry>) {
-    s.field(e.sequence.request), s.field(e.sequence.sample), s.field(e.attempt),
-        s.field(e.first_index);
-    s.field(e.num_tokens), s.field(e.finish);
-  } else if constexpr (std::is_same_v<T, PredictedLaw>) {
-    s.field(e.id), law_fields(s, e.law);
-  } else if constexpr (std::is_same_v<T, ProbedLaw>) {
-    s.field(e.replica), s.field(e.epoch), s.field(e.id), s.field(e.attempt), s.field(e.sample),
-        s.field(e.generated), law_fields(s, e.law);
-  } else if constexpr (std::is_same_v<T, PopulationLaw>) {
-    law_fields(s, e.law);
+template <class E>
+constexpr uint32_t number_of() {
+  if constexpr (std::is_same_v<E, FromReplica>) {
+    return kFromReplica;
   } else {
-    static_assert(std::is_same_v<T, Tick> || std::is_same_v<T, Stop>);
+    return Fields<E>::number;
   }
 }
+template <class... Ms>
+constexpr bool numbers_differ(std::type_identity<std::variant<Ms...>>) {
+  const uint32_t numbers[] = {number_of<Ms>()...};
+  for (size_t a = 0; a < sizeof...(Ms); ++a)
+    for (size_t b = 0; b < a; ++b)
+      if (numbers[a] == numbers[b]) return false;
+  return true;
+}
+static_assert(numbers_differ(std::type_identity<CoreEvent>{}) &&
+              numbers_differ(std::type_identity<WorkerReport>{}));
 
-template <size_t I = 0>
-std::optional<CoreEvent> make_event(size_t index) {
-  if constexpr (I < std::variant_size_v<CoreEvent>) {
-    return index == I
-               ? std::optional<CoreEvent>(std::in_place, std::variant_alternative_t<I, CoreEvent>{})
-               : make_event<I + 1>(index);
-  } else {
-    return std::nullopt;
-  }
+template <class Variant>
+void put_one(Put& put, const Variant& one);
+void put_body(Put& put, const FromReplica& from) {
+  put.field(from.envelope);
+  put_one(put, from.report);
+}
+template <Listed M>
+void put_body(Put& put, const M& message) {
+  put.field(message);
+}
+template <class Variant>
+void put_one(Put& put, const Variant& one) {
+  std::visit(
+      [&](const auto& message) {
+        put.field(number_of<std::remove_cvref_t<decltype(message)>>());
+        put_body(put, message);
+      },
+      one);
+}
+
+template <class... Ms>
+bool take_one(Take& take, std::variant<Ms...>& one, uint32_t& number);
+bool take_body(Take& take, FromReplica& from, uint32_t& number) {
+  take.field(from.envelope);
+  return take_one(take, from.report, number);
+}
+template <Listed M>
+bool take_body(Take& take, M& message, uint32_t&) {
+  take.field(message);
+  return true;
+}
+/// False for a number that is none of the variant's: then it is in `number`.
+template <class... Ms>
+bool take_one(Take& take, std::variant<Ms...>& one, uint32_t& number) {
+  take.field(number);
+  const uint32_t found = number;
+  return ((number_of<Ms>() == found && take_body(take, one.template emplace<Ms>(), number)) || ...);
+}
+
+template <class S>
+void options_fields(S& s, auto& e) {
+  s.field(e.policy.row), s.field(e.policy.parameters.tau_seconds),
+      s.field(e.policy.parameters.gamma);
+  s.field(e.population);
+  s.field(e.queue_limit), s.field(e.ahead_requests), s.field(e.max_losses);
+  s.field(e.expected_replicas), s.field(e.epoch_base), s.field(e.retry_after_min),
+      s.field(e.retry_after_max);
 }
 
 bool put_u32(std::FILE* file, uint32_t value) {
@@ -218,7 +270,7 @@ Result<EventLogWriter> EventLogWriter::create(const std::string& path, const Cor
   EventLogWriter writer(path, std::move(file));
   Put put(writer.record_);
   put.field(kEventLogVersion);
-  fields(put, options);
+  options_fields(put, options);
   if (std::fwrite(kMagic, 1, sizeof kMagic, writer.file_.get()) != sizeof kMagic ||
       !put_record(writer.file_.get(), writer.record_))
     return fail(ErrorCode::kUnavailable,
@@ -232,12 +284,7 @@ Result<void> EventLogWriter::append(Time now, const CoreEvent& event) {
   record_.clear();
   Put put(record_);
   put.field(now);
-  put.field(static_cast<uint8_t>(event.index()));
-  std::visit([&](const auto& e) { fields(put, e); }, event);
-  if (const auto* report = std::get_if<Reported>(&event)) {
-    put.field(static_cast<uint32_t>(report->progress.size()));
-    for (const auto& entry : report->progress) fields(put, entry);
-  }
+  put_one(put, event);
   if (put_record(file_.get(), record_)) return {};
   const std::string why = std::strerror(errno);
   file_.reset();
@@ -272,7 +319,7 @@ Result<EventLogReader> EventLogReader::open(const std::string& path) {
     return fail(ErrorCode::kProtocol,
                 path + " is an event log of version " + std::to_string(version) +
                     "; this program reads version " + std::to_string(kEventLogVersion));
-  fields(take, reader.options_);
+  options_fields(take, reader.options_);
   if (!take.at_end())
     return fail(ErrorCode::kDataLoss, "the head of " + path + " is damaged: its length is wrong");
   if (reader.options_.policy.row >= policies().size())
@@ -291,21 +338,11 @@ bool EventLogReader::next(Time& now, CoreEvent& event) {
   if (wrong == "end") return false;
   if (!wrong.empty()) return stop(wrong);
   Take take(record_);
-  uint8_t kind = 0;
   take.field(now);
-  take.field(kind);
-  auto made = make_event(kind);
-  if (!made) return stop("an unknown kind of event, " + std::to_string(kind));
-  event = *made;
-  std::visit([&](auto& e) { fields(take, e); }, event);
-  if (auto* report = std::get_if<Reported>(&event)) {
-    uint32_t count = 0;
-    take.field(count);
-    if (!take.good() || count > take.left()) return stop("a report's length is wrong");
-    progress_.assign(count, {});
-    for (auto& entry : progress_) fields(take, entry);
-    report->progress = progress_;
-  }
+  uint32_t number = 0;
+  const bool known = take_one(take, event, number);
+  if (!take.good()) return stop("a record's length is wrong");
+  if (!known) return stop("an unknown kind of event, " + std::to_string(number));
   if (!take.at_end()) return stop("a record's length is wrong");
   ++records_;
   return true;

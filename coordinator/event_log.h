@@ -1,6 +1,7 @@
 // The event log: every (now, event) the scheduler core was told, in a compact binary file. A fresh
 // core fed the log gives identical commands, so an odd decision of last night can be looked at on a
-// laptop. It holds numbers only: no prompt, no text, no names.
+// laptop. It holds numbers only, and what replicas and predictors say of themselves: no prompt, no
+// text, no client's name.
 //
 // File: "TAILORLG", version, the core's options; then records [u32 length][u32 checksum][length
 // bytes], all little endian. A file that breaks off inside a record (the process was killed) is
@@ -19,7 +20,7 @@
 
 namespace tailor::coordinator {
 
-inline constexpr uint32_t kEventLogVersion = 2;
+inline constexpr uint32_t kEventLogVersion = 3;
 inline constexpr int kMaxKeptEventLogs = 9999;
 
 struct FileCloser {
@@ -53,8 +54,7 @@ class EventLogReader {
   static Result<EventLogReader> open(const std::string& path);
 
   const CoreOptions& options() const { return options_; }
-  /// Reads the next record; false at the end. What `event` points to stays valid until the next
-  /// call.
+  /// Reads the next record; false at the end.
   bool next(Time& now, CoreEvent& event);
   /// After the end: empty, or one sentence on why the rest of the file could not be read.
   const std::string& damage() const { return damage_; }
@@ -68,7 +68,6 @@ class EventLogReader {
   uint64_t records_ = 0;
   std::string damage_;
   std::vector<uint8_t> record_;
-  std::vector<ProgressEntry> progress_;
 };
 
 struct ReplaySummary {

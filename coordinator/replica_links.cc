@@ -14,7 +14,7 @@ void mean(double& value, double sample, bool first) {
 
 }  // namespace
 
-std::optional<std::string> ReplicaLinks::objection(const Hello& hello) const {
+std::optional<std::string> ReplicaLinks::objection(ReplicaId own, const Hello& hello) const {
   const ReplicaInfo& info = hello.info;
   const auto differs = [](const std::string& what, const std::string& mine,
                           const std::string& others) {
@@ -23,13 +23,12 @@ std::optional<std::string> ReplicaLinks::objection(const Hello& hello) const {
   if (info.protocol_version != kProtocolVersion)
     return "it speaks protocol version " + std::to_string(info.protocol_version) +
            ", this coordinator " + std::to_string(kProtocolVersion);
-  if (hello.configured_replica.value >= kMaxReplicas)
+  if (own.value >= kMaxReplicas)
     return "its number is beyond the limit of " + std::to_string(kMaxReplicas);
   if (info.slots == 0 || info.num_blocks == 0 || info.max_context == 0 || info.tp_size == 0)
     return "it has no slots, no KV blocks, no context or no ranks";
   for (const auto& [replica, link] : links_) {
-    if (replica == hello.configured_replica)
-      continue;  // its successor may differ where it is alone
+    if (replica == own) continue;  // its successor may differ where it is alone
     if (info.model_fingerprint != link.info.model_fingerprint)
       return differs("its model fingerprint", info.model_fingerprint, link.info.model_fingerprint);
     if (info.arithmetic_version != link.info.arithmetic_version)
@@ -39,8 +38,8 @@ std::optional<std::string> ReplicaLinks::objection(const Hello& hello) const {
   return std::nullopt;
 }
 
-bool ReplicaLinks::repeated(comm::LinkId link, const Hello& hello) const {
-  const auto it = links_.find(hello.configured_replica);
+bool ReplicaLinks::repeated(comm::LinkId link, ReplicaId replica, const Hello& hello) const {
+  const auto it = links_.find(replica);
   return it != links_.end() && it->second.link == link && it->second.info.pid == hello.info.pid &&
          it->second.steps == 0;
 }
@@ -63,17 +62,18 @@ void ReplicaLinks::drained(ReplicaId replica) {
   contexts_.erase(replica);
 }
 
-void ReplicaLinks::heard(const Heartbeat& heartbeat, comm::LinkId link, Time now) {
-  Link* l = find(heartbeat.configured_replica);
+void ReplicaLinks::heard(const Envelope& from, const Heartbeat& heartbeat, comm::LinkId link,
+                         Time now) {
+  Link* l = find(from.replica);
   if (!l || heartbeat.rank >= l->heard.size()) return;
   if (heartbeat.rank == 0 && l->link != link) return;  // a predecessor's last words
   l->heard[heartbeat.rank] = now;
 }
 
-bool ReplicaLinks::is_stale(const Heartbeat& heartbeat) const {
-  if (heartbeat.rank != 0 || heartbeat.epoch == Epoch{0}) return false;
-  const auto it = links_.find(heartbeat.configured_replica);
-  return it == links_.end() || it->second.epoch != heartbeat.epoch;
+bool ReplicaLinks::is_stale(const Envelope& from, const Heartbeat& heartbeat) const {
+  if (heartbeat.rank != 0 || from.epoch == Epoch{0}) return false;
+  const auto it = links_.find(from.replica);
+  return it == links_.end() || it->second.epoch != from.epoch;
 }
 
 void ReplicaLinks::stepped(ReplicaId replica, const StepReport& report, Time now) {
@@ -81,7 +81,7 @@ void ReplicaLinks::stepped(ReplicaId replica, const StepReport& report, Time now
   if (!l) return;
   l->heard[0] = now;
   uint64_t tokens = 0;
-  for (const auto& progress : report.progress) tokens += progress.token_ids.size();
+  for (const auto& progress : report.progress) tokens += progress.num_tokens;
   l->tokens += tokens;
   if (report.step_time <= Duration{}) return;
   const bool first = l->steps++ == 0;
@@ -103,10 +103,9 @@ ReplicaLinks::Link* ReplicaLinks::find(ReplicaId replica) {
   return it == links_.end() ? nullptr : &it->second;
 }
 
-std::optional<ReplicaId> ReplicaLinks::speaker(comm::LinkId link) const {
-  for (const auto& [replica, l] : links_)
-    if (l.link == link) return replica;
-  return std::nullopt;
+bool ReplicaLinks::speaks(comm::LinkId link, ReplicaId replica) const {
+  const auto it = links_.find(replica);
+  return it != links_.end() && it->second.link == link;
 }
 
 std::vector<ReplicaLinks::Silent> ReplicaLinks::silent(Time now) const {

@@ -25,7 +25,6 @@ class ReplicaLinks {
   struct Link {
     comm::LinkId link;
     Epoch epoch;
-    uint64_t sequence = 0;  ///< of the last command
     ReplicaInfo info;
     std::vector<Time> heard;  ///< by rank
     // Steps since Hello.
@@ -35,26 +34,26 @@ class ReplicaLinks {
   };
 
   /// The sentence why this replica may not join beside those that have; nothing when it may.
-  std::optional<std::string> objection(const Hello& hello) const;
+  std::optional<std::string> objection(ReplicaId replica, const Hello& hello) const;
   /// The same process says Hello again on the same connection: its Welcome is still on the way.
-  bool repeated(comm::LinkId link, const Hello& hello) const;
+  bool repeated(comm::LinkId link, ReplicaId replica, const Hello& hello) const;
 
   void joined(ReplicaId replica, Epoch epoch, comm::LinkId link, const ReplicaInfo& info, Time now);
   /// It is lost; its context is remembered, for it is expected back.
   void left(ReplicaId replica) { links_.erase(replica); }
   /// It left for good.
   void drained(ReplicaId replica);
-  void heard(const Heartbeat& heartbeat, comm::LinkId link, Time now);
+  void heard(const Envelope& from, const Heartbeat& heartbeat, comm::LinkId link, Time now);
   /// A leader that serves an epoch of its replica which is over (it was lost, or another took its
   /// number) and does not know it.
-  bool is_stale(const Heartbeat& heartbeat) const;
+  bool is_stale(const Envelope& from, const Heartbeat& heartbeat) const;
   void stepped(ReplicaId replica, const StepReport& report, Time now);
   /// This process itself did not run for so long: nobody could be heard.
   void forgive(Duration pause);
 
   Link* find(ReplicaId replica);
-  /// The joined replica whose leader speaks on `link`.
-  std::optional<ReplicaId> speaker(comm::LinkId link) const;
+  /// The leader of `replica`, joined, speaks on `link`.
+  bool speaks(comm::LinkId link, ReplicaId replica) const;
   struct Silent {
     ReplicaId replica;
     uint32_t rank = 0;

@@ -24,7 +24,7 @@ int64_t ns(Time time) { return time.time_since_epoch().count(); }
 
 SchedulerCore::SchedulerCore(const CoreOptions& options, PolicyTable table)
     : options_(options), policy_(row_of(options.policy, table)) {
-  on(PopulationLaw{options.population});
+  take_population(options.population);
 }
 
 void SchedulerCore::handle(Time now, const CoreEvent& event, std::vector<CoreCommand>& out) {
@@ -51,7 +51,7 @@ void SchedulerCore::on(const Arrived& event) {
   last_id_ = event.id;
   const auto refuse = [&](ErrorCode code, std::string message, Duration retry) {
     ++counters_.rejected;
-    say(RejectCommand{event.id, Error{code, std::move(message)}, retry});
+    say(Reject{event.id, Error{code, std::move(message)}, retry});
   };
   if (stopping_) return refuse(ErrorCode::kUnavailable, "the coordinator is stopping", Duration{});
   if (waiting() >= options_.queue_limit)
@@ -90,7 +90,7 @@ void SchedulerCore::on(const Arrived& event) {
   by_id_.insert(event.id, slot);
   enqueue(slot);
   ++counters_.accepted;
-  say(AcceptCommand{event.id});
+  say(Accept{event.id, slot});
 }
 
 void SchedulerCore::on(const Abandoned& event) {
@@ -100,23 +100,29 @@ void SchedulerCore::on(const Abandoned& event) {
   finish(slot, event.reason, Error{event.code, {}});
 }
 
-void SchedulerCore::on(const ReplicaJoined& event) {
-  TAILOR_CHECK(event.replica.value < kMaxReplicas && event.slots > 0,
+void SchedulerCore::on(const FromReplica& event) {
+  std::visit([&](const auto& report) { on(event.envelope, report); }, event.report);
+}
+
+void SchedulerCore::on(const Envelope& from, const Hello& hello) {
+  const uint32_t r = from.replica.value;
+  TAILOR_CHECK(r < kMaxReplicas && hello.info.slots > 0,
                "the driver admits only sensible replicas");
-  if (event.replica.value >= replicas_.size()) replicas_.resize(event.replica.value + 1);
-  Replica& replica = replicas_[event.replica.value];
-  if (replica.joined) leave(event.replica.value, true);
+  if (r >= replicas_.size()) replicas_.resize(r + 1);
+  Replica& replica = replicas_[r];
+  if (replica.joined) leave(r, true);
   if (!replica.known) replica.epoch.value = options_.epoch_base;
   replica.known = replica.joined = true;
   replica.draining = false;
   ++replica.epoch.value;
-  replica.slots = event.slots;
-  replica.num_blocks = replica.free_blocks = event.num_blocks;
+  replica.commands = replica.applied = 0;
+  replica.slots = hello.info.slots;
+  replica.num_blocks = replica.free_blocks = hello.info.num_blocks;
   replica.running = 0;
   replica.ahead.reserve(options_.ahead_requests + 1);
-  say(WelcomeCommand{event.replica, replica.epoch});
+  say_to(r, Welcome{});
   if (stopping_) {
-    say(ShutdownCommand{event.replica, replica.epoch});
+    say_to(r, Shutdown{.cluster_stops = true});
     replica.draining = true;
   }
 }
@@ -125,8 +131,8 @@ void SchedulerCore::on(const ReplicaLost& event) {
   if (current(event.replica, event.epoch)) leave(event.replica.value, true);
 }
 
-void SchedulerCore::on(const ReplicaDrained& event) {
-  if (current(event.replica, event.epoch)) leave(event.replica.value, false);
+void SchedulerCore::on(const Envelope& from, const Drained&) {
+  if (current(from.replica, from.epoch)) leave(from.replica.value, false);
 }
 
 void SchedulerCore::on(const DrainReplica& event) {
@@ -134,7 +140,7 @@ void SchedulerCore::on(const DrainReplica& event) {
   Replica& replica = replicas_[event.replica.value];
   if (!replica.usable()) return;
   replica.draining = true;
-  say(DrainCommand{event.replica, replica.epoch});
+  say_to(event.replica.value, Drain{});
   // What it has not begun is taken back; should it have begun after all, its reports carry an old
   // attempt.
   while (!replica.ahead.empty()) {
@@ -154,45 +160,48 @@ void SchedulerCore::on(const Stop&) {
   for (uint32_t r = 0; r < replicas_.size(); ++r)
     if (replicas_[r].joined) {
       replicas_[r].draining = true;
-      say(ShutdownCommand{ReplicaId{r}, replicas_[r].epoch});
+      say_to(r, Shutdown{.cluster_stops = true});
     }
 }
 
-void SchedulerCore::on(const Reported& event) {
-  Replica* replica = current(event.replica, event.epoch);
+void SchedulerCore::on(const Envelope& from, const StepReport& report) {
+  Replica* replica = current(from.replica, from.epoch);
   if (!replica) {
-    counters_.stale_entries += event.progress.size();
+    counters_.stale_entries += report.progress.size();
     return;
   }
-  replica->running = event.running_sequences;
-  replica->free_blocks = std::min(event.free_blocks, replica->num_blocks);
-  for (uint32_t i = 0; i < event.progress.size(); ++i) on_progress(event, i);
+  replica->running = report.running_sequences;
+  replica->free_blocks = std::min(report.free_blocks, replica->num_blocks);
+  replica->applied = std::min(std::max(report.applied_seq, replica->applied), replica->commands);
+  counters_.preemptions += report.preempted.size();
+  for (uint32_t i = 0; i < report.progress.size(); ++i)
+    on_progress(*replica, from.replica, report, i);
+  for (const LawProbed& probed : report.laws) on_probed(from.replica, probed);
 }
 
-void SchedulerCore::on_progress(const Reported& report, uint32_t index) {
-  const ProgressEntry& progress = report.progress[index];
-  const uint32_t slot = by_id_.find(progress.sequence.request);
+void SchedulerCore::on_progress(Replica& replica, ReplicaId id, const StepReport& report,
+                                uint32_t index) {
+  const SequenceProgress& progress = report.progress[index];
+  const uint32_t slot = by_id_.find(progress.request);
   if (slot == IdTable::kNone) {
     ++counters_.stale_entries;
     return;
   }
   Entry& entry = entries_[slot];
-  if (entry.state != State::kBound || entry.replica != report.replica ||
-      entry.attempt != progress.attempt) {
+  if (entry.state != State::kBound || entry.replica != id || entry.attempt != progress.attempt) {
     ++counters_.stale_entries;
     return;
   }
-  Replica& replica = replicas_[report.replica.value];
-  if (progress.sequence.sample >= entry.samples.size() ||
-      progress.first_index > entry.samples[progress.sequence.sample].tokens) {
+  if (progress.sample >= entry.samples.size() ||
+      progress.first_index > entry.samples[progress.sample].tokens) {
     ++counters_.gap_failures;
     cancel_on_replica(entry);
     finish(slot, FinishReason::kFailed,
-           Error{ErrorCode::kProtocol, "replica " + std::to_string(report.replica.value) +
+           Error{ErrorCode::kProtocol, "replica " + std::to_string(id.value) +
                                            " reported tokens that do not join those seen"});
     return;
   }
-  Sample& sample = entry.samples[progress.sequence.sample];
+  Sample& sample = entry.samples[progress.sample];
   if (sample.finish != FinishReason::kNone) {  // had ended in an earlier attempt and is run again
     ++counters_.stale_entries;
     return;
@@ -204,7 +213,7 @@ void SchedulerCore::on_progress(const Reported& report, uint32_t index) {
   const uint32_t skip = std::min(sample.tokens - progress.first_index, progress.num_tokens);
   sample.tokens += progress.num_tokens - skip;
   counters_.tokens += progress.num_tokens - skip;
-  say(EmitCommand{index, skip});
+  say(Emit{index, skip, slot});
   if (progress.finish == FinishReason::kNone) return;
 
   sample.finish = progress.finish;
@@ -221,22 +230,22 @@ void SchedulerCore::on_progress(const Reported& report, uint32_t index) {
 // ---- laws
 // -----------------------------------------------------------------------------------------
 
-void SchedulerCore::on(const PredictedLaw& event) {
+void SchedulerCore::on(const Predicted& event) {
   if (says_nothing(event.law)) return;
-  const uint32_t slot = by_id_.find(event.id);
+  const uint32_t slot = by_id_.find(event.request);
   const bool in_time = slot != IdTable::kNone && entries_[slot].state != State::kBound;
   ++(in_time ? counters_.predicted : counters_.predicted_late);
   if (slot == IdTable::kNone || entries_[slot].law_probed) return;
   learn(slot, event.law, 0);
 }
 
-void SchedulerCore::on(const ProbedLaw& event) {
-  if (says_nothing(event.law) || !current(event.replica, event.epoch)) return;
-  const uint32_t slot = by_id_.find(event.id);
+void SchedulerCore::on_probed(ReplicaId replica, const LawProbed& event) {
+  if (says_nothing(event.law)) return;
+  const uint32_t slot = by_id_.find(event.request);
   if (slot == IdTable::kNone) return;
   Entry& entry = entries_[slot];
-  if (entry.state != State::kBound || entry.replica != event.replica ||
-      entry.attempt != event.attempt || event.sample >= entry.num_samples)
+  if (entry.state != State::kBound || entry.replica != replica || entry.attempt != event.attempt ||
+      event.sample >= entry.num_samples)
     return;
   // Of several samples one's remaining length says little about the longest.
   if (event.generated > 0 && entry.num_samples > 1) return;
@@ -245,9 +254,9 @@ void SchedulerCore::on(const ProbedLaw& event) {
   learn(slot, event.law, event.generated);
 }
 
-void SchedulerCore::on(const PopulationLaw& event) {
+void SchedulerCore::take_population(const LengthLaw& said) {
   if (!policy_.needs.law) return;
-  const LengthLaw law = says_nothing(event.law) ? tie::default_population() : event.law;
+  const LengthLaw law = says_nothing(said) ? tie::default_population() : said;
   if (!math_) {
     math_.emplace(law.kind == LengthLaw::Kind::kLogT ? static_cast<double>(law.nu) : 3.5);
   } else if (law == population_) {
@@ -417,7 +426,8 @@ void SchedulerCore::dispatch(uint32_t slot, uint32_t r) {
   }
   turn_ = (r + 1) % static_cast<uint32_t>(replicas_.size());
   ++counters_.dispatches;
-  say(DispatchCommand{entry.replica, replica.epoch, entry.attempt, entry.id});
+  say_to(r, Dispatch{entry.id, entry.attempt, entry.num_samples, entry.prompt_tokens,
+                     entry.max_tokens});
 }
 
 void SchedulerCore::place(Replica& replica, uint32_t slot) {
@@ -471,7 +481,7 @@ void SchedulerCore::requeue(uint32_t slot, bool lost) {
 }
 
 void SchedulerCore::cancel_on_replica(const Entry& entry) {
-  say(CancelCommand{entry.replica, replicas_[entry.replica.value].epoch, entry.attempt, entry.id});
+  say_to(entry.replica.value, CancelRequest{entry.id, entry.attempt});
 }
 
 // ---- the end of a request
@@ -504,7 +514,7 @@ void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
     default:
       ++counters_.finished;
   }
-  say(FinishCommand{entry.id, reason, std::move(error)});
+  say(Finish{entry.id, slot, reason, std::move(error)});
 }
 
 // ---- numbers
@@ -547,6 +557,11 @@ uint32_t SchedulerCore::joined_replicas() const {
       std::count_if(replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.joined; }));
 }
 
+void SchedulerCore::say_to(uint32_t r, WorkerCommand command) {
+  Replica& replica = replicas_[r];
+  say(ToReplica{{ReplicaId{r}, replica.epoch, ++replica.commands}, std::move(command)});
+}
+
 SchedulerCore::Replica* SchedulerCore::current(ReplicaId id, Epoch epoch) {
   if (id.value >= replicas_.size()) return nullptr;
   Replica& replica = replicas_[id.value];
@@ -564,6 +579,7 @@ SchedulerCore::ReplicaView SchedulerCore::replica(ReplicaId id) const {
   view.slots_in_use = r.in_use;
   view.requests = r.requests;
   view.ahead = static_cast<uint32_t>(r.ahead.size());
+  view.commands_in_flight = r.commands - r.applied;
   view.free_blocks = r.free_blocks;
   view.num_blocks = r.num_blocks;
   view.running_sequences = r.running;

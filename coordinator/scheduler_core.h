@@ -8,7 +8,8 @@
 //
 //   Arrived ──► Reject (queue full, n too large, stopping)
 //      │
-//      └─► Accept ─► waiting ──Dispatch──► bound to a replica ──Reported──► Emit ... Emit ─► Finish
+//      └─► Accept ─► waiting ──Dispatch──► bound to a replica ──StepReport─► Emit ... Emit ─►
+//      Finish
 //                       ▲                        │
 //                       └── ReplicaLost, drain ◄─┘   (its arrival never changed; its key is that of
 //                                                     the work it has left)
@@ -22,16 +23,16 @@
 // its class or by a lower class.
 //
 // Laws. Where the policy needs one (ranking.h) the key comes from the law of the request's length:
-// the predictor's (PredictedLaw) or, better, the worker's probe's (ProbedLaw); until somebody has
-// said anything, and for good if nobody does, the population law. A new law re-keys a waiting
-// request at once and is kept for a bound one should it wait again. Nothing ever waits for a law.
-// With n > 1 the work is the longest of the samples (tie/law_of_largest.h), and what single samples
-// have generated is not looked at. When beta's level moves and the policy asks for it, all waiting
-// keys are made anew in one O(n) pass.
+// the predictor's (Predicted) or, better, the worker's probe's (LawProbed); until somebody has said
+// anything, and for good if nobody does, the population law. A new law re-keys a waiting request at
+// once and is kept for a bound one should it wait again. Nothing ever waits for a law. With n > 1
+// the work is the longest of the samples (tie/law_of_largest.h), and what single samples have
+// generated is not looked at. When beta's level moves and the policy asks for it, all waiting keys
+// are made anew in one O(n) pass.
 //
 // Exactly once. Every accepted request ends in exactly one Finish; what is reported later for it is
 // ignored. An entry of a report counts only when replica, epoch and attempt are the current ones
-// and its tokens join those seen: repeats are skipped (EmitCommand::skip), a gap fails the request
+// and its tokens join those seen: repeats are skipped (Emit::skip), a gap fails the request
 // rather than show wrong text.
 //
 // Loss. A lost replica's requests wait again where they were, with the tokens they have; the next
@@ -73,6 +74,7 @@ struct CoreOptions {
 struct CoreCounters {
   uint64_t accepted = 0, rejected = 0, finished = 0, cancelled = 0, failed = 0;
   uint64_t dispatches = 0, requeues = 0, tokens = 0;
+  uint64_t preemptions = 0;  ///< sequences whose replica ran out of blocks
   uint64_t stale_entries =
       0;  ///< report entries of an earlier attempt, epoch or a request that has ended
   uint64_t gap_failures = 0;    ///< requests failed because a report skipped tokens
@@ -101,6 +103,7 @@ class SchedulerCore {
     uint32_t slots_in_use = 0;  ///< by samples that have not ended, those ahead not counted
     uint32_t requests = 0;      ///< dispatched and not ended, those ahead counted
     uint32_t ahead = 0;
+    uint64_t commands_in_flight = 0;  ///< said, and not yet taken into account by a report
     uint32_t free_blocks = 0, num_blocks = 0, running_sequences = 0;  ///< as last reported
   };
   ReplicaView replica(ReplicaId id) const;
@@ -163,6 +166,8 @@ class SchedulerCore {
     bool joined = false;
     bool draining = false;
     Epoch epoch;
+    uint64_t commands = 0;  // said in this epoch
+    uint64_t applied = 0;   // of which its reports know
     uint32_t slots = 0;
     uint32_t in_use = 0;
     uint32_t requests = 0;
@@ -179,18 +184,21 @@ class SchedulerCore {
 
   void on(const Arrived& event);
   void on(const Abandoned& event);
-  void on(const ReplicaJoined& event);
+  void on(const FromReplica& event);
+  void on(const Envelope& from, const Hello& hello);
+  void on(const Envelope& from, const StepReport& report);
+  void on(const Envelope& from, const Drained&);
+  void on(const Envelope&, const Heartbeat&) {}  // the driver's
   void on(const ReplicaLost& event);
   void on(const DrainReplica& event);
-  void on(const ReplicaDrained& event);
-  void on(const Reported& event);
-  void on(const PredictedLaw& event);
-  void on(const ProbedLaw& event);
-  void on(const PopulationLaw& event);
+  void on(const PredictorHello& event) { take_population(event.population); }
+  void on(const Predicted& event);
   void on(const Tick&) {}
   void on(const Stop&);
 
-  void on_progress(const Reported& report, uint32_t index);
+  void on_progress(Replica& replica, ReplicaId id, const StepReport& report, uint32_t index);
+  void on_probed(ReplicaId replica, const LawProbed& probed);
+  void take_population(const LengthLaw& law);
   void expire_deadlines();
   void dispatch_waiting();
   uint32_t choose_replica(uint32_t samples) const;
@@ -216,6 +224,7 @@ class SchedulerCore {
   void say(Command command) {
     out_->emplace_back(std::move(command));
   }
+  void say_to(uint32_t replica, WorkerCommand command);
 
   const CoreOptions options_;
   const PolicyRow& policy_;

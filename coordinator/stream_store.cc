@@ -38,49 +38,50 @@ void StreamStore::open(RequestId id, uint32_t samples, api::Accepted accepted, C
   live_bytes_ += stream.bytes;
 }
 
-Result<void> StreamStore::append(RequestId id, SequenceProgress&& progress, uint32_t skip) {
-  Stream& stream = streams_.at(id);
-  TAILOR_CHECK(!stream.ended && progress.sequence.sample < stream.samples.size(),
+Result<void> StreamStore::append(const SequenceProgress& progress, const ProgressParts& parts,
+                                 uint32_t skip) {
+  Stream& stream = streams_.at(progress.request);
+  TAILOR_CHECK(!stream.ended && progress.sample < stream.samples.size(),
                "a report's entry has its live stream");
-  Sample& sample = stream.samples[progress.sequence.sample];
-  TAILOR_CHECK(skip <= progress.token_ids.size() &&
-                   progress.first_index + skip <= sample.tokens.size() &&
-                   (skip == progress.token_ids.size() ||
-                    progress.first_index + skip == sample.tokens.size()),
+  Sample& sample = stream.samples[progress.sample];
+  const auto tokens = parts.token_ids;
+  TAILOR_CHECK(skip <= tokens.size() && progress.first_index + skip <= sample.tokens.size() &&
+                   (skip == tokens.size() || progress.first_index + skip == sample.tokens.size()),
                "the core lets only joining tokens through");
-  if (progress.text_offset > sample.text.size())
+  if (parts.text_offset > sample.text.size())
     return fail(ErrorCode::kDataLoss, "text is reported from byte " +
-                                          std::to_string(progress.text_offset) + " on, but " +
+                                          std::to_string(parts.text_offset) + " on, but " +
                                           std::to_string(sample.text.size()) + " bytes are known");
-  const bool with_logprobs = !progress.logprobs.empty();
-  if (with_logprobs && (progress.logprobs.size() != progress.token_ids.size() ||
-                        sample.logprobs.size() != sample.tokens.size()))
+  const bool with_logprobs = !parts.logprobs.empty();
+  if (with_logprobs &&
+      (parts.logprobs.size() != tokens.size() || sample.logprobs.size() != sample.tokens.size()))
     return fail(ErrorCode::kDataLoss, "the numbers of tokens and logprobs differ");
 
   size_t grown = 0;
-  if (skip < progress.token_ids.size()) {
+  if (skip < tokens.size()) {
     if (sample.marks.empty() || sample.marks.back().text != sample.text.size()) {
       sample.marks.push_back({static_cast<uint32_t>(sample.tokens.size()), sample.text.size()});
       grown += sizeof(StreamCursor::Place);
     }
-    sample.tokens.insert(sample.tokens.end(), progress.token_ids.begin() + skip,
-                         progress.token_ids.end());
-    grown += (progress.token_ids.size() - skip) * sizeof(TokenId);
+    sample.tokens.insert(sample.tokens.end(), tokens.begin() + skip, tokens.end());
+    grown += (tokens.size() - skip) * sizeof(TokenId);
     if (with_logprobs)
-      for (size_t i = skip; i < progress.logprobs.size(); ++i) {
-        grown += bytes_of(progress.logprobs[i]);
-        sample.logprobs.push_back(std::move(progress.logprobs[i]));
+      for (LogprobEntry& entry : parts.logprobs.subspan(skip)) {
+        grown += bytes_of(entry);
+        sample.logprobs.push_back(std::move(entry));
       }
   }
-  if (const uint64_t end = progress.text_offset + progress.text.size(); end > sample.text.size()) {
-    const size_t known = sample.text.size() - progress.text_offset;
-    grown += progress.text.size() - known;
-    sample.text.append(progress.text, known, std::string::npos);
+  if (const uint64_t end = parts.text_offset + parts.text.size(); end > sample.text.size()) {
+    const size_t known = sample.text.size() - parts.text_offset;
+    grown += parts.text.size() - known;
+    sample.text.append(parts.text.substr(known));
   }
   if (progress.finish != FinishReason::kNone) {
     sample.finish = progress.finish;
-    sample.stop_match = std::move(progress.stop_match);
-    if (progress.finish == FinishReason::kFailed) sample.error = std::move(progress.error);
+    if (parts.end) {
+      sample.stop_match = std::move(parts.end->stop_match);
+      if (progress.finish == FinishReason::kFailed) sample.error = std::move(parts.end->error);
+    }
   }
   stream.bytes += grown;
   live_bytes_ += grown;

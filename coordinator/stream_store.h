@@ -14,6 +14,7 @@
 #include "base/api.h"
 #include "base/ids.h"
 #include "base/messages.h"
+#include "base/payload.h"
 #include "base/result.h"
 #include "base/time.h"
 
@@ -43,8 +44,9 @@ class StreamStore {
   void open(RequestId id, uint32_t samples, api::Accepted accepted, ClientId owner);
 
   /// Takes a report's entry, without its first `skip` tokens (already here) and without text
-  /// already here. Errors: DataLoss (its text does not join what is here); nothing is stored then.
-  Result<void> append(RequestId id, SequenceProgress&& progress, uint32_t skip);
+  /// already here; its logprobs are moved from. Errors: DataLoss (its text does not join what is
+  /// here); nothing is stored then.
+  Result<void> append(const SequenceProgress& progress, const ProgressParts& parts, uint32_t skip);
 
   /// The stream's end. `reason` and `error` are for samples that have not ended by themselves.
   void close(RequestId id, FinishReason reason, Error error, uint32_t prompt_tokens,

@@ -285,7 +285,7 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
 LeaderOptions leader_options(const Options& o, const Loaded& loaded) {
   LeaderOptions options;
   const parallel::EngineInfo& info = loaded.engine->info();
-  options.hello.configured_replica = ReplicaId{static_cast<uint32_t>(o.replica)};
+  options.replica = ReplicaId{static_cast<uint32_t>(o.replica)};
   options.hello.info = {.model_fingerprint = loaded.fingerprint,
                         .arithmetic_version = info.arithmetic_version,
                         .engine = info.name,

@@ -60,22 +60,23 @@ class Replica {
 
   /// The step's tokens, as its report tells them.
   template <typename LengthOf>
-  Reported end(const LengthOf& length_of) {
-    progress_.clear();
+  FromReplica end(const LengthOf& length_of) {
+    StepReport report;
     for (const worker::SequenceIndex index : drawn_) {
       Sequence& s = sequences_[static_cast<size_t>(index)];
       const uint32_t length = length_of(s.request);
       const bool last = s.generated + 1 == length;
-      progress_.push_back({SequenceId{s.request, 0}, s.attempt, s.generated, 1,
-                           last ? FinishReason::kStop : FinishReason::kNone});
+      report.progress.push_back({s.request, 0, s.attempt, s.generated, 1,
+                                 last ? FinishReason::kStop : FinishReason::kNone});
       ++s.generated;
       if (last)
         planner_.finish(index);
       else
         planner_.token_drawn(index);
     }
-    return {ReplicaId{number_}, epoch, static_cast<uint32_t>(planner_.running_sequences()),
-            static_cast<uint32_t>(planner_.blocks().free_blocks()), progress_};
+    report.running_sequences = static_cast<uint32_t>(planner_.running_sequences());
+    report.free_blocks = static_cast<uint32_t>(planner_.blocks().free_blocks());
+    return {{ReplicaId{number_}, epoch}, std::move(report)};
   }
 
  private:
@@ -89,7 +90,6 @@ class Replica {
   worker::BatchPlanner planner_;
   std::vector<Sequence> sequences_;  // by SequenceIndex
   std::vector<worker::SequenceIndex> added_, drawn_;
-  std::vector<ProgressEntry> progress_;
 };
 
 class Run {
@@ -102,9 +102,10 @@ class Run {
   }
 
   Result<SimResult> run() {
-    for (uint32_t r = 0; r < options_.replicas; ++r)
-      tell(ReplicaJoined{ReplicaId{r}, static_cast<uint32_t>(options_.planner.slots),
-                         static_cast<uint32_t>(options_.planner.num_blocks)});
+    Hello hello;
+    hello.info.slots = static_cast<uint32_t>(options_.planner.slots);
+    hello.info.num_blocks = static_cast<uint32_t>(options_.planner.num_blocks);
+    for (uint32_t r = 0; r < options_.replicas; ++r) tell(FromReplica{{ReplicaId{r}}, hello});
     if (!requests_.empty()) push(begin_ + requests_[0].arrival, What::kArrival, 0);
     while (!events_.empty()) {
       const Event event = events_.top();
@@ -115,7 +116,7 @@ class Run {
           arrive(event.index);
           break;
         case What::kPrediction:
-          tell(PredictedLaw{id_of(event.index), requests_[event.index].law});
+          tell(Predicted{id_of(event.index), requests_[event.index].law});
           break;
         case What::kStepEnd:
           end_step(event.index);
@@ -164,10 +165,10 @@ class Run {
   void end_step(uint32_t r) {
     Replica& replica = replicas_[r];
     replica.busy = false;
-    const Reported report =
+    const FromReplica report =
         replica.end([&](RequestId id) { return requests_[index_of(id)].length; });
-    for (const ProgressEntry& entry : report.progress) {
-      const uint32_t index = index_of(entry.sequence.request);
+    for (const SequenceProgress& entry : std::get<StepReport>(report.report).progress) {
+      const uint32_t index = index_of(entry.request);
       SimOutcome& outcome = result_.outcomes[index];
       const Duration since = now_ - begin_ - requests_[index].arrival;
       if (generated_[index]++ == 0) outcome.first_token = since;
@@ -180,16 +181,16 @@ class Run {
     commands_.clear();
     core_.handle(now_, event, commands_);
     for (const CoreCommand& command : commands_) {
-      if (const auto* welcome = std::get_if<WelcomeCommand>(&command)) {
-        replicas_[welcome->replica.value].epoch = welcome->epoch;
-      } else if (const auto* dispatch = std::get_if<DispatchCommand>(&command)) {
-        const uint32_t index = index_of(dispatch->id);
-        replicas_[dispatch->replica.value].dispatch(
-            dispatch->id, dispatch->attempt, requests_[index].prompt_tokens, generated_[index]);
-      } else if (const auto* finish = std::get_if<FinishCommand>(&command)) {
+      if (const auto* to = std::get_if<ToReplica>(&command)) {
+        Replica& replica = replicas_[to->envelope.replica.value];
+        replica.epoch = to->envelope.epoch;
+        if (const auto* dispatch = std::get_if<Dispatch>(&to->command))
+          replica.dispatch(dispatch->request, dispatch->attempt, dispatch->prompt_tokens,
+                           generated_[index_of(dispatch->request)]);
+      } else if (const auto* finish = std::get_if<Finish>(&command)) {
         ++ended_;
         if (finish->error.code != ErrorCode::kOk) error_ = finish->error;
-      } else if (const auto* reject = std::get_if<RejectCommand>(&command)) {
+      } else if (const auto* reject = std::get_if<Reject>(&command)) {
         error_ = {ErrorCode::kLimitExceeded, reject->error.message};
       }
     }

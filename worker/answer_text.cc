@@ -12,11 +12,6 @@ text::StreamTextOptions options_of(const SamplingParams& p) {
           .min_tokens = p.min_tokens};
 }
 
-void append(SequenceProgress& progress, text::StreamText::Piece&& piece) {
-  if (progress.text.empty()) progress.text_offset = piece.offset;
-  progress.text += piece.text;
-}
-
 }  // namespace
 
 AnswerText::AnswerText(std::shared_ptr<const text::Tokenizer> tokenizer)
@@ -27,16 +22,38 @@ std::string AnswerText::token_name(TokenId id) const {
   return "token " + std::to_string(id);
 }
 
-void AnswerText::flush(Answer& answer, SequenceProgress& progress) {
-  if (answer.text) append(progress, answer.text->finish());
+void AnswerText::add(Entry& entry, text::StreamText::Piece&& piece) {
+  if (entry.text.empty()) entry.text_offset = piece.offset;
+  entry.text += piece.text;
+}
+
+void AnswerText::flush(Answer& answer, Entry& entry) {
+  if (answer.text) add(entry, answer.text->finish());
+}
+
+void AnswerText::append(Entry&& entry, TextReport& out) {
+  StepPayload& payload = out.payload;
+  const auto place = static_cast<uint32_t>(out.report.progress.size());
+  out.report.progress.push_back(entry.progress);
+  if (entry.progress.num_tokens == 1) payload.token_ids.push_back(entry.token);
+  payload.texts.push_back({entry.text_offset, static_cast<uint32_t>(entry.text.size()),
+                           static_cast<uint32_t>(entry.logprobs.size())});
+  payload.text += entry.text;
+  for (LogprobEntry& logprob : entry.logprobs) payload.logprobs.push_back(std::move(logprob));
+  if (entry.end.stop_match.empty() && entry.end.error.code == ErrorCode::kOk) return;
+  entry.end.entry = place;
+  payload.ends.push_back(std::move(entry.end));
 }
 
 void AnswerText::open(OpenAnswer open) {
   const SamplingParams& p = open.request->sampling;
   Answer answer{.attempt = open.attempt, .request = open.request};
-  SequenceProgress progress{.sequence = open.sequence,
-                            .attempt = open.attempt,
-                            .first_index = static_cast<uint32_t>(open.generated.size())};
+  Entry entry;
+  SequenceProgress& progress = entry.progress;
+  progress = {.request = open.sequence.request,
+              .sample = open.sequence.sample,
+              .attempt = open.attempt,
+              .first_index = static_cast<uint32_t>(open.generated.size())};
   std::string stop_match;
   bool stopped = false;
   if (tokenizer_) {
@@ -51,26 +68,26 @@ void AnswerText::open(OpenAnswer open) {
       stop_match = piece.stop_match;
       break;
     }
-    progress.text_offset = answer.text->text_bytes();
+    entry.text_offset = answer.text->text_bytes();
   }
   if (open.ended == FinishReason::kNone && !stopped) {
     answers_.insert_or_assign(open.sequence, std::move(answer));
     return;
   }
   progress.finish = stopped ? FinishReason::kStop : open.ended;
-  progress.error = std::move(open.error);
+  if (progress.finish == FinishReason::kFailed) entry.end.error = std::move(open.error);
   if (stopped) {
-    progress.stop_match = stop_match;
+    entry.end.stop_match = stop_match;
   } else {
-    flush(answer, progress);
-    if (open.ended == FinishReason::kStop) progress.stop_match = token_name(open.generated.back());
+    flush(answer, entry);
+    if (open.ended == FinishReason::kStop) entry.end.stop_match = token_name(open.generated.back());
   }
   if (open.ended == FinishReason::kNone) {  // the main thread does not know yet
     stops_.push_back({open.sequence, open.attempt});
     answer.stopped = true;
     answers_.insert_or_assign(open.sequence, std::move(answer));
   }
-  pending_.push_back(std::move(progress));
+  pending_.push_back(std::move(entry));
 }
 
 void AnswerText::close(const CloseAnswer& close) {
@@ -78,49 +95,52 @@ void AnswerText::close(const CloseAnswer& close) {
   if (it != answers_.end() && it->second.attempt == close.attempt) answers_.erase(it);
 }
 
-StepReport AnswerText::step(StepOutput output) {
-  StepReport report = std::move(output.report);
-  report.progress = std::exchange(pending_, {});
-  report.progress.reserve(report.progress.size() + output.tokens.size());
+TextReport AnswerText::step(StepOutput output) {
+  TextReport out{std::move(output.report), {}};
+  for (Entry& entry : std::exchange(pending_, {})) append(std::move(entry), out);
   for (AnswerToken& token : output.tokens) {
     auto it = answers_.find(token.sequence);
     if (it == answers_.end() || it->second.attempt != token.attempt) continue;
     Answer& answer = it->second;
     if (!answer.stopped) {
-      SequenceProgress progress{
-          .sequence = token.sequence, .attempt = token.attempt, .first_index = token.index};
-      if (answer.text) progress.text_offset = answer.text->text_bytes();
-      take_token(answer, token, progress);
-      report.progress.push_back(std::move(progress));
+      Entry entry;
+      entry.progress = {.request = token.sequence.request,
+                        .sample = token.sequence.sample,
+                        .attempt = token.attempt,
+                        .first_index = token.index};
+      if (answer.text) entry.text_offset = answer.text->text_bytes();
+      take_token(answer, token, entry);
+      append(std::move(entry), out);
     }
     if (token.finish != FinishReason::kNone) answers_.erase(it);
   }
-  return report;
+  return out;
 }
 
-void AnswerText::take_token(Answer& answer, const AnswerToken& token, SequenceProgress& progress) {
-  progress.finish = token.finish;
-  progress.error = token.error;
+void AnswerText::take_token(Answer& answer, const AnswerToken& token, Entry& entry) {
+  entry.progress.finish = token.finish;
+  if (token.finish == FinishReason::kFailed) entry.end.error = token.error;
   if (token.token >= 0) {
-    progress.token_ids.push_back(token.token);
-    if (token.has_logprobs) progress.logprobs.push_back(token.logprobs);
-    const bool ending =
-        token.finish == FinishReason::kStop;  // an end token or stop token: no text of the answer
-    if (ending) progress.stop_match = token_name(token.token);
+    entry.progress.num_tokens = 1;
+    entry.token = token.token;
+    if (token.has_logprobs) entry.logprobs.push_back(token.logprobs);
+    // An end token or stop token is no text of the answer.
+    const bool ending = token.finish == FinishReason::kStop;
+    if (ending) entry.end.stop_match = token_name(token.token);
     if (answer.text && (!ending || answer.request->sampling.include_stop_in_output)) {
       auto piece = answer.text->push(token.token);
       const bool stopped = piece.stopped;
-      if (stopped) progress.stop_match = piece.stop_match;
-      append(progress, std::move(piece));
+      if (stopped) entry.end.stop_match = piece.stop_match;
+      add(entry, std::move(piece));
       if (stopped) {
-        progress.finish = FinishReason::kStop;
+        entry.progress.finish = FinishReason::kStop;
         answer.stopped = true;
         if (token.finish == FinishReason::kNone) stops_.push_back({token.sequence, token.attempt});
         return;
       }
     }
   }
-  if (token.finish != FinishReason::kNone) flush(answer, progress);
+  if (token.finish != FinishReason::kNone) flush(answer, entry);
 }
 
 }  // namespace tailor::worker

@@ -59,6 +59,10 @@ struct StepOutput {
   StepReport report;
   std::vector<AnswerToken> tokens;
 };
+struct TextReport {
+  StepReport report;
+  StepPayload payload;
+};
 
 struct StopFound {
   SequenceId sequence;
@@ -73,7 +77,7 @@ class AnswerText {
   void open(OpenAnswer open);
   void close(const CloseAnswer& close);
   /// The report of this step. Sequences that ended while being opened ride on it too.
-  StepReport step(StepOutput output);
+  TextReport step(StepOutput output);
   /// Stops found since the last call.
   std::vector<StopFound> take_stops() { return std::exchange(stops_, {}); }
 
@@ -86,13 +90,24 @@ class AnswerText {
     std::unique_ptr<text::StreamText> text;  // null without a tokenizer
     bool stopped = false;                    // waits for CloseAnswer
   };
-  void take_token(Answer& answer, const AnswerToken& token, SequenceProgress& progress);
-  void flush(Answer& answer, SequenceProgress& progress);
+  /// An entry of a report and what its payload holds of it.
+  struct Entry {
+    SequenceProgress progress;
+    TokenId token = -1;  // when progress.num_tokens == 1
+    uint64_t text_offset = 0;
+    std::string text;
+    std::vector<LogprobEntry> logprobs;
+    SequenceEnd end;
+  };
+  void take_token(Answer& answer, const AnswerToken& token, Entry& entry);
+  void flush(Answer& answer, Entry& entry);
+  static void add(Entry& entry, text::StreamText::Piece&& piece);
+  static void append(Entry&& entry, TextReport& out);
   std::string token_name(TokenId id) const;
 
   const std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::unordered_map<SequenceId, Answer> answers_;
-  std::vector<SequenceProgress> pending_;  // of opened sequences that ended at once
+  std::vector<Entry> pending_;  // of opened sequences that ended at once
   std::vector<StopFound> stops_;
 };
 

@@ -18,11 +18,12 @@ LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
       probe_(options.probe),
       hidden_(probe_.layers(), options.planner.slots, parts.engine.info().hidden_size),
       text_(
-          parts.tokenizer, [io = &parts.io](WorkerReport report) { io->report(std::move(report)); },
+          parts.tokenizer,
+          [io = &parts.io](comm::ReportFrame report) { io->report(std::move(report)); },
           parts.text_progress) {}
 
 LoopExit LeaderLoop::run() {
-  parts_.io.report(options_.hello);
+  parts_.io.report({{{options_.replica}, options_.hello}, {}});
   while (!exit_) {
     ++parts_.progress.counter;
     const bool idle = !planner_.has_work();
@@ -36,7 +37,7 @@ LoopExit LeaderLoop::run() {
     parts_.progress.busy = true;
     if (wait) started = now();
     for (comm::WorkerInput& input : inputs) {
-      if (auto* command = std::get_if<comm::FromCoordinator>(&input)) {
+      if (auto* command = std::get_if<comm::CommandFrame>(&input)) {
         apply(*command);
       } else if (std::holds_alternative<comm::LinkDown>(input)) {
         LOG_ERROR("the coordinator is silent: leaving");
@@ -56,7 +57,7 @@ LoopExit LeaderLoop::run() {
     if (unreported_ && !exit_) send_report(started);
     if (draining_ && !drained_ && !planner_.has_work()) {
       drained_ = true;
-      text_.send(WorkerReport(Drained{}));
+      text_.send(comm::ReportFrame{{envelope(), Drained{}}, {}});
     }
   }
   if (exit_->together) {
@@ -68,32 +69,37 @@ LoopExit LeaderLoop::run() {
 
 // ---- commands -----------------------------------------------------------------------------------
 
-void LeaderLoop::apply(const comm::FromCoordinator& command) {
-  applied_seq_ = std::max(applied_seq_, command.sequence);
-  if (auto* welcome = std::get_if<Welcome>(&command.command)) {
-    if (epoch_ && *epoch_ != welcome->epoch) {
+void LeaderLoop::apply(const comm::CommandFrame& frame) {
+  const Envelope& envelope = frame.to.envelope;
+  const WorkerCommand& command = frame.to.command;
+  applied_seq_ = std::max(applied_seq_, envelope.sequence);
+  if (std::holds_alternative<Welcome>(command)) {
+    if (epoch_ && *epoch_ != envelope.epoch) {
       LOG_WARN("joined anew as epoch {} (it was {}): what ran before is dropped",
-               welcome->epoch.value, epoch_->value);
+               envelope.epoch.value, epoch_->value);
       cancel_all();
       draining_ = drained_ = false;
     }
-    if (!epoch_ || *epoch_ != welcome->epoch) applied_seq_ = command.sequence;
-    epoch_ = welcome->epoch;
-  } else if (auto* dispatch = std::get_if<Dispatch>(&command.command)) {
-    start_request(*dispatch);
-  } else if (auto* cancel = std::get_if<CancelRequest>(&command.command)) {
+    if (!epoch_ || *epoch_ != envelope.epoch) {
+      applied_seq_ = envelope.sequence;
+      reports_ = 0;
+    }
+    epoch_ = envelope.epoch;
+  } else if (auto* dispatch = std::get_if<Dispatch>(&command)) {
+    start_request(*dispatch, frame.payload);
+  } else if (auto* cancel = std::get_if<CancelRequest>(&command)) {
     cancel_request(cancel->request, cancel->attempt);
-  } else if (std::holds_alternative<Drain>(command.command)) {
+  } else if (std::holds_alternative<Drain>(command)) {
     draining_ = true;
-  } else if (auto* shutdown = std::get_if<Shutdown>(&command.command)) {
+  } else if (auto* shutdown = std::get_if<Shutdown>(&command)) {
     if (!shutdown->cluster_stops)
       LOG_WARN("the coordinator does without this replica: leaving, to be started again");
     exit_ = LoopExit{shutdown->cluster_stops ? kExitOk : kExitUnavailable, true};
   }
 }
 
-Result<void> LeaderLoop::check_request(const Dispatch& dispatch) const {
-  const Request& request = dispatch.request;
+Result<void> LeaderLoop::check_request(const DispatchPayload& payload) const {
+  const Request& request = *payload.request;
   const int64_t vocab = parts_.engine.info().vocab_size;
   if (draining_) return fail(ErrorCode::kUnavailable, "the replica is draining");
   TAILOR_TRY(validate(request.sampling, vocab));
@@ -104,22 +110,23 @@ Result<void> LeaderLoop::check_request(const Dispatch& dispatch) const {
                                                " tokens, this replica's context is " +
                                                std::to_string(options_.limits.max_context));
   }
-  if (dispatch.generated.size() > static_cast<size_t>(request.sampling.n))
+  if (payload.generated.size() > static_cast<size_t>(request.sampling.n))
     return fail(ErrorCode::kInvalidArgument, "more samples were generated than the request has");
   auto known = [vocab](const std::vector<TokenId>& ids) {
     return std::all_of(ids.begin(), ids.end(),
                        [vocab](TokenId id) { return id >= 0 && id < vocab; });
   };
   if (!known(request.prompt) ||
-      !std::all_of(dispatch.generated.begin(), dispatch.generated.end(), known))
+      !std::all_of(payload.generated.begin(), payload.generated.end(), known))
     return fail(ErrorCode::kInvalidArgument,
                 "a token id lies outside the vocabulary of " + std::to_string(vocab));
   return {};
 }
 
-void LeaderLoop::refuse_request(const Dispatch& dispatch, const Error& error) {
-  LOG_WARN("request {} refused: {}", dispatch.request.id.value, to_string(error));
-  auto request = std::make_shared<const Request>(dispatch.request);
+void LeaderLoop::refuse_request(const Dispatch& dispatch, const DispatchPayload& payload,
+                                const Error& error) {
+  LOG_WARN("request {} refused: {}", dispatch.request.value, to_string(error));
+  const auto& request = payload.request;
   for (int32_t sample = 0; sample < std::max(1, request->sampling.n); ++sample) {
     text_.send(OpenAnswer{.sequence = {request->id, static_cast<uint32_t>(sample)},
                           .attempt = dispatch.attempt,
@@ -129,19 +136,19 @@ void LeaderLoop::refuse_request(const Dispatch& dispatch, const Error& error) {
   }
 }
 
-void LeaderLoop::start_request(const Dispatch& dispatch) {
+void LeaderLoop::start_request(const Dispatch& dispatch, const DispatchPayload& payload) {
   unreported_ = true;
   scratch_.clear();
-  planner_.find(dispatch.request.id, scratch_);
+  planner_.find(dispatch.request, scratch_);
   if (!scratch_.empty()) {
     if (states_[scratch_[0]].attempt >= dispatch.attempt) return;  // a repeat
-    cancel_request(dispatch.request.id, std::nullopt);
+    cancel_request(dispatch.request, std::nullopt);
   }
-  if (auto checked = check_request(dispatch); !checked)
-    return refuse_request(dispatch, checked.error());
+  if (auto checked = check_request(payload); !checked)
+    return refuse_request(dispatch, payload, checked.error());
 
-  auto request = std::make_shared<const Request>(dispatch.request);
-  std::vector<std::vector<TokenId>> generated = dispatch.generated;
+  const auto& request = payload.request;
+  std::vector<std::vector<TokenId>> generated = payload.generated;
   generated.resize(request->sampling.n);
   std::vector<int32_t> counts;
   for (const auto& ids : generated) counts.push_back(static_cast<int32_t>(ids.size()));
@@ -225,8 +232,8 @@ Result<void> LeaderLoop::step(Time started) {
   for (const PreemptedSequence& victim : plan.preempted) {
     SequenceState& state = states_[victim.index];
     leave_slot(state);
-    output_.report.events.push_back(
-        SequencePreempted{state.id(), state.attempt, static_cast<uint32_t>(victim.tokens_lost)});
+    output_.report.preempted.push_back({state.request->id, state.sample, state.attempt,
+                                        static_cast<uint32_t>(victim.tokens_lost)});
     LOG_INFO("request {} sample {} gives back its blocks ({} tokens to recompute)",
              state.request->id.value, state.sample, victim.tokens_lost);
   }
@@ -285,8 +292,8 @@ void LeaderLoop::report_laws() {
   for (size_t i = 0; i < hidden_.size(); ++i) {
     const SequenceState& state = states_[hidden_.index(i)];
     const auto generated = static_cast<uint32_t>(state.emitted.size());
-    output_.report.events.push_back(LawProbed{state.request->id, state.attempt, state.sample,
-                                              generated, probe_.law(generated, hidden_.values(i))});
+    output_.report.laws.push_back({state.request->id, state.attempt, state.sample, generated,
+                                   probe_.law(generated, hidden_.values(i))});
   }
 }
 
@@ -329,7 +336,7 @@ void LeaderLoop::take_token(SequenceIndex index, const Result<TokenId>& token,
 /// Once per request and attempt, with the first token any of its samples draws.
 void LeaderLoop::report_prefill(SequenceIndex index) {
   const SequenceState& state = states_[index];
-  output_.report.events.push_back(PrefillDone{state.request->id, state.attempt, 0});
+  output_.report.prefills.push_back({state.request->id, state.attempt, 0});
   scratch_.clear();
   planner_.find(state.request->id, scratch_);
   for (SequenceIndex sibling : scratch_) states_[sibling].prefill_reported = true;
@@ -340,10 +347,9 @@ void LeaderLoop::send_report(Time started) {
   report.step = step_;
   report.applied_seq = applied_seq_;
   report.running_sequences = static_cast<uint32_t>(planner_.running_sequences());
-  report.waiting_sequences = static_cast<uint32_t>(planner_.waiting_sequences());
   report.free_blocks = static_cast<uint32_t>(planner_.blocks().free_blocks());
   report.step_time = now() - started;
-  text_.send(std::exchange(output_, {}));
+  text_.send(ToReport{envelope(), std::exchange(output_, {})});
   unreported_ = false;
 }
 

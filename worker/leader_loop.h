@@ -29,6 +29,7 @@
 namespace tailor::worker {
 
 struct LeaderOptions {
+  ReplicaId replica;  ///< as configured by the launcher
   Hello hello;
   PlannerOptions planner;
   SequenceLimits limits;
@@ -54,10 +55,10 @@ class LeaderLoop {
   LoopExit run();
 
  private:
-  void apply(const comm::FromCoordinator& command);
-  void start_request(const Dispatch& dispatch);
-  Result<void> check_request(const Dispatch& dispatch) const;
-  void refuse_request(const Dispatch& dispatch, const Error& error);
+  void apply(const comm::CommandFrame& command);
+  void start_request(const Dispatch& dispatch, const DispatchPayload& payload);
+  Result<void> check_request(const DispatchPayload& payload) const;
+  void refuse_request(const Dispatch& dispatch, const DispatchPayload& payload, const Error& error);
   void cancel_request(RequestId request, std::optional<Attempt> attempt);
   void cancel_all();
   void end_stopped_sequences();
@@ -73,6 +74,7 @@ class LeaderLoop {
   void take_token(SequenceIndex index, const Result<TokenId>& token, LogprobEntry& logprobs);
   void report_prefill(SequenceIndex index);
   void send_report(Time started);
+  Envelope envelope() { return {options_.replica, epoch_.value_or(Epoch{}), ++reports_}; }
   Result<void> wake_followers_and_send(const Plan& plan);
   void put_followers_to_sleep();
 
@@ -90,6 +92,7 @@ class LeaderLoop {
   StepOutput output_;  // of the step under way
   uint64_t step_ = 0;
   uint64_t applied_seq_ = 0;
+  uint64_t reports_ = 0;     // of this epoch
   bool unreported_ = false;  // a command changed something, or an answer ended without a step
   bool awake_ = false;       // the followers are in replay
   std::optional<Epoch> epoch_;

@@ -19,7 +19,7 @@ Match(F...) -> Match<F...>;
 }  // namespace
 
 TextThread::TextThread(std::shared_ptr<const text::Tokenizer> tokenizer,
-                       std::function<void(WorkerReport)> report, Progress* progress)
+                       std::function<void(comm::ReportFrame)> report, Progress* progress)
     : report_(std::move(report)),
       progress_(progress ? *progress : unwatched_),
       answers_(std::move(tokenizer)),
@@ -40,11 +40,15 @@ void TextThread::run() {
     if (inputs.empty() && inbox_.closed()) break;
     for (TextInput& input : inputs) {
       ++progress_.counter;
-      std::visit(Match{[&](OpenAnswer& open) { answers_.open(std::move(open)); },
-                       [&](CloseAnswer& close) { answers_.close(close); },
-                       [&](StepOutput& output) { report_(answers_.step(std::move(output))); },
-                       [&](WorkerReport& report) { report_(std::move(report)); }},
-                 input);
+      std::visit(
+          Match{[&](OpenAnswer& open) { answers_.open(std::move(open)); },
+                [&](CloseAnswer& close) { answers_.close(close); },
+                [&](ToReport& step) {
+                  TextReport made = answers_.step(std::move(step.output));
+                  report_({{step.envelope, std::move(made.report)}, std::move(made.payload)});
+                },
+                [&](comm::ReportFrame& report) { report_(std::move(report)); }},
+          input);
       for (StopFound& stop : answers_.take_stops()) stops_.push_always(std::move(stop));
     }
   }

@@ -11,18 +11,24 @@
 #include "base/mailbox.h"
 #include "base/messages.h"
 #include "base/watchdog.h"
+#include "comm/codec_control.h"
 #include "worker/answer_text.h"
 
 namespace tailor::worker {
 
-/// In order: a WorkerReport is passed on behind all reports before it.
-using TextInput = std::variant<OpenAnswer, CloseAnswer, StepOutput, WorkerReport>;
+/// The report of a step, without its tokens.
+struct ToReport {
+  Envelope envelope;
+  StepOutput output;
+};
+/// In order: a finished report is passed on behind all reports before it.
+using TextInput = std::variant<OpenAnswer, CloseAnswer, ToReport, comm::ReportFrame>;
 
 class TextThread {
  public:
   /// `report` is called on the text thread, which also writes `progress` (null: nobody watches).
   TextThread(std::shared_ptr<const text::Tokenizer> tokenizer,
-             std::function<void(WorkerReport)> report, Progress* progress);
+             std::function<void(comm::ReportFrame)> report, Progress* progress);
   ~TextThread();  ///< handles what was sent, then joins
 
   void send(TextInput input) { inbox_.push_always(std::move(input)); }
@@ -33,7 +39,7 @@ class TextThread {
  private:
   void run();
 
-  const std::function<void(WorkerReport)> report_;
+  const std::function<void(comm::ReportFrame)> report_;
   Progress unwatched_;
   Progress& progress_;
   AnswerText answers_;  // the text thread's

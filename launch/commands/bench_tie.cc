@@ -101,7 +101,10 @@ class BusyCore {
         slots_(std::max(1u, waiting / (2 * kReplicas))),
         core_(options(waiting)),
         running_(kReplicas) {
-    for (uint32_t r = 0; r < kReplicas; ++r) tell(ReplicaJoined{ReplicaId{r}, slots_, 1000});
+    Hello hello;
+    hello.info.slots = slots_;
+    hello.info.num_blocks = 1000;
+    for (uint32_t r = 0; r < kReplicas; ++r) tell(FromReplica{{ReplicaId{r}}, hello});
     for (uint32_t i = 0; i < kReplicas * slots_ + waiting; ++i) arrive(), predict(last_id_);
   }
 
@@ -149,20 +152,21 @@ class BusyCore {
   }
   double predict(uint64_t id) {
     const double mu = 3 + 4 * static_cast<double>(random_() % 1000) / 1000;
-    return tell(PredictedLaw{RequestId{id}, tie::log_t(mu, 0.7)});
+    return tell(Predicted{RequestId{id}, tie::log_t(mu, 0.7)});
   }
   /// The next tokens of the first `count` that run on a replica.
   double report(uint32_t replica, uint32_t count, FinishReason finish) {
     auto& running = running_[replica];
-    progress_.clear();
+    StepReport report;
+    report.running_sequences = slots_;
+    report.free_blocks = 500;
     for (uint32_t i = 0; i < count; ++i)
-      progress_.push_back(
-          {SequenceId{running[i].id, 0}, Attempt{1}, running[i].tokens++, 1, finish});
+      report.progress.push_back({running[i].id, 0, Attempt{1}, running[i].tokens++, 1, finish});
     if (finish != FinishReason::kNone) {
       std::swap(running.front(), running.back());
       running.pop_back();
     }
-    return tell(Reported{ReplicaId{replica}, Epoch{1}, slots_, 500, progress_});
+    return tell(FromReplica{{ReplicaId{replica}, Epoch{1}}, std::move(report)});
   }
   double tell(const CoreEvent& event) {
     commands_.clear();
@@ -170,9 +174,11 @@ class BusyCore {
     core_.handle(now_, event, commands_);
     const double us = us_since(begin);
     for (const CoreCommand& command : commands_)
-      if (const auto* dispatch = std::get_if<DispatchCommand>(&command)) {
-        running_[dispatch->replica.value].push_back({dispatch->id, 0});
-        const size_t place = place_[dispatch->id.value - 1];
+      if (const auto* to = std::get_if<ToReplica>(&command)) {
+        const auto* dispatch = std::get_if<Dispatch>(&to->command);
+        if (!dispatch) continue;
+        running_[to->envelope.replica.value].push_back({dispatch->request, 0});
+        const size_t place = place_[dispatch->request.value - 1];
         waiting_[place] = waiting_.back();
         place_[waiting_[place] - 1] = place;
         waiting_.pop_back();
@@ -188,7 +194,6 @@ class BusyCore {
   std::vector<std::vector<Running>> running_;
   std::vector<uint64_t> waiting_;  // ids, and where each one's is in there
   std::vector<size_t> place_;
-  std::vector<ProgressEntry> progress_;
   std::vector<CoreCommand> commands_;
 };
 

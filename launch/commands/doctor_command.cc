@@ -357,10 +357,10 @@ const char* name_of(Verdict verdict) {
 
 int run(const Options& options) {
   Findings findings;
-  findings.push_back(
-      {"tailor", Verdict::kGood,
-       std::string("version ") + TAILOR_VERSION + ", protocol " + std::to_string(kProtocolVersion),
-       ""});
+  findings.push_back({"tailor", Verdict::kGood,
+                      std::string("version ") + TAILOR_VERSION + ", protocol " +
+                          std::to_string(api::kProtocolVersion),
+                      ""});
   check_programs(findings);
   check_mpi(findings);
   check_cores(findings);

@@ -41,7 +41,7 @@ TEST(LinkCodec, ServerEventsComeBackAsTheyWere) {
 TEST(LinkCodec, CommandsComeBackAsTheyWere) {
   RandomValues random(3);
   for (int i = 0; i < kRounds; ++i) {
-    const CommandEnvelope value{random.u64(), Epoch{random.u32()}, random.command()};
+    const CommandFrame value = random.command();
     const auto back = decode_command(encode(value));
     ASSERT_TRUE(back) << back.error().message;
     ASSERT_EQ(Dump::of(value), Dump::of(*back));
@@ -51,7 +51,7 @@ TEST(LinkCodec, CommandsComeBackAsTheyWere) {
 TEST(LinkCodec, ReportsComeBackAsTheyWere) {
   RandomValues random(4);
   for (int i = 0; i < kRounds; ++i) {
-    const WorkerReport value = random.report();
+    const ReportFrame value = random.report();
     const auto back = decode_report(encode(value));
     ASSERT_TRUE(back) << back.error().message;
     ASSERT_EQ(Dump::of(value), Dump::of(*back));
@@ -61,7 +61,7 @@ TEST(LinkCodec, ReportsComeBackAsTheyWere) {
 TEST(LinkCodec, WhatThePredictorIsAskedAndSaysComesBackAsItWas) {
   RandomValues random(14);
   for (int i = 0; i < kRounds; ++i) {
-    const PredictorReport value = random.predictor_report();
+    const PredictorReport value = random.any<PredictorReport>();
     const auto back = decode_control(encode(value));
     ASSERT_TRUE(back) << back.error().message;
     ASSERT_TRUE(std::holds_alternative<PredictorReport>(*back));
@@ -75,11 +75,11 @@ TEST(LinkCodec, WhatThePredictorIsAskedAndSaysComesBackAsItWas) {
 
 TEST(LinkCodec, AWorkerIsAskedNothingAndAPredictorCommandedNothing) {
   EXPECT_FALSE(decode_command(encode(Predict{RequestId{1}, "why?", 5})).has_value());
-  EXPECT_FALSE(decode_predict(encode(CommandEnvelope{1, Epoch{1}, Drain{}})).has_value());
+  EXPECT_FALSE(decode_predict(encode(CommandFrame{{{}, Drain{}}, {}})).has_value());
   EXPECT_FALSE(decode_report(encode(PredictorReport(Predicted{}))).has_value());
-  const auto worker = decode_control(encode(WorkerReport(Drained{})));
+  const auto worker = decode_control(encode(ReportFrame{{{}, Drained{}}, {}}));
   ASSERT_TRUE(worker.has_value());
-  EXPECT_TRUE(std::holds_alternative<WorkerReport>(*worker));
+  EXPECT_TRUE(std::holds_alternative<ReportFrame>(*worker));
 }
 
 LengthLaw log_t(float mu, float sigma, float nu) {
@@ -115,12 +115,15 @@ TEST(LinkCodec, NumbersThatAreNoLawAreRefused) {
     // On a report it costs only itself.
     StepReport report;
     report.step = 7;
-    report.events = {LawProbed{RequestId{1}, Attempt{1}, 0, 0, law},
-                     PrefillDone{RequestId{1}, Attempt{1}, 3}};
-    const auto back = decode_report(encode(WorkerReport(report)));
+    report.laws = {LawProbed{RequestId{1}, Attempt{1}, 0, 0, law},
+                   LawProbed{RequestId{2}, Attempt{1}, 0, 0, histogram}};
+    report.prefills = {PrefillDone{RequestId{1}, Attempt{1}, 3}};
+    const auto back = decode_report(encode(ReportFrame{{{}, report}, {}}));
     ASSERT_TRUE(back.has_value());
-    ASSERT_EQ(std::get<StepReport>(*back).events.size(), 1u);
-    EXPECT_TRUE(std::holds_alternative<PrefillDone>(std::get<StepReport>(*back).events[0]));
+    const auto& step = std::get<StepReport>(back->from.report);
+    EXPECT_EQ(step.prefills.size(), 1u);
+    ASSERT_EQ(step.laws.size(), 1u);
+    EXPECT_EQ(step.laws[0].request, RequestId{2});
   }
 }
 
@@ -131,7 +134,7 @@ TEST(LinkCodec, DamagedBytesNeverDoMoreThanFail) {
   for (int i = 0; i < kRounds; ++i) {
     std::string bytes = i % 3 == 0   ? encode(random.client_message())
                         : i % 3 == 1 ? encode(random.report())
-                                     : encode(random.predictor_report());
+                                     : encode(random.any<PredictorReport>());
     for (int flips = 1 + static_cast<int>(random.number(4)); flips > 0 && !bytes.empty(); --flips)
       bytes[random.number(bytes.size())] = static_cast<char>(random.number(256));
     if (random.coin()) bytes.resize(random.number(bytes.size() + 1));
@@ -367,7 +370,7 @@ TEST(LinkCodec, ServerTextIsMadeUtf8ByteForByte) {
 }
 
 TEST(LinkCodec, ControlMessagesOfAnotherVersionAreRefusedWithBothNumbers) {
-  std::string bytes = encode(WorkerReport(Drained{}));
+  std::string bytes = encode(ReportFrame{{{}, Drained{}}, {}});
   bytes[1] = 9;  // protocol_version is the first field
   const auto back = decode_report(bytes);
   ASSERT_FALSE(back);

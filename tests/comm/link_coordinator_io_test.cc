@@ -188,7 +188,7 @@ TEST(CoordinatorIo, FullInboxStopsReadingClientsLosesNothingAndKeepsReadingWorke
   while (io->inbox().has_room() && now() < until) std::this_thread::yield();
   ASSERT_FALSE(io->inbox().has_room());
   BarePeer worker(io->control_endpoint());
-  ASSERT_TRUE(worker.say_bytes(encode(WorkerReport(Drained{}))));
+  ASSERT_TRUE(worker.say_bytes(encode(report_of(Drained{}))));
   while (io->counters().worker_messages.value() < 1 && now() < until) std::this_thread::yield();
   EXPECT_EQ(io->counters().worker_messages.value(), 1);  // while nobody empties the inbox
   EXPECT_LE(io->inbox().size(), 9u);
@@ -219,7 +219,7 @@ TEST(CoordinatorIo, WhatIsTooLargeIsRefusedUnreadAndWorkersAreHeardBeside) {
   constexpr int kMessages = 20;
   for (int i = 0; i < kMessages; ++i) {
     ASSERT_TRUE(vandal.say_bytes(bytes));
-    ASSERT_TRUE(worker.say_bytes(encode(WorkerReport(Heartbeat{ReplicaId{1}, 0, 1, false}))));
+    ASSERT_TRUE(worker.say_bytes(encode(report_of(Heartbeat{0, 1, false}))));
   }
   for (int i = 0; i < kMessages; ++i) {
     const auto rejected = hear_rejected(vandal);
@@ -253,10 +253,11 @@ TEST(CoordinatorIo, TheInboxIsBoundedInBytesForClientsAndForLeaders) {
   EXPECT_FALSE(io->inbox().has_room());
   // Leaders are heard beyond that, to a limit of their own.
   BarePeer leader(io->control_endpoint());
-  StepReport report;
-  report.progress.resize(1);
-  report.progress[0].text = std::string(kOne, 'x');
-  for (int i = 0; i < kReports; ++i) ASSERT_TRUE(leader.say_bytes(encode(WorkerReport(report))));
+  ReportFrame report = report_of(StepReport{});
+  std::get<StepReport>(report.from.report).progress.resize(1);
+  report.payload.texts = {ProgressText{0, kOne, 0}};
+  report.payload.text = std::string(kOne, 'x');
+  for (int i = 0; i < kReports; ++i) ASSERT_TRUE(leader.say_bytes(encode(report)));
   while (io->inbox().bytes() < options.max_inbox_bytes && now() < until) std::this_thread::yield();
   EXPECT_GE(io->inbox().bytes(), options.max_inbox_bytes);
   EXPECT_LE(io->counters().client_messages.value() * static_cast<int64_t>(kOne), 3 << 19);
@@ -428,15 +429,16 @@ TEST(CoordinatorIo, AWorkerOfAnotherVersionIsIgnored) {
   auto io = start_coordinator();
   Incoming in(io->inbox());
   BarePeer other(io->control_endpoint()), same(io->control_endpoint());
-  std::string bytes = encode(WorkerReport(Drained{}));
+  std::string bytes = encode(report_of(Drained{}));
   bytes[1] = 9;
   ASSERT_TRUE(other.say_bytes(bytes));
   const Time until = now() + kPatience;
   while (io->counters().worker_bad_messages.value() < 1 && now() < until) std::this_thread::yield();
-  ASSERT_TRUE(same.say_bytes(encode(WorkerReport(Heartbeat{ReplicaId{3}, 1, 2, true}))));
+  ASSERT_TRUE(same.say_bytes(encode(report_of(Heartbeat{1, 2, true}))));
   const auto got = in.next_of<FromWorker>();
   ASSERT_TRUE(got);
-  EXPECT_EQ(std::get<Heartbeat>(got->report).configured_replica, ReplicaId{3});
+  EXPECT_TRUE(std::holds_alternative<Heartbeat>(got->frame.from.report));
+  EXPECT_EQ(got->frame.from.envelope.replica, ReplicaId{5});
 }
 
 TEST(CoordinatorIo, OnlyPeersWithTheClustersKeyAreHeardOnTheControlLink) {
@@ -444,15 +446,15 @@ TEST(CoordinatorIo, OnlyPeersWithTheClustersKeyAreHeardOnTheControlLink) {
   Incoming in(io->inbox());
   BareClient stranger(io->control_endpoint());
   BarePeer neighbour(io->control_endpoint(), key_of(8)), own(io->control_endpoint());
-  const std::string hello = encode(WorkerReport(Hello{ReplicaId{0}, {}}));
+  const std::string hello = encode(report_of(Hello{}));
   ASSERT_TRUE(stranger.say_bytes(hello));
   ASSERT_TRUE(neighbour.say_bytes(hello));
   EXPECT_TRUE(stranger.was_refused());
   EXPECT_TRUE(neighbour.was_refused());
-  ASSERT_TRUE(own.say_bytes(encode(WorkerReport(Heartbeat{ReplicaId{3}, 1, 2, true}))));
+  ASSERT_TRUE(own.say_bytes(encode(report_of(Heartbeat{1, 2, true}))));
   const auto got = in.next_of<FromWorker>();
   ASSERT_TRUE(got);
-  EXPECT_TRUE(std::holds_alternative<Heartbeat>(got->report));
+  EXPECT_TRUE(std::holds_alternative<Heartbeat>(got->frame.from.report));
   EXPECT_EQ(io->counters().worker_messages.value(), 1);
   EXPECT_EQ(io->inbox().size(), 0u);
   auto keyless = loopback();

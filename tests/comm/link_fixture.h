@@ -132,6 +132,15 @@ inline std::unique_ptr<CoordinatorIo> start_coordinator(
   return std::move(*io);
 }
 
+/// A report of replica 5 without a payload.
+inline ReportFrame report_of(WorkerReport report) {
+  return {{Envelope{ReplicaId{5}, Epoch{0}}, std::move(report)}, {}};
+}
+/// A command to replica 5 without a payload.
+inline ToWorker to_worker(LinkId link, uint64_t sequence, Epoch epoch, WorkerCommand command) {
+  return {link, {{Envelope{ReplicaId{5}, epoch, sequence}, std::move(command)}, {}}};
+}
+
 inline api::Submit submit_of(std::string id, std::string text) {
   api::Submit s;
   s.request_id = std::move(id);

@@ -28,14 +28,19 @@ std::unique_ptr<WorkerIo> start_worker(const WorkerIoOptions& options, const Pro
   return std::move(*io);
 }
 
+template <class R>
+struct Heard {
+  LinkId link;
+  ReportFrame frame;
+  const R& report() const { return std::get<R>(frame.from.report); }
+};
 // The next report of kind R, whatever heartbeats come between.
 template <class R>
-std::optional<std::pair<LinkId, R>> next_report(Incoming<CoordinatorInput>& in,
-                                                Duration patience = kPatience) {
+std::optional<Heard<R>> next_report(Incoming<CoordinatorInput>& in, Duration patience = kPatience) {
   const Time until = now() + patience;
   while (auto from = in.next_of<FromWorker>(until - now()))
-    if (auto* report = std::get_if<R>(&from->report))
-      return std::pair(from->link, std::move(*report));
+    if (std::holds_alternative<R>(from->frame.from.report))
+      return Heard<R>{from->link, std::move(from->frame)};
   return std::nullopt;
 }
 
@@ -46,24 +51,26 @@ TEST(WorkerIo, ReportsAndCommandsCrossUnchanged) {
   auto worker = start_worker(leader_of(coordinator->control_endpoint()), progress);
   Incoming commands(worker->inbox());
   RandomValues random(21);
-  worker->report(Hello{ReplicaId{5}, random.info()});
+  worker->report(report_of(Hello{random.any<ReplicaInfo>()}));
   const auto hello = next_report<Hello>(in);
   ASSERT_TRUE(hello);
-  coordinator->send(ToWorker{hello->first, 1, Epoch{4}, Welcome{ReplicaId{5}, Epoch{4}}});
-  ASSERT_TRUE(commands.next_of<FromCoordinator>());
+  coordinator->send(to_worker(hello->link, 1, Epoch{4}, Welcome{}));
+  ASSERT_TRUE(commands.next_of<CommandFrame>());
   for (uint64_t i = 2; i < 200; ++i) {
-    const WorkerReport report = StepReport{
-        i, 0, {}, {}, {}, 0, 0, 0, 0, 0, random.list([&] { return random.progress(); }), {}};
+    auto step = random.any<StepReport>();
+    const auto payload = random.payload_of(step);
+    const ReportFrame report{{random.any<Envelope>(), step}, payload};
     worker->report(report);
-    WorkerCommand command = random.command();
-    if (std::holds_alternative<Welcome>(command)) command = Drain{};
-    coordinator->send(ToWorker{hello->first, i, Epoch{4}, command});
+    CommandFrame command = random.command();
+    if (std::holds_alternative<Welcome>(command.to.command)) command.to.command = Drain{};
+    command.to.envelope = {ReplicaId{5}, Epoch{4}, i};
+    coordinator->send(ToWorker{hello->link, command});
     const auto got_report = next_report<StepReport>(in);
-    const auto got_command = commands.next_of<FromCoordinator>();
+    const auto got_command = commands.next_of<CommandFrame>();
     ASSERT_TRUE(got_report && got_command);
-    EXPECT_EQ(Dump::of(WorkerReport(got_report->second)), Dump::of(report));
-    EXPECT_EQ(got_command->sequence, i);
-    EXPECT_EQ(Dump::of(got_command->command), Dump::of(command));
+    EXPECT_EQ(Dump::of(got_report->frame), Dump::of(report));
+    EXPECT_EQ(got_command->to.envelope.sequence, i);
+    EXPECT_EQ(Dump::of(*got_command), Dump::of(command));
   }
   EXPECT_EQ(worker->backlog(), 0u);
 }
@@ -74,23 +81,23 @@ TEST(WorkerIo, CommandsOfAnotherEpochAreIgnored) {
   const Progress progress;
   auto worker = start_worker(leader_of(coordinator->control_endpoint()), progress);
   Incoming commands(worker->inbox());
-  worker->report(Hello{});
+  worker->report(report_of(Hello{}));
   const auto hello = next_report<Hello>(in);
   ASSERT_TRUE(hello);
-  const LinkId link = hello->first;
+  const LinkId link = hello->link;
   const auto cancel = [](uint64_t n) { return CancelRequest{RequestId{n}, Attempt{1}}; };
-  coordinator->send(ToWorker{link, 1, Epoch{2}, cancel(1)});  // before any Welcome
-  coordinator->send(ToWorker{link, 2, Epoch{2}, Welcome{ReplicaId{5}, Epoch{2}}});
-  coordinator->send(ToWorker{link, 3, Epoch{1}, cancel(2)});
-  coordinator->send(ToWorker{link, 4, Epoch{2}, cancel(3)});
-  coordinator->send(ToWorker{link, 5, Epoch{3}, Welcome{ReplicaId{5}, Epoch{3}}});
-  coordinator->send(ToWorker{link, 6, Epoch{2}, cancel(4)});
-  coordinator->send(ToWorker{link, 7, Epoch{0}, Shutdown{}});  // for whoever listens
+  coordinator->send(to_worker(link, 1, Epoch{2}, cancel(1)));  // before any Welcome
+  coordinator->send(to_worker(link, 2, Epoch{2}, Welcome{}));
+  coordinator->send(to_worker(link, 3, Epoch{1}, cancel(2)));
+  coordinator->send(to_worker(link, 4, Epoch{2}, cancel(3)));
+  coordinator->send(to_worker(link, 5, Epoch{3}, Welcome{}));
+  coordinator->send(to_worker(link, 6, Epoch{2}, cancel(4)));
+  coordinator->send(to_worker(link, 7, Epoch{0}, Shutdown{}));  // for whoever listens
   std::vector<uint64_t> seen;
   while (seen.empty() || seen.back() != 7) {
-    const auto got = commands.next_of<FromCoordinator>();
+    const auto got = commands.next_of<CommandFrame>();
     ASSERT_TRUE(got);
-    seen.push_back(got->sequence);
+    seen.push_back(got->to.envelope.sequence);
   }
   EXPECT_EQ(seen, (std::vector<uint64_t>{2, 4, 5, 7}));
 }
@@ -109,15 +116,15 @@ TEST(WorkerIo, EveryRankBeatsWithItsProgress) {
   while (!seen[0] || !seen[1]) {
     const auto beat = next_report<Heartbeat>(in);
     ASSERT_TRUE(beat);
-    EXPECT_EQ(beat->second.configured_replica, ReplicaId{5});
-    EXPECT_EQ(beat->second.progress, 41u);
-    ASSERT_LT(beat->second.rank, 2u);
-    seen[beat->second.rank] = true;
+    EXPECT_EQ(beat->frame.from.envelope.replica, ReplicaId{5});
+    EXPECT_EQ(beat->report().progress, 41u);
+    ASSERT_LT(beat->report().rank, 2u);
+    seen[beat->report().rank] = true;
   }
   progress.counter = 42;
   for (auto beat = next_report<Heartbeat>(in);; beat = next_report<Heartbeat>(in)) {
     ASSERT_TRUE(beat);
-    if (beat->second.progress == 42) break;
+    if (beat->report().progress == 42) break;
   }
 }
 
@@ -130,18 +137,18 @@ TEST(WorkerIo, HelloIsSaidAgainUntilWelcomeAndAfterACoordinatorsReturn) {
   worker_options.coordinator_lost_after = milliseconds(300);
   auto worker = start_worker(worker_options, progress);
   Incoming commands(worker->inbox());
-  worker->report(Hello{ReplicaId{5}, {}});
+  worker->report(report_of(Hello{}));
   {
     Incoming in(coordinator->inbox());
     ASSERT_TRUE(next_report<Hello>(in));
     const auto again = next_report<Hello>(in);  // nobody answered the first
     ASSERT_TRUE(again);
-    coordinator->send(ToWorker{again->first, 1, Epoch{1}, Welcome{ReplicaId{5}, Epoch{1}}});
-    ASSERT_TRUE(commands.next_of<FromCoordinator>());
+    coordinator->send(to_worker(again->link, 1, Epoch{1}, Welcome{}));
+    ASSERT_TRUE(commands.next_of<CommandFrame>());
   }
   coordinator.reset();
   ASSERT_TRUE(commands.next_of<LinkDown>());
-  worker->report(StepReport{7});
+  worker->report(report_of(StepReport{7}));
   options.control_endpoint = endpoint;
   coordinator = start_coordinator(options);
   Incoming in(coordinator->inbox());
@@ -149,12 +156,12 @@ TEST(WorkerIo, HelloIsSaidAgainUntilWelcomeAndAfterACoordinatorsReturn) {
   // behind it.
   std::optional<FromWorker> first;
   do first = in.next_of<FromWorker>();
-  while (first && std::holds_alternative<Heartbeat>(first->report));
+  while (first && std::holds_alternative<Heartbeat>(first->frame.from.report));
   ASSERT_TRUE(first);
-  EXPECT_TRUE(std::holds_alternative<Hello>(first->report));
+  EXPECT_TRUE(std::holds_alternative<Hello>(first->frame.from.report));
   const auto step = next_report<StepReport>(in);
   ASSERT_TRUE(step);
-  EXPECT_EQ(step->second.step, 7u);
+  EXPECT_EQ(step->report().step, 7u);
   EXPECT_EQ(commands.next_of<LinkDown>(milliseconds(0)), std::nullopt);
 }
 
@@ -191,19 +198,19 @@ TEST(WorkerIo, ReportsAreFlushedAtTheEnd) {
   auto worker = start_worker(leader_of(coordinator->control_endpoint()), progress);
   ASSERT_TRUE(next_report<Heartbeat>(in));
   constexpr uint64_t kReports = 2000;
-  for (uint64_t i = 0; i < kReports; ++i) worker->report(StepReport{i});
+  for (uint64_t i = 0; i < kReports; ++i) worker->report(report_of(StepReport{i}));
   worker.reset();
   for (uint64_t i = 0; i < kReports; ++i) {
     const auto report = next_report<StepReport>(in);
     ASSERT_TRUE(report) << i;
-    ASSERT_EQ(report->second.step, i);
+    ASSERT_EQ(report->report().step, i);
   }
 }
 
 TEST(WorkerIo, BacklogShowsWhatTheCoordinatorHasNotTaken) {
   const Progress progress;
   auto worker = start_worker(leader_of("tcp://127.0.0.1:1"), progress);  // nobody there
-  for (uint64_t i = 0; i < 100; ++i) worker->report(StepReport{i});
+  for (uint64_t i = 0; i < 100; ++i) worker->report(report_of(StepReport{i}));
   EXPECT_EQ(worker->backlog(), 100u);
 }
 

@@ -6,6 +6,8 @@
 #include <random>
 #include <set>
 
+#include "tests/coordinator/report_piece.h"
+
 namespace tailor::coordinator {
 namespace {
 
@@ -21,13 +23,10 @@ struct World {
     sessions.attach(client, RequestId{id}, detached, store.cursor(RequestId{id}, {}));
   }
   void token(uint64_t id, const std::string& text = "x") {
-    SequenceProgress p;
-    p.first_index = store.num_tokens(RequestId{id}, 0);
-    p.token_ids = {static_cast<TokenId>(p.first_index)};
-    p.text = text;
-    p.text_offset = texts[id].size();
+    const uint32_t first = store.num_tokens(RequestId{id}, 0);
+    auto piece = report_piece(0, first, {static_cast<TokenId>(first)}, texts[id].size(), text);
     texts[id] += text;
-    ASSERT_TRUE(store.append(RequestId{id}, std::move(p), 0).has_value());
+    ASSERT_TRUE(append(store, RequestId{id}, std::move(piece), 0).has_value());
     sessions.changed(RequestId{id});
   }
   void end(uint64_t id) {

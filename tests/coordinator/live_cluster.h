@@ -101,14 +101,14 @@ class ScriptedLeader {
 
  private:
   struct Run {
-    Dispatch dispatch;
+    Attempt attempt;
+    uint32_t max_tokens = 0;
     std::vector<uint32_t> next;  // per sample
     std::vector<bool> done;
   };
 
   void run() {
     Hello hello;
-    hello.configured_replica = ReplicaId{options_.replica};
     hello.info.model_fingerprint = options_.fingerprint;
     hello.info.arithmetic_version = "letters-1";
     hello.info.engine = "scripted";
@@ -118,14 +118,14 @@ class ScriptedLeader {
     hello.info.max_context = options_.max_context;
     hello.info.vocab_size = 256;
     hello.info.pid = pid();
-    io_->report(hello);
+    io_->report({{{ReplicaId{options_.replica}}, hello}, {}});
     while (!leave_ && !shut_down_) {
       const bool idle =
           runs_.empty() || tokens_ >= options_.pause_after_tokens || io_->backlog() > 64;
       for (auto& input :
            idle ? io_->inbox().drain_wait(runs_.empty() ? milliseconds(20) : milliseconds(1))
                 : io_->inbox().drain())
-        if (auto* command = std::get_if<comm::FromCoordinator>(&input)) take(*command);
+        if (auto* command = std::get_if<comm::CommandFrame>(&input)) take(*command);
       if (tokens_ >= options_.die_after_tokens) break;
       if (!runs_.empty() && tokens_ < options_.pause_after_tokens && io_->backlog() <= 64) step();
     }
@@ -134,28 +134,32 @@ class ScriptedLeader {
     gone_ = true;
   }
 
-  void take(comm::FromCoordinator& input) {
-    applied_ = input.sequence;
-    if (std::holds_alternative<Welcome>(input.command)) {
+  void take(comm::CommandFrame& frame) {
+    const WorkerCommand& command = frame.to.command;
+    applied_ = frame.to.envelope.sequence;
+    if (std::holds_alternative<Welcome>(command)) {
+      epoch_ = frame.to.envelope.epoch;
       runs_.clear();
-    } else if (auto* d = std::get_if<Dispatch>(&input.command)) {
-      Run run{std::move(*d), {}, {}};
-      for (const auto& generated : run.dispatch.generated)
+    } else if (const auto* d = std::get_if<Dispatch>(&command)) {
+      Run run{d->attempt, d->max_tokens, {}, {}};
+      for (const auto& generated : frame.payload.generated)
         run.next.push_back(static_cast<uint32_t>(generated.size()));
+      run.next.resize(d->samples);
       run.done.assign(run.next.size(), false);
-      runs_[run.dispatch.request.id] = std::move(run);
-    } else if (auto* c = std::get_if<CancelRequest>(&input.command)) {
+      runs_[d->request] = std::move(run);
+    } else if (const auto* c = std::get_if<CancelRequest>(&command)) {
       const auto it = runs_.find(c->request);
-      if (it != runs_.end() && it->second.dispatch.attempt == c->attempt) runs_.erase(it);
-    } else if (std::holds_alternative<Shutdown>(input.command)) {
+      if (it != runs_.end() && it->second.attempt == c->attempt) runs_.erase(it);
+    } else if (std::holds_alternative<Shutdown>(command)) {
       shut_down_ = true;
-    } else if (std::holds_alternative<Drain>(input.command)) {
+    } else if (std::holds_alternative<Drain>(command)) {
       draining_ = true;
     }
   }
 
   void step() {
     StepReport report;
+    StepPayload payload;
     report.step = ++steps_;
     report.applied_seq = applied_;
     report.step_time = microseconds(100);
@@ -173,25 +177,22 @@ class ScriptedLeader {
         }
         --slots;
         ++report.running_sequences;
-        SequenceProgress p;
-        p.sequence = {run.dispatch.request.id, s};
-        p.attempt = run.dispatch.attempt;
-        p.first_index = run.next[s];
-        p.token_ids = {answer_token(run.next[s])};
-        p.text_offset = run.next[s];
-        p.text = answer_text(run.next[s] + 1).substr(run.next[s]);
-        if (++run.next[s] == static_cast<uint32_t>(run.dispatch.request.sampling.max_tokens)) {
+        SequenceProgress p{it->first, s, run.attempt, run.next[s], 1, FinishReason::kNone};
+        payload.token_ids.push_back(answer_token(run.next[s]));
+        payload.texts.push_back({run.next[s], 1, 0});
+        payload.text += answer_text(run.next[s] + 1).substr(run.next[s]);
+        if (++run.next[s] == run.max_tokens) {
           p.finish = FinishReason::kLength;
           run.done[s] = true;
         } else {
           all_done = false;
         }
         ++tokens_;
-        report.progress.push_back(std::move(p));
+        report.progress.push_back(p);
       }
       it = all_done ? runs_.erase(it) : std::next(it);
     }
-    io_->report(std::move(report));
+    io_->report({{{ReplicaId{options_.replica}, epoch_}, std::move(report)}, std::move(payload)});
   }
 
   const Options options_;
@@ -199,6 +200,7 @@ class ScriptedLeader {
   std::unique_ptr<comm::WorkerIo> io_;
   std::map<RequestId, Run> runs_;
   uint64_t steps_ = 0, applied_ = 0;
+  Epoch epoch_;
   bool draining_ = false;
   std::atomic<uint64_t> tokens_{0};
   std::atomic<bool> leave_{false}, shut_down_{false}, gone_{false};

@@ -140,36 +140,35 @@ class RandomWorld {
       request->law = law;
       request->law_generated = 0;
     }
-    handle(PredictedLaw{request->arrived.id, law});
+    handle(Predicted{request->arrived.id, law});
   }
   void probe() {
     ModelRequest* request = some_request();
     if (!request) return;
-    ProbedLaw event{ReplicaId{request->replica},
-                    {},
-                    request->arrived.id,
-                    request->attempt,
-                    static_cast<uint32_t>(below(request->target.size())),
-                    0,
-                    random_law()};
-    event.epoch = replicas_[request->replica].epoch;
+    LawProbed event{request->arrived.id, request->attempt,
+                    static_cast<uint32_t>(below(request->target.size())), 0, random_law()};
+    Epoch epoch = replicas_[request->replica].epoch;
     if (chance(50)) event.generated = static_cast<uint32_t>(below(request->emitted[0] + 1));
     if (chance(10)) ++event.attempt.value;
-    if (chance(10)) --event.epoch.value;
+    if (chance(10)) --epoch.value;
     if (!request->ended && request->bound && event.attempt == request->attempt &&
-        event.epoch == replicas_[request->replica].epoch &&
-        event.law.kind != LengthLaw::Kind::kNone &&
+        epoch == replicas_[request->replica].epoch && event.law.kind != LengthLaw::Kind::kNone &&
         (event.generated == 0 || request->target.size() == 1)) {
       request->law = event.law;
       request->law_generated = event.generated;
       request->law_probed = true;
     }
-    handle(event);
+    StepReport report;
+    report.free_blocks = static_cast<uint32_t>(below(101));
+    report.laws.push_back(event);
+    handle(FromReplica{{ReplicaId{request->replica}, epoch}, std::move(report)});
   }
   void population() {
     const LengthLaw law = random_law();
     population_ = law.kind == LengthLaw::Kind::kNone ? tie::default_population() : law;
-    handle(PopulationLaw{law});
+    PredictorHello hello;
+    hello.population = law;
+    handle(hello);
   }
 
   /// ln(Score * gamma^(wait / tau)), from the formula: smaller runs first; 0 under fcfs.
@@ -196,8 +195,13 @@ class RandomWorld {
   }
 
   void join(uint32_t r) {
-    if (!replicas_[r].joined || chance(5))
-      handle(ReplicaJoined{ReplicaId{r}, 1 + static_cast<uint32_t>(below(6)), 100});
+    if (!replicas_[r].joined || chance(5)) join(r, 1 + static_cast<uint32_t>(below(6)));
+  }
+  void join(uint32_t r, uint32_t slots) {
+    Hello hello;
+    hello.info.slots = slots;
+    hello.info.num_blocks = 100;
+    handle(FromReplica{{ReplicaId{r}}, hello});
   }
   void lose(uint32_t r) {
     Epoch epoch = replicas_[r].epoch;
@@ -205,18 +209,18 @@ class RandomWorld {
     handle(ReplicaLost{ReplicaId{r}, epoch});
   }
   void drained(uint32_t r) {
-    if (replicas_[r].draining) handle(ReplicaDrained{ReplicaId{r}, replicas_[r].epoch});
+    if (replicas_[r].draining) handle(FromReplica{{ReplicaId{r}, replicas_[r].epoch}, Drained{}});
   }
 
   void report(uint32_t r, bool orderly = false) {
     ModelReplica& replica = replicas_[r];
     if (!replica.joined) return;
-    entries_.clear();
+    std::vector<SequenceProgress> entries;
     for (auto& [id, run] : replica.runs) {
       const ModelRequest& request = requests_.at(id);
       for (uint32_t s = 0; s < run.next.size(); ++s) {
         if (run.done[s] || (!orderly && chance(30))) continue;
-        ProgressEntry entry{{RequestId{id}, s}, run.attempt, run.next[s], 0, FinishReason::kNone};
+        SequenceProgress entry{RequestId{id}, s, run.attempt, run.next[s], 0, FinishReason::kNone};
         entry.num_tokens =
             std::min<uint32_t>(static_cast<uint32_t>(below(4)), request.target[s] - run.next[s]);
         if (orderly) entry.num_tokens = request.target[s] - run.next[s];
@@ -229,28 +233,36 @@ class RandomWorld {
           entry.finish = FinishReason::kStop;
           run.done[s] = true;
         }
-        entries_.push_back(entry);
-        if (!orderly && chance(3)) entries_.push_back(entry);  // the same entry twice
+        entries.push_back(entry);
+        if (!orderly && chance(3)) entries.push_back(entry);  // the same entry twice
       }
     }
     if (!orderly && chance(10) &&
         last_id_ > 0)  // of an attempt that never was, or of a request long gone
-      entries_.push_back(
-          {{RequestId{1 + below(last_id_)}, 0}, Attempt{77}, 0, 3, FinishReason::kStop});
+      entries.push_back(
+          {RequestId{1 + below(last_id_)}, 0, Attempt{77}, 0, 3, FinishReason::kStop});
     Epoch epoch = replica.epoch;
     if (!orderly && chance(3)) {
       ++epoch.value;  // nothing of it may count; the runs above are then behind, so lose the
                       // replica for real
-      handle(Reported{ReplicaId{r}, epoch, 0, 50, entries_});
+      say(r, epoch, 0, 50, std::move(entries));
       return lose_for_sure(r);
     }
-    handle(Reported{ReplicaId{r}, epoch, static_cast<uint32_t>(replica.runs.size()),
-                    static_cast<uint32_t>(below(101)), entries_});
+    say(r, epoch, static_cast<uint32_t>(replica.runs.size()), static_cast<uint32_t>(below(101)),
+        std::move(entries));
+  }
+  void say(uint32_t r, Epoch epoch, uint32_t running, uint32_t free_blocks,
+           std::vector<SequenceProgress> entries) {
+    StepReport report;
+    report.running_sequences = running;
+    report.free_blocks = free_blocks;
+    report.progress = std::move(entries);
+    handle(FromReplica{{ReplicaId{r}, epoch}, std::move(report)});
   }
   void lose_for_sure(uint32_t r) { handle(ReplicaLost{ReplicaId{r}, replicas_[r].epoch}); }
 
   void finish_everything() {
-    for (uint32_t r = 0; r < replicas_.size(); ++r) handle(ReplicaJoined{ReplicaId{r}, 6, 100});
+    for (uint32_t r = 0; r < replicas_.size(); ++r) join(r, 6);
     for (int round = 0; round < 10000 && core_.live() > 0; ++round)
       for (uint32_t r = 0; r < replicas_.size(); ++r) report(r, true);
     ASSERT_EQ(core_.live(), 0u);
@@ -272,7 +284,7 @@ class RandomWorld {
     for (const auto& [id, request] : requests_) live += !request.ended;
     ASSERT_EQ(core_.live(), live);
     for (const auto& command : commands_)
-      if (const auto* reject = std::get_if<RejectCommand>(&command);
+      if (const auto* reject = std::get_if<Reject>(&command);
           reject && reject->error.code == ErrorCode::kQueueFull) {
         ASSERT_TRUE(was_full);
       }
@@ -297,43 +309,50 @@ class RandomWorld {
       for (auto& [id, request] : requests_)
         if (request.bound && request.replica == r) request.bound = false;
     };
-    if (const auto* e = std::get_if<ReplicaJoined>(&event)) {
-      forget(e->replica.value);
-      replicas_[e->replica.value].joined = true;
-      replicas_[e->replica.value].slots = e->slots;
+    const StepReport* report = nullptr;
+    if (const auto* from = std::get_if<FromReplica>(&event)) {
+      ModelReplica& replica = replicas_[from->envelope.replica.value];
+      report = std::get_if<StepReport>(&from->report);
+      if (const auto* hello = std::get_if<Hello>(&from->report)) {
+        forget(from->envelope.replica.value);
+        replica.joined = true;
+        replica.slots = hello->info.slots;
+      } else if (std::holds_alternative<Drained>(from->report) && replica.joined &&
+                 replica.epoch == from->envelope.epoch) {
+        forget(from->envelope.replica.value);
+      }
     } else if (const auto* l = std::get_if<ReplicaLost>(&event)) {
       if (replicas_[l->replica.value].joined && replicas_[l->replica.value].epoch == l->epoch)
         forget(l->replica.value);
-    } else if (const auto* d = std::get_if<ReplicaDrained>(&event)) {
-      if (replicas_[d->replica.value].joined && replicas_[d->replica.value].epoch == d->epoch)
-        forget(d->replica.value);
     }
-    const auto* report = std::get_if<Reported>(&event);
     for (const auto& command : commands_) {
       std::visit([&](const auto& c) { apply(c, report); }, command);
       if (testing::Test::HasFatalFailure()) return;
     }
   }
 
-  void apply(const AcceptCommand& c, const Reported*) {
+  void apply(const Accept& c, const StepReport*) {
     ASSERT_EQ(c.id, arriving_.arrived.id);
     ASSERT_TRUE(requests_.emplace(c.id.value, arriving_).second);
   }
-  void apply(const RejectCommand& c, const Reported*) {
+  void apply(const Reject& c, const StepReport*) {
     ASSERT_EQ(c.id, arriving_.arrived.id);
     ASSERT_FALSE(requests_.count(c.id.value));
   }
-  void apply(const WelcomeCommand& c, const Reported*) {
-    ASSERT_GT(c.epoch, replicas_[c.replica.value].epoch);
-    replicas_[c.replica.value].epoch = c.epoch;
+  void apply(const ToReplica& c, const StepReport*) {
+    std::visit([&](const auto& command) { take(c.envelope, command); }, c.command);
   }
-  void apply(const DispatchCommand& c, const Reported*) {
-    auto& request = requests_.at(c.id.value);
-    auto& replica = replicas_[c.replica.value];
+  void take(const Envelope& to, const Welcome&) {
+    ASSERT_GT(to.epoch, replicas_[to.replica.value].epoch);
+    replicas_[to.replica.value].epoch = to.epoch;
+  }
+  void take(const Envelope& to, const Dispatch& c) {
+    auto& request = requests_.at(c.request.value);
+    auto& replica = replicas_[to.replica.value];
     ASSERT_FALSE(request.ended);
     ASSERT_FALSE(request.bound);
     ASSERT_TRUE(replica.joined && !replica.draining);
-    ASSERT_EQ(c.epoch, replica.epoch);
+    ASSERT_EQ(to.epoch, replica.epoch);
     ASSERT_EQ(c.attempt.value, request.attempt.value + 1);
     // Strict classes, the policy's order inside, then first come first served: nobody comes before
     // it. (Ranks are equal up to rounding.)
@@ -348,28 +367,28 @@ class RandomWorld {
                  std::tuple(request.arrived.arrival, request.arrived.id);
     };
     for (const auto& [id, other] : requests_) {
-      if (other.ended || other.bound || id == c.id.value) continue;
+      if (other.ended || other.bound || id == c.request.value) continue;
       ASSERT_FALSE(before(other)) << "overtaken";
     }
     request.attempt = c.attempt;
     request.bound = true;
-    request.replica = c.replica.value;
-    replica.runs[c.id.value] =
+    request.replica = to.replica.value;
+    replica.runs[c.request.value] =
         Run{c.attempt, request.emitted, std::vector<bool>(request.target.size(), false)};
   }
-  void apply(const CancelCommand& c, const Reported*) {
-    auto& replica = replicas_[c.replica.value];
-    const auto run = replica.runs.find(c.id.value);
+  void take(const Envelope& to, const CancelRequest& c) {
+    auto& replica = replicas_[to.replica.value];
+    const auto run = replica.runs.find(c.request.value);
     if (run != replica.runs.end() && run->second.attempt == c.attempt) replica.runs.erase(run);
-    requests_.at(c.id.value).bound = false;
+    requests_.at(c.request.value).bound = false;
   }
-  void apply(const DrainCommand& c, const Reported*) { replicas_[c.replica.value].draining = true; }
-  void apply(const ShutdownCommand&, const Reported*) {}
-  void apply(const EmitCommand& c, const Reported* report) {
-    ASSERT_TRUE(report && c.index < report->progress.size());
-    const ProgressEntry& entry = report->progress[c.index];
-    auto& request = requests_.at(entry.sequence.request.value);
-    const uint32_t s = entry.sequence.sample;
+  void take(const Envelope& to, const Drain&) { replicas_[to.replica.value].draining = true; }
+  void take(const Envelope&, const Shutdown&) {}
+  void apply(const Emit& c, const StepReport* report) {
+    ASSERT_TRUE(report && c.entry < report->progress.size());
+    const SequenceProgress& entry = report->progress[c.entry];
+    auto& request = requests_.at(entry.request.value);
+    const uint32_t s = entry.sample;
     ASSERT_FALSE(request.ended);
     ASSERT_FALSE(request.sample_ended[s]);
     ASSERT_EQ(entry.attempt, request.attempt);
@@ -377,7 +396,7 @@ class RandomWorld {
     request.emitted[s] += entry.num_tokens - c.skip;
     if (entry.finish != FinishReason::kNone) request.sample_ended[s] = true;
   }
-  void apply(const FinishCommand& c, const Reported*) {
+  void apply(const Finish& c, const StepReport*) {
     auto& request = requests_.at(c.id.value);
     ASSERT_FALSE(request.ended) << "ended twice";
     request.ended = true;
@@ -400,7 +419,6 @@ class RandomWorld {
   ModelRequest arriving_;
   std::map<uint64_t, ModelRequest> requests_;
   std::vector<ModelReplica> replicas_;
-  std::vector<ProgressEntry> entries_;
   std::vector<CoreCommand> commands_;
 };
 

@@ -117,12 +117,16 @@ TEST(Ranking, ARowAddedIsAPolicyOfTheCore) {
     core.handle(now, arrived, commands);
   }
   commands.clear();
-  core.handle(now, ReplicaJoined{ReplicaId{0}, 5, 100}, commands);
+  Hello hello;
+  hello.info.slots = 5;
+  hello.info.num_blocks = 100;
+  core.handle(now, FromReplica{{ReplicaId{0}}, hello}, commands);
   core.check_integrity();
   std::vector<uint64_t> order;
   for (const CoreCommand& command : commands)
-    if (const auto* dispatch = std::get_if<DispatchCommand>(&command))
-      order.push_back(dispatch->id.value);
+    if (const auto* to = std::get_if<ToReplica>(&command))
+      if (const auto* dispatch = std::get_if<Dispatch>(&to->command))
+        order.push_back(dispatch->request.value);
   EXPECT_THAT(order, ElementsAre(3, 5, 1, 4, 2));
 }
 
@@ -169,7 +173,10 @@ class RandomQueues {
   void run(uint64_t seed) {
     random_.seed(seed);
     slots_ = 1 + static_cast<uint32_t>(random_() % 8);
-    tell(ReplicaJoined{ReplicaId{0}, slots_, 100});
+    Hello hello;
+    hello.info.slots = slots_;
+    hello.info.num_blocks = 100;
+    tell(FromReplica{{ReplicaId{0}}, hello});
     for (uint32_t i = 0; i < slots_; ++i) add(0);  // these run, and keep others waiting
     for (int step = 0; step < 30 && !testing::Test::HasFatalFailure(); ++step) {
       now_ += milliseconds(random_() % 1500);
@@ -179,7 +186,7 @@ class RandomQueues {
       } else if (choice < 6) {
         Waiting& one = waiting_[random_() % waiting_.size()];
         one.law = random_() % (laws_.size() - 1);
-        tell(PredictedLaw{one.id, laws_[one.law]});
+        tell(Predicted{one.id, laws_[one.law]});
       } else if (choice < 7) {
         const size_t at = random_() % waiting_.size();
         const RequestId id = waiting_[at].id;
@@ -221,15 +228,18 @@ class RandomQueues {
     if (waiting_.empty() || waiting_.back().id != arrived.id) return;  // it runs
     if (law == laws_.size() - 1) return;                               // nobody predicts it
     waiting_.back().law = law;
-    tell(PredictedLaw{arrived.id, laws_[law]});
+    tell(Predicted{arrived.id, laws_[law]});
   }
   /// One that runs ends, and the best of those that wait takes its place.
   void end_one() {
     const RequestId id = running_.front();
     running_.erase(running_.begin());
-    const ProgressEntry entry[] = {{{id, 0}, Attempt{1}, 0, 1, FinishReason::kStop}};
+    StepReport report;
+    report.running_sequences = 1;
+    report.free_blocks = 100;
+    report.progress.push_back({id, 0, Attempt{1}, 0, 1, FinishReason::kStop});
     const size_t before = waiting_.size();
-    tell(Reported{ReplicaId{0}, epoch_, 1, 100, entry});
+    tell(FromReplica{{ReplicaId{0}, epoch_}, std::move(report)});
     ASSERT_EQ(waiting_.size(), before - (before > 0));
   }
   void tell(const CoreEvent& event) {
@@ -239,8 +249,10 @@ class RandomQueues {
     level_.update(now_, static_cast<double>(waiting_.size()), slots_);
     ASSERT_EQ(core_.beta(), level_.value());
     for (const CoreCommand& command : commands_) {
-      if (const auto* welcome = std::get_if<WelcomeCommand>(&command)) epoch_ = welcome->epoch;
-      if (const auto* dispatch = std::get_if<DispatchCommand>(&command)) check_best(dispatch->id);
+      const auto* to = std::get_if<ToReplica>(&command);
+      if (!to) continue;
+      if (std::holds_alternative<Welcome>(to->command)) epoch_ = to->envelope.epoch;
+      if (const auto* d = std::get_if<Dispatch>(&to->command)) check_best(d->request);
     }
   }
   void check_best(RequestId dispatched) {

@@ -19,41 +19,41 @@ ReplicaInfo info(uint32_t tp = 1, const std::string& fingerprint = "m") {
   i.pid = 7;
   return i;
 }
-Hello hello(uint32_t replica, const ReplicaInfo& i) { return {ReplicaId{replica}, i}; }
-Heartbeat beat(uint32_t replica, uint32_t rank) { return {ReplicaId{replica}, rank, 0, false}; }
+Envelope of(uint32_t replica, uint32_t epoch = 0) { return {ReplicaId{replica}, Epoch{epoch}}; }
+Heartbeat beat(uint32_t rank) { return {rank, 0, false}; }
 
 TEST(ReplicaLinks, EveryRankMustBeHeard) {
   ReplicaLinks links(seconds(2));
   links.joined(ReplicaId{0}, Epoch{1}, comm::LinkId{5}, info(2), kStart);
-  links.heard(beat(0, 0), comm::LinkId{5}, kStart + seconds(1));
+  links.heard(of(0), beat(0), comm::LinkId{5}, kStart + seconds(1));
   EXPECT_TRUE(links.silent(kStart + milliseconds(1999)).empty());
   const auto silent = links.silent(kStart + seconds(2));
   ASSERT_EQ(silent.size(), 1u);
   EXPECT_EQ(silent[0].rank, 1u);
   EXPECT_EQ(silent[0].silence, seconds(2));
-  links.heard(beat(0, 1), comm::LinkId{9}, kStart + seconds(2));
+  links.heard(of(0), beat(1), comm::LinkId{9}, kStart + seconds(2));
   EXPECT_TRUE(links.silent(kStart + milliseconds(2999)).empty());
   // Its predecessor's leader speaks on another connection: that keeps nobody alive.
-  links.heard(beat(0, 0), comm::LinkId{4}, kStart + seconds(2));
+  links.heard(of(0), beat(0), comm::LinkId{4}, kStart + seconds(2));
   ASSERT_EQ(links.silent(kStart + seconds(3)).size(), 1u);
   EXPECT_EQ(links.silent(kStart + seconds(3))[0].rank, 0u);
-  links.heard(beat(3, 0), comm::LinkId{5}, kStart);  // unknown replica and rank: harmless
-  links.heard(beat(0, 8), comm::LinkId{5}, kStart);
+  links.heard(of(3), beat(0), comm::LinkId{5}, kStart);  // unknown replica and rank: harmless
+  links.heard(of(0), beat(8), comm::LinkId{5}, kStart);
 }
 
 TEST(ReplicaLinks, ALeaderOfAnEpochThatIsOverIsStale) {
   ReplicaLinks links(seconds(2));
-  const auto beat_of = [](uint32_t rank, uint32_t epoch) {
-    return Heartbeat{ReplicaId{0}, rank, 0, false, Epoch{epoch}};
+  const auto is_stale = [&](uint32_t rank, uint32_t epoch) {
+    return links.is_stale(of(0, epoch), beat(rank));
   };
-  EXPECT_TRUE(links.is_stale(beat_of(0, 1))) << "nobody has joined";
+  EXPECT_TRUE(is_stale(0, 1)) << "nobody has joined";
   links.joined(ReplicaId{0}, Epoch{2}, comm::LinkId{5}, info(2), kStart);
-  EXPECT_TRUE(links.is_stale(beat_of(0, 1)));
-  EXPECT_FALSE(links.is_stale(beat_of(0, 2)));
-  EXPECT_FALSE(links.is_stale(beat_of(0, 0))) << "its Hello or Welcome is on the way";
-  EXPECT_FALSE(links.is_stale(beat_of(1, 0))) << "followers are never welcomed";
+  EXPECT_TRUE(is_stale(0, 1));
+  EXPECT_FALSE(is_stale(0, 2));
+  EXPECT_FALSE(is_stale(0, 0)) << "its Hello or Welcome is on the way";
+  EXPECT_FALSE(is_stale(1, 0)) << "followers are never welcomed";
   links.left(ReplicaId{0});
-  EXPECT_TRUE(links.is_stale(beat_of(0, 2)));
+  EXPECT_TRUE(is_stale(0, 2));
 }
 
 TEST(ReplicaLinks, APauseOfTheCoordinatorIsNoSilenceOfReplicas) {
@@ -66,36 +66,36 @@ TEST(ReplicaLinks, APauseOfTheCoordinatorIsNoSilenceOfReplicas) {
 
 TEST(ReplicaLinks, ObjectsToWhatDoesNotFit) {
   ReplicaLinks links(seconds(2));
-  EXPECT_FALSE(links.objection(hello(0, info())).has_value());
+  EXPECT_FALSE(links.objection(ReplicaId{0}, {info()}).has_value());
   links.joined(ReplicaId{0}, Epoch{1}, comm::LinkId{5}, info(), kStart);
-  EXPECT_FALSE(links.objection(hello(1, info())).has_value());
-  EXPECT_NE(
-      links.objection(hello(1, info(1, "other")))->find("'other', but that of the cluster is 'm'"),
-      std::string::npos);
-  EXPECT_FALSE(links.objection(hello(0, info(1, "other")))
+  EXPECT_FALSE(links.objection(ReplicaId{1}, {info()}).has_value());
+  EXPECT_NE(links.objection(ReplicaId{1}, {info(1, "other")})
+                ->find("'other', but that of the cluster is 'm'"),
+            std::string::npos);
+  EXPECT_FALSE(links.objection(ReplicaId{0}, {info(1, "other")})
                    .has_value());  // alone, its successor may be another model
   auto odd = info();
   odd.arithmetic_version = "b";
-  EXPECT_NE(links.objection(hello(1, odd))->find("arithmetic"), std::string::npos);
+  EXPECT_NE(links.objection(ReplicaId{1}, {odd})->find("arithmetic"), std::string::npos);
   odd = info();
   odd.slots = 0;
-  EXPECT_TRUE(links.objection(hello(1, odd)).has_value());
+  EXPECT_TRUE(links.objection(ReplicaId{1}, {odd}).has_value());
   odd = info();
   odd.protocol_version = 99;
-  EXPECT_NE(links.objection(hello(1, odd))->find("99"), std::string::npos);
-  EXPECT_TRUE(links.objection(hello(1u << 30, info())).has_value());
+  EXPECT_NE(links.objection(ReplicaId{1}, {odd})->find("99"), std::string::npos);
+  EXPECT_TRUE(links.objection(ReplicaId{1u << 30}, {info()}).has_value());
 }
 
 TEST(ReplicaLinks, OnlyTheSameProcessOnTheSameConnectionRepeatsItsHello) {
   ReplicaLinks links(seconds(2));
-  EXPECT_FALSE(links.repeated(comm::LinkId{5}, hello(0, info())));
+  EXPECT_FALSE(links.repeated(comm::LinkId{5}, ReplicaId{0}, {info()}));
   links.joined(ReplicaId{0}, Epoch{1}, comm::LinkId{5}, info(), kStart);
-  EXPECT_TRUE(links.repeated(comm::LinkId{5}, hello(0, info())));
-  EXPECT_FALSE(links.repeated(comm::LinkId{6}, hello(0, info())));
+  EXPECT_TRUE(links.repeated(comm::LinkId{5}, ReplicaId{0}, {info()}));
+  EXPECT_FALSE(links.repeated(comm::LinkId{6}, ReplicaId{0}, {info()}));
   StepReport report;
   report.step_time = milliseconds(1);
   links.stepped(ReplicaId{0}, report, kStart);
-  EXPECT_FALSE(links.repeated(comm::LinkId{5}, hello(0, info())));
+  EXPECT_FALSE(links.repeated(comm::LinkId{5}, ReplicaId{0}, {info()}));
 }
 
 TEST(ReplicaLinks, CountsStepsAndLimitsTheContextToWhatAllCanHold) {
@@ -103,14 +103,14 @@ TEST(ReplicaLinks, CountsStepsAndLimitsTheContextToWhatAllCanHold) {
   EXPECT_EQ(links.max_context(2048), 2048u);
   links.joined(ReplicaId{0}, Epoch{1}, comm::LinkId{5}, info(), kStart);
   EXPECT_EQ(links.max_context(2048), 160u);  // 10 blocks of 16
-  EXPECT_EQ(links.speaker(comm::LinkId{5}), ReplicaId{0});
-  EXPECT_FALSE(links.speaker(comm::LinkId{6}).has_value());
+  EXPECT_TRUE(links.speaks(comm::LinkId{5}, ReplicaId{0}));
+  EXPECT_FALSE(links.speaks(comm::LinkId{6}, ReplicaId{0}));
   StepReport report;
   report.step_time = milliseconds(10);
   report.forward_time = milliseconds(8);
   report.progress.resize(2);
-  report.progress[0].token_ids = {1};
-  report.progress[1].token_ids = {1, 2};
+  report.progress[0].num_tokens = 1;
+  report.progress[1].num_tokens = 2;
   links.stepped(ReplicaId{0}, report, kStart);
   report.step_time = milliseconds(20);
   links.stepped(ReplicaId{0}, report, kStart);

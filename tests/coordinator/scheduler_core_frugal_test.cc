@@ -17,32 +17,37 @@ class SteadyLoad {
  public:
   SteadyLoad() : core_(options()) {
     commands_.reserve(512);
-    progress_.reserve(256);
     running_.resize(2);
     for (auto& running : running_) running.reserve(64);
-    for (uint32_t r = 0; r < 2; ++r) tell(ReplicaJoined{ReplicaId{r}, 16, 1000});
+    Hello hello;
+    hello.info.slots = 16;
+    hello.info.num_blocks = 1000;
+    for (uint32_t r = 0; r < 2; ++r) tell(FromReplica{{ReplicaId{r}}, hello});
+    report().progress.reserve(256);
+    report().laws.reserve(1);
+    report().running_sequences = 16;
+    report().free_blocks = 500;
     for (int i = 0; i < 64; ++i) arrive();
   }
 
   void step() {
     for (uint32_t r = 0; r < 2; ++r) {
-      progress_.clear();
+      report().progress.clear();
+      report().laws.clear();
       size_t ends = 0;
       for (size_t i = 0; i < running_[r].size() && i < 16; ++i) {
         auto& run = running_[r][i];
         const bool last = run.tokens + 1 == 8;
         ends += last;
-        progress_.push_back({{run.id, 0},
-                             run.attempt,
-                             run.tokens++,
-                             1,
-                             last ? FinishReason::kStop : FinishReason::kNone});
+        report().progress.push_back({run.id, 0, run.attempt, run.tokens++, 1,
+                                     last ? FinishReason::kStop : FinishReason::kNone});
       }
       std::erase_if(running_[r], [](const Run& run) { return run.tokens == 8; });
-      tell(Reported{ReplicaId{r}, Epoch{1}, 16, 500, progress_});
       if (!running_[r].empty())
-        tell(ProbedLaw{ReplicaId{r}, Epoch{1}, running_[r][0].id, running_[r][0].attempt, 0, 0,
-                       tie::log_t(2, 0.4)});
+        report().laws.push_back(
+            {running_[r][0].id, running_[r][0].attempt, 0, 0, tie::log_t(2, 0.4)});
+      std::get<FromReplica>(step_).envelope.replica.value = r;
+      tell(step_);
       for (; ends > 0; --ends) arrive();
     }
     now_ += milliseconds(20);
@@ -66,21 +71,23 @@ class SteadyLoad {
   void arrive() {
     tell(Arrived{RequestId{++last_}, static_cast<PriorityClass>(last_ % 3), 1, 10, 64, now_,
                  seconds(100)});
-    tell(PredictedLaw{RequestId{last_}, tie::log_t(2 + static_cast<double>(last_ % 7) / 4, 0.4)});
+    tell(Predicted{RequestId{last_}, tie::log_t(2 + static_cast<double>(last_ % 7) / 4, 0.4)});
   }
+  StepReport& report() { return std::get<StepReport>(std::get<FromReplica>(step_).report); }
   void tell(const CoreEvent& event) {
     commands_.clear();
     core_.handle(now_, event, commands_);
     for (const auto& command : commands_)
-      if (const auto* d = std::get_if<DispatchCommand>(&command))
-        running_[d->replica.value].push_back({d->id, d->attempt, 0});
+      if (const auto* to = std::get_if<ToReplica>(&command))
+        if (const auto* d = std::get_if<Dispatch>(&to->command))
+          running_[to->envelope.replica.value].push_back({d->request, d->attempt, 0});
   }
 
   SchedulerCore core_;
   Time now_{seconds(10)};
   uint64_t last_ = 0;
   std::vector<std::vector<Run>> running_;
-  std::vector<ProgressEntry> progress_;
+  CoreEvent step_ = FromReplica{{ReplicaId{0}, Epoch{1}}, StepReport{}};
   std::vector<CoreCommand> commands_;
 };
 

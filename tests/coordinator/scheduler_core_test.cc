@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 
+#include "tests/coordinator/command_lines.h"
 #include "tests/coordinator/random_world.h"
 
 namespace tailor::coordinator {
@@ -19,7 +20,7 @@ class Core {
     core.handle(now, event, commands);
     core.check_integrity();
     std::vector<std::string> lines;
-    for (const auto& command : commands) lines.push_back(describe(command));
+    for (const auto& command : commands) lines.push_back(CommandLine::of(command));
     return lines;
   }
   std::vector<std::string> arrive(uint64_t id, uint32_t samples = 1,
@@ -28,11 +29,31 @@ class Core {
     return tell(Arrived{RequestId{id}, priority, samples, 8, 64, now, deadline});
   }
   std::vector<std::string> join(uint32_t replica, uint32_t slots) {
-    return tell(ReplicaJoined{ReplicaId{replica}, slots, 100});
+    Hello hello;
+    hello.info.slots = slots;
+    hello.info.num_blocks = 100;
+    return tell(FromReplica{{ReplicaId{replica}}, hello});
   }
   std::vector<std::string> report(uint32_t replica, uint32_t epoch,
-                                  std::vector<ProgressEntry> progress, uint32_t free_blocks = 100) {
-    return tell(Reported{ReplicaId{replica}, Epoch{epoch}, 1, free_blocks, progress});
+                                  std::vector<SequenceProgress> progress,
+                                  uint32_t free_blocks = 100) {
+    StepReport report;
+    report.running_sequences = 1;
+    report.free_blocks = free_blocks;
+    report.progress = std::move(progress);
+    return tell(FromReplica{{ReplicaId{replica}, Epoch{epoch}}, std::move(report)});
+  }
+  std::vector<std::string> probe(uint64_t request, uint32_t attempt, uint32_t generated,
+                                 const LengthLaw& law) {
+    StepReport report;
+    report.free_blocks = 100;
+    report.laws.push_back({RequestId{request}, Attempt{attempt}, 0, generated, law});
+    return tell(FromReplica{{ReplicaId{0}, Epoch{1}}, std::move(report)});
+  }
+  std::vector<std::string> population(const LengthLaw& law) {
+    PredictorHello hello;
+    hello.population = law;
+    return tell(hello);
   }
 
   Time now{seconds(100)};
@@ -40,13 +61,10 @@ class Core {
   std::vector<CoreCommand> commands;
 };
 
-ProgressEntry entry(uint64_t id, uint32_t attempt, uint32_t first, uint32_t count,
-                    bool ends = false, uint32_t sample = 0) {
-  return {{RequestId{id}, sample},
-          Attempt{attempt},
-          first,
-          count,
-          ends ? FinishReason::kStop : FinishReason::kNone};
+SequenceProgress entry(uint64_t id, uint32_t attempt, uint32_t first, uint32_t count,
+                       bool ends = false, uint32_t sample = 0) {
+  return {RequestId{id}, sample, Attempt{attempt},
+          first,         count,  ends ? FinishReason::kStop : FinishReason::kNone};
 }
 using Lines = std::vector<std::string>;
 
@@ -114,7 +132,7 @@ TEST(SchedulerCore, FullQueueAnswersAtOnceWithTheTimeToComeBack) {
   c.join(0, 1);
   for (uint64_t id = 1; id <= 7; ++id) c.arrive(id);  // 1 runs, 2 ahead, 4 wait
   c.arrive(8);
-  const auto first = std::get<RejectCommand>(c.commands.at(0));
+  const auto first = std::get<Reject>(c.commands.at(0));
   EXPECT_EQ(first.error.code, ErrorCode::kQueueFull);
   EXPECT_EQ(first.retry_after, seconds(1));  // nothing known yet
   for (uint64_t id = 1; id <= 3; ++id) {
@@ -123,7 +141,7 @@ TEST(SchedulerCore, FullQueueAnswersAtOnceWithTheTimeToComeBack) {
     c.arrive(10 + id);
   }
   c.arrive(20);
-  EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).retry_after, milliseconds(400));
+  EXPECT_EQ(std::get<Reject>(c.commands.at(0)).retry_after, milliseconds(400));
 }
 
 TEST(SchedulerCore, DeadlineEndsWaitingAndRunningRequests) {
@@ -271,7 +289,7 @@ TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
             Lines({"drain replica=0 epoch=1", "cancel replica=0 epoch=1 request=2 attempt=1"}));
   EXPECT_EQ(c.arrive(3), Lines({"accept request=3"}));
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(), "finish request=1 reason=none");
-  c.tell(ReplicaDrained{ReplicaId{0}, Epoch{1}});
+  c.tell(FromReplica{{ReplicaId{0}, Epoch{1}}, Drained{}});
   EXPECT_EQ(c.join(1, 4),
             Lines({"welcome replica=1 epoch=1", "dispatch replica=1 epoch=1 request=2 attempt=2",
                    "dispatch replica=1 epoch=1 request=3 attempt=1"}));
@@ -286,7 +304,7 @@ TEST(SchedulerCore, StopEndsEverythingAndRefusesWhatComes) {
   EXPECT_EQ(lines.back(), "shutdown replica=0 epoch=1");
   EXPECT_EQ(c.core.live(), 0u);
   c.arrive(3);
-  EXPECT_EQ(std::get<RejectCommand>(c.commands.at(0)).error.code, ErrorCode::kUnavailable);
+  EXPECT_EQ(std::get<Reject>(c.commands.at(0)).error.code, ErrorCode::kUnavailable);
 }
 
 CoreOptions with_policy(const char* name) {
@@ -302,17 +320,17 @@ TEST(SchedulerCore, TieRunsTheShortestPredictedFirstAndTheUnpredictedByThePopula
     c.join(0, 1);
     for (uint64_t id = 1; id <= 5; ++id)
       c.tell(Arrived{RequestId{id}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
-    c.tell(PredictedLaw{RequestId{2}, tie::log_t(7, 0.3)});
-    c.tell(PredictedLaw{RequestId{3}, tie::log_t(3, 0.3)});
-    c.tell(PredictedLaw{RequestId{5}, tie::log_t(2, 0.3)});
+    c.tell(Predicted{RequestId{2}, tie::log_t(7, 0.3)});
+    c.tell(Predicted{RequestId{3}, tie::log_t(3, 0.3)});
+    c.tell(Predicted{RequestId{5}, tie::log_t(2, 0.3)});
     EXPECT_EQ(c.core.place(RequestId{5}), 1u);
     EXPECT_EQ(c.core.place(RequestId{4}), 3u);
     EXPECT_EQ(c.core.place(RequestId{2}), 4u);
     std::string order;
     for (uint32_t runs = 1; order.size() < 4;) {
       const auto lines = c.report(0, 1, {entry(runs, 1, 0, 1, true)});
-      const auto& dispatched = std::get<DispatchCommand>(c.commands.back());
-      runs = static_cast<uint32_t>(dispatched.id.value);
+      const auto& to = std::get<ToReplica>(c.commands.back());
+      runs = static_cast<uint32_t>(std::get<Dispatch>(to.command).request.value);
       order += std::to_string(runs);
     }
     EXPECT_EQ(order, "5342");
@@ -323,7 +341,7 @@ TEST(SchedulerCore, FcfsKeepsArrivalWhateverIsPredicted) {
   Core c(with_policy("fcfs"));
   c.join(0, 1);
   for (uint64_t id = 1; id <= 3; ++id) c.arrive(id);
-  c.tell(PredictedLaw{RequestId{3}, tie::log_t(1, 0.3)});
+  c.tell(Predicted{RequestId{3}, tie::log_t(1, 0.3)});
   EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(),
             "dispatch replica=0 epoch=1 request=2 attempt=1");
   EXPECT_EQ(c.core.counters().predicted, 1u);
@@ -343,10 +361,10 @@ TEST(SchedulerCore, WaitingMakesUpForLengthByTheDecayExactly) {
     };
     arrive(1);
     arrive(2);
-    c.tell(PredictedLaw{RequestId{2}, tie::log_t(std::log(200), 1e-3, 30)});
+    c.tell(Predicted{RequestId{2}, tie::log_t(std::log(200), 1e-3, 30)});
     c.now += from_seconds(tie_wait + off);
     arrive(3);
-    c.tell(PredictedLaw{RequestId{3}, tie::log_t(std::log(100), 1e-3, 30)});
+    c.tell(Predicted{RequestId{3}, tie::log_t(std::log(100), 1e-3, 30)});
     EXPECT_EQ(c.core.place(RequestId{3}), off < 0 ? 1u : 2u);
   }
 }
@@ -367,8 +385,8 @@ TEST(SchedulerCore, BetaFollowsTheQueueAndTurnsTheOrderOfWideAndNarrowLaws) {
     c.tell(Arrived{RequestId{id}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
   };
   for (uint64_t id = 1; id <= 3; ++id) arrive(id);
-  c.tell(PredictedLaw{RequestId{2}, narrow});
-  c.tell(PredictedLaw{RequestId{3}, wide});
+  c.tell(Predicted{RequestId{2}, narrow});
+  c.tell(Predicted{RequestId{3}, wide});
   c.now += seconds(2);
   for (uint64_t id = 4; id <= 8; ++id) arrive(id);
   EXPECT_NEAR(c.core.beta(), 0.3, 1e-12) << "a level is held for a second";
@@ -385,12 +403,12 @@ TEST(SchedulerCore, AProbedLawOutranksThePredictorsAndIsKeptForTheNextAttempt) {
   c.join(0, 1);
   c.tell(Arrived{RequestId{1}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
   c.tell(Arrived{RequestId{2}, PriorityClass::kStandard, 1, 8, 2048, c.now, Duration::max()});
-  c.tell(PredictedLaw{RequestId{2}, tie::log_t(5, 0.3)});
-  c.tell(ProbedLaw{ReplicaId{0}, Epoch{1}, RequestId{1}, Attempt{2}, 0, 0, tie::log_t(1, 0.3)});
+  c.tell(Predicted{RequestId{2}, tie::log_t(5, 0.3)});
+  c.probe(1, 2, 0, tie::log_t(1, 0.3));
   EXPECT_EQ(c.core.counters().probed, 0u) << "of an attempt that is not";
   c.report(0, 1, {entry(1, 1, 0, 40)});
-  c.tell(ProbedLaw{ReplicaId{0}, Epoch{1}, RequestId{1}, Attempt{1}, 0, 32, tie::log_t(3, 0.3)});
-  c.tell(PredictedLaw{RequestId{1}, tie::log_t(9, 0.3)});
+  c.probe(1, 1, 32, tie::log_t(3, 0.3));
+  c.tell(Predicted{RequestId{1}, tie::log_t(9, 0.3)});
   EXPECT_EQ(c.core.counters().probed, 1u);
   EXPECT_EQ(c.core.counters().predicted_late, 1u);
   c.tell(ReplicaLost{ReplicaId{0}, Epoch{1}});
@@ -406,9 +424,9 @@ TEST(SchedulerCore, ANewPopulationRekeysTheUnpredicted) {
   Core c(with_policy("sept"));
   c.arrive(1);
   c.arrive(2);
-  c.tell(PredictedLaw{RequestId{2}, tie::log_t(2, 0.3)});
+  c.tell(Predicted{RequestId{2}, tie::log_t(2, 0.3)});
   EXPECT_EQ(c.core.place(RequestId{1}), 2u);
-  c.tell(PopulationLaw{tie::log_t(1, 0.3, 5)});
+  c.population(tie::log_t(1, 0.3, 5));
   EXPECT_EQ(c.core.place(RequestId{1}), 1u);
 }
 
@@ -433,10 +451,9 @@ TEST(SchedulerCore, AdviceNeverReachesACheck) {
     c.join(0, 1);
     for (uint64_t id = 1; id <= 8; ++id) c.arrive(id);
     for (size_t i = 0; i < laws.size(); ++i) {
-      c.tell(PredictedLaw{RequestId{2 + i % 7}, laws[i]});
-      c.tell(ProbedLaw{ReplicaId{0}, Epoch{1}, RequestId{1}, Attempt{1}, 0, 0, laws[i]});
-      if (i % 8 == 2 || i % 8 == 3)
-        c.tell(PopulationLaw{laws[i]});  // a table of its own each: 10 ms
+      c.tell(Predicted{RequestId{2 + i % 7}, laws[i]});
+      c.probe(1, 1, 0, laws[i]);
+      if (i % 8 == 2 || i % 8 == 3) c.population(laws[i]);  // a table of its own each: 10 ms
       for (uint64_t id = 1; id <= 8; ++id)
         EXPECT_TRUE(std::isfinite(c.core.standing(RequestId{id}).key));
       c.core.check_integrity();

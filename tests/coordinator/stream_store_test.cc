@@ -4,21 +4,13 @@
 
 #include <random>
 
+#include "tests/coordinator/report_piece.h"
+
 namespace tailor::coordinator {
 namespace {
 
 const Time kStart{seconds(100)};
 
-SequenceProgress progress(uint32_t sample, uint32_t first, std::vector<TokenId> ids,
-                          uint64_t offset, std::string text) {
-  SequenceProgress p;
-  p.sequence.sample = sample;
-  p.first_index = first;
-  p.token_ids = std::move(ids);
-  p.text_offset = offset;
-  p.text = std::move(text);
-  return p;
-}
 void open(StreamStore& store, uint64_t id, uint32_t samples = 1) {
   store.open(RequestId{id}, samples, api::Accepted{"r" + std::to_string(id), {1, 2}, 7, 64},
              ClientId{1});
@@ -54,8 +46,8 @@ TEST(StreamStore, CursorsReadEverythingOnce) {
   open(store, 1, 2);
   StreamCursor cursor = store.cursor(RequestId{1}, {});
   EXPECT_TRUE(store.read_up(RequestId{1}, cursor));
-  ASSERT_TRUE(store.append(RequestId{1}, progress(0, 0, {10, 11}, 0, "ab"), 0).has_value());
-  ASSERT_TRUE(store.append(RequestId{1}, progress(1, 0, {20}, 0, ""), 0).has_value());
+  ASSERT_TRUE(append(store, RequestId{1}, report_piece(0, 0, {10, 11}, 0, "ab"), 0).has_value());
+  ASSERT_TRUE(append(store, RequestId{1}, report_piece(1, 0, {20}, 0, ""), 0).has_value());
   std::vector<api::ServerEvent> events;
   store.read(RequestId{1}, cursor, 1 << 20, events);
   ASSERT_EQ(events.size(), 2u);
@@ -65,7 +57,7 @@ TEST(StreamStore, CursorsReadEverythingOnce) {
   events.clear();
   EXPECT_EQ(store.read(RequestId{1}, cursor, 1 << 20, events), 0u);
   // Text alone, set free by the end.
-  ASSERT_TRUE(store.append(RequestId{1}, progress(1, 1, {}, 0, "held"), 0).has_value());
+  ASSERT_TRUE(append(store, RequestId{1}, report_piece(1, 1, {}, 0, "held"), 0).has_value());
   EXPECT_FALSE(store.read_up(RequestId{1}, cursor));
   store.read(RequestId{1}, cursor, 1 << 20, events);
   ASSERT_EQ(events.size(), 1u);
@@ -76,17 +68,17 @@ TEST(StreamStore, CursorsReadEverythingOnce) {
 TEST(StreamStore, RepeatsAfterALossAreDroppedAndGapsAreRefused) {
   StreamStore store({});
   open(store, 1);
-  ASSERT_TRUE(store.append(RequestId{1}, progress(0, 0, {1, 2, 3}, 0, "abc"), 0).has_value());
-  ASSERT_TRUE(store.append(RequestId{1}, progress(0, 1, {2, 3, 4}, 1, "bcd"), 2).has_value());
+  ASSERT_TRUE(append(store, RequestId{1}, report_piece(0, 0, {1, 2, 3}, 0, "abc"), 0).has_value());
+  ASSERT_TRUE(append(store, RequestId{1}, report_piece(0, 1, {2, 3, 4}, 1, "bcd"), 2).has_value());
   EXPECT_EQ(store.generated(RequestId{1})[0], (std::vector<TokenId>{1, 2, 3, 4}));
   StreamCursor cursor = store.cursor(RequestId{1}, {});
   std::vector<api::ServerEvent> events;
   store.read(RequestId{1}, cursor, 1000, events);
   EXPECT_EQ(std::get<api::TokenChunk>(events[0]).text, "abcd");
-  const auto gap = store.append(RequestId{1}, progress(0, 4, {5}, 9, "x"), 0);
+  const auto gap = append(store, RequestId{1}, report_piece(0, 4, {5}, 9, "x"), 0);
   ASSERT_FALSE(gap.has_value());
   EXPECT_EQ(gap.error().code, ErrorCode::kDataLoss);
-  const auto empty = store.append(RequestId{1}, progress(0, 4, {5}, 9, ""), 0);
+  const auto empty = append(store, RequestId{1}, report_piece(0, 4, {5}, 9, ""), 0);
   ASSERT_FALSE(empty.has_value());
   EXPECT_EQ(empty.error().code, ErrorCode::kDataLoss);
   EXPECT_EQ(store.num_tokens(RequestId{1}, 0), 4u);
@@ -95,14 +87,14 @@ TEST(StreamStore, RepeatsAfterALossAreDroppedAndGapsAreRefused) {
 TEST(StreamStore, FinishedTellsEachSamplesOwnEndAndTheFirstError) {
   StreamStore store({});
   open(store, 1, 3);
-  auto stopped = progress(0, 0, {1, 2}, 0, "ab");
-  stopped.finish = FinishReason::kStop;
-  stopped.stop_match = "END";
-  auto failed = progress(1, 0, {1}, 0, "a");
-  failed.finish = FinishReason::kFailed;
-  failed.error = {ErrorCode::kOutOfBlocks, "too long"};
-  ASSERT_TRUE(store.append(RequestId{1}, std::move(stopped), 0).has_value());
-  ASSERT_TRUE(store.append(RequestId{1}, std::move(failed), 0).has_value());
+  auto stopped = report_piece(0, 0, {1, 2}, 0, "ab");
+  stopped.progress.finish = FinishReason::kStop;
+  stopped.end.stop_match = "END";
+  auto failed = report_piece(1, 0, {1}, 0, "a");
+  failed.progress.finish = FinishReason::kFailed;
+  failed.end.error = {ErrorCode::kOutOfBlocks, "too long"};
+  ASSERT_TRUE(append(store, RequestId{1}, std::move(stopped), 0).has_value());
+  ASSERT_TRUE(append(store, RequestId{1}, std::move(failed), 0).has_value());
   close(store, 1, kStart, FinishReason::kCancelled);
   const auto& end = store.finished(RequestId{1});
   EXPECT_EQ(end.samples[0].reason, FinishReason::kStop);
@@ -133,8 +125,8 @@ TEST(StreamStore, EndedStreamsAreKeptWithinAgeCountAndBytes) {
   StreamStore small(options);
   for (uint64_t id = 1; id <= 5; ++id) {
     open(small, id);
-    ASSERT_TRUE(
-        small.append(RequestId{id}, progress(0, 0, {1}, 0, std::string(2000, 'x')), 0).has_value());
+    ASSERT_TRUE(append(small, RequestId{id}, report_piece(0, 0, {1}, 0, std::string(2000, 'x')), 0)
+                    .has_value());
     close(small, id, kStart);
   }
   EXPECT_LE(small.bytes(), 5600u);
@@ -160,9 +152,9 @@ TEST(StreamStore, ResumeFromAnyTokenAndAnyMessageSizeGivesTheWholeAnswer) {
         ids.push_back(static_cast<TokenId>(random() % 1000));
         piece += pieces[random() % pieces.size()];
       }
-      ASSERT_TRUE(
-          store.append(RequestId{1}, progress(s, tokens[s].size(), ids, text[s].size(), piece), 0)
-              .has_value());
+      ASSERT_TRUE(append(store, RequestId{1},
+                         report_piece(s, tokens[s].size(), ids, text[s].size(), piece), 0)
+                      .has_value());
       tokens[s].insert(tokens[s].end(), ids.begin(), ids.end());
       text[s] += piece;
       std::vector<api::ServerEvent> events;

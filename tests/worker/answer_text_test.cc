@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/worker/told.h"
+
 namespace tailor::worker {
 namespace {
 
@@ -45,6 +47,8 @@ class Letters : public text::Tokenizer {
 constexpr SequenceId kSequence{RequestId{7}, 0};
 constexpr Attempt kFirst{1};
 
+using test::Told;
+
 class AnswerTextTest : public testing::Test {
  protected:
   void open(std::vector<TokenId> generated = {}, FinishReason ended = FinishReason::kNone) {
@@ -55,18 +59,22 @@ class AnswerTextTest : public testing::Test {
                    .ended = ended});
   }
   /// One token through one step; the report's only progress, if there is one.
-  std::optional<SequenceProgress> draw(uint32_t index, TokenId token,
-                                       FinishReason finish = FinishReason::kNone) {
+  std::optional<Told> draw(uint32_t index, TokenId token,
+                           FinishReason finish = FinishReason::kNone) {
     StepOutput output;
     output.tokens.push_back({.sequence = kSequence,
                              .attempt = kFirst,
                              .index = index,
                              .token = token,
                              .finish = finish});
-    StepReport report = answers_.step(std::move(output));
-    if (report.progress.empty()) return std::nullopt;
-    EXPECT_EQ(report.progress.size(), 1u);
-    return report.progress[0];
+    const auto entries = step(std::move(output));
+    if (entries.empty()) return std::nullopt;
+    EXPECT_EQ(entries.size(), 1u);
+    return entries[0];
+  }
+  std::vector<Told> step(StepOutput output) {
+    TextReport report = answers_.step(std::move(output));
+    return test::told(report.report, std::move(report.payload));
   }
   Request request_;
   AnswerText answers_{std::make_shared<Letters>()};
@@ -175,7 +183,8 @@ TEST_F(AnswerTextTest, AResumedAnswerGoesOnAsIfItHadNeverStopped) {
                                .attempt = kFirst,
                                .index = static_cast<uint32_t>(i),
                                .token = tokens[i]});
-      for (auto& p : fresh.step(std::move(output)).progress)
+      TextReport report = fresh.step(std::move(output));
+      for (auto& p : test::told(report.report, std::move(report.payload)))
         if (!p.text.empty()) pieces.emplace_back(p.text_offset, p.text);
     }
     return pieces;
@@ -192,19 +201,19 @@ TEST_F(AnswerTextTest, AResumedAnswerGoesOnAsIfItHadNeverStopped) {
 
 TEST_F(AnswerTextTest, AResumedAnswerThatHadEndedSaysSoOnce) {
   open({0, 26}, FinishReason::kStop);
-  StepReport report = answers_.step({});
-  ASSERT_EQ(report.progress.size(), 1u);
-  EXPECT_EQ(report.progress[0].finish, FinishReason::kStop);
-  EXPECT_EQ(report.progress[0].first_index, 2u);
-  EXPECT_TRUE(report.progress[0].token_ids.empty());
-  EXPECT_TRUE(answers_.step({}).progress.empty());
+  auto entries = step({});
+  ASSERT_EQ(entries.size(), 1u);
+  EXPECT_EQ(entries[0].finish, FinishReason::kStop);
+  EXPECT_EQ(entries[0].first_index, 2u);
+  EXPECT_TRUE(entries[0].token_ids.empty());
+  EXPECT_TRUE(step({}).empty());
   EXPECT_EQ(answers_.open_answers(), 0u);
 
   request_.sampling.stop = {"b"};
   open({0, 1});  // the main thread knows nothing of stop strings
-  report = answers_.step({});
-  ASSERT_EQ(report.progress.size(), 1u);
-  EXPECT_EQ(report.progress[0].finish, FinishReason::kStop);
+  entries = step({});
+  ASSERT_EQ(entries.size(), 1u);
+  EXPECT_EQ(entries[0].finish, FinishReason::kStop);
   EXPECT_EQ(answers_.take_stops().size(), 1u);
   EXPECT_FALSE(draw(2, 3));
 }
@@ -215,7 +224,7 @@ TEST_F(AnswerTextTest, AnotherAttemptsTokensAreIgnored) {
   output.tokens.push_back({.sequence = kSequence, .attempt = Attempt{2}, .index = 0, .token = 1});
   output.tokens.push_back(
       {.sequence = {RequestId{8}, 0}, .attempt = kFirst, .index = 0, .token = 1});
-  EXPECT_TRUE(answers_.step(std::move(output)).progress.empty());
+  EXPECT_TRUE(step(std::move(output)).empty());
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "comm/collective_inprocess.h"
 #include "tests/worker/hash_engine.h"
+#include "tests/worker/told.h"
 #include "tie/law.h"
 #include "tie/length_head.h"
 #include "worker/follower_loop.h"
@@ -33,19 +34,19 @@ using test::kVocab;
 class LocalIo : public comm::WorkerIo {
  public:
   Mailbox<comm::WorkerInput>& inbox() override { return inbox_; }
-  void report(WorkerReport report) override { reports_.push_always(std::move(report)); }
+  void report(comm::ReportFrame report) override { reports_.push_always(std::move(report)); }
   size_t backlog() const override { return reports_.size(); }
   void ring() override {
     for (LocalIo* f : followers) f->inbox_.push_always(comm::Doorbell{});
   }
   const std::string& doorbell_endpoint() const override { return endpoint_; }
-  Mailbox<WorkerReport>& reports() { return reports_; }
+  Mailbox<comm::ReportFrame>& reports() { return reports_; }
 
   std::vector<LocalIo*> followers;
 
  private:
   Mailbox<comm::WorkerInput> inbox_{4096};
-  Mailbox<WorkerReport> reports_{1 << 20};
+  Mailbox<comm::ReportFrame> reports_{1 << 20};
   std::string endpoint_ = "here";
 };
 
@@ -93,8 +94,20 @@ class Replica {
     if (!joined_) stop();
   }
 
-  void send(WorkerCommand command) {
-    ios_[0]->inbox().push_always(comm::FromCoordinator{++sequence_, std::move(command)});
+  void send(WorkerCommand command, DispatchPayload payload = {}) {
+    ios_[0]->inbox().push_always(comm::CommandFrame{
+        {{ReplicaId{0}, epoch_, ++sequence_}, std::move(command)}, std::move(payload)});
+  }
+  void welcome(uint32_t epoch) {
+    epoch_ = Epoch{epoch};
+    send(Welcome{});
+  }
+  void dispatch(Attempt attempt, const Request& request,
+                std::vector<std::vector<TokenId>> generated) {
+    send(Dispatch{request.id, attempt, static_cast<uint32_t>(request.sampling.n),
+                  static_cast<uint32_t>(request.prompt.size()),
+                  static_cast<uint32_t>(request.sampling.max_tokens)},
+         {std::make_shared<const Request>(request), std::move(generated)});
   }
   void send_input(comm::WorkerInput input) { ios_[0]->inbox().push_always(std::move(input)); }
   void dispatch(const Request& request, std::vector<std::vector<TokenId>> generated = {},
@@ -106,7 +119,7 @@ class Replica {
       if (!again) ++open_;
     }
     attempts_[request.id] = Attempt{attempt};
-    send(Dispatch{Attempt{attempt}, request, generated});
+    dispatch(Attempt{attempt}, request, generated);
   }
   void cancel(const Request& request) { send(CancelRequest{request.id, attempts_[request.id]}); }
 
@@ -138,13 +151,14 @@ class Replica {
   StepReport last;
 
  private:
-  void take(WorkerReport& report) {
+  void take(comm::ReportFrame& frame) {
+    WorkerReport& report = frame.from.report;
     if (std::holds_alternative<Hello>(report)) ++hellos;
     if (std::holds_alternative<Drained>(report)) ++drained;
     auto* step = std::get_if<StepReport>(&report);
     if (step == nullptr) return;
     EXPECT_GE(step->step_time, step->forward_time + step->sample_time);
-    for (auto& p : step->progress) {
+    for (auto& p : test::told(*step, std::move(frame.payload))) {
       Answer& a = answers[p.sequence];
       if (p.attempt < attempts_[p.sequence.request]) continue;
       EXPECT_EQ(p.attempt, attempts_[p.sequence.request]);
@@ -157,11 +171,9 @@ class Replica {
       a.error = p.error;
       --open_;
     }
-    for (auto& e : step->events) {
-      preemptions += std::holds_alternative<SequencePreempted>(e);
-      prefills += std::holds_alternative<PrefillDone>(e);
-      if (const auto* law = std::get_if<LawProbed>(&e)) laws.push_back(*law);
-    }
+    preemptions += static_cast<int>(step->preempted.size());
+    prefills += static_cast<int>(step->prefills.size());
+    laws.insert(laws.end(), step->laws.begin(), step->laws.end());
     step->progress.clear();
     last = *step;
   }
@@ -173,6 +185,7 @@ class Replica {
   std::vector<std::thread> threads_;
   std::map<RequestId, Attempt> attempts_;
   uint64_t sequence_ = 0;
+  Epoch epoch_;
   int open_ = 0;
   bool joined_ = false;
 };
@@ -388,11 +401,11 @@ TEST(Loop, DrainFinishesWhatRunsAndRefusesTheRest) {
 
 TEST(Loop, AnotherEpochDropsWhatRanForTheOldOne) {
   Replica replica(1, {.num_blocks = 100, .slots = 8, .token_budget = 64}, 1 << 20);
-  replica.send(Welcome{ReplicaId{0}, Epoch{1}});
+  replica.welcome(1);
   Request old = endless(1, 5), fresh = endless(2, 5);
   fresh.sampling.max_tokens = 10;
   replica.dispatch(old);
-  replica.send(Welcome{ReplicaId{0}, Epoch{2}});
+  replica.welcome(2);
   replica.dispatch(fresh);
   ASSERT_TRUE(replica.read([&] {
     return replica.answers[{fresh.id, 0}].finish != FinishReason::kNone;
@@ -409,8 +422,8 @@ TEST(Loop, ANewerAttemptReplacesTheOlder) {
   auto head = truth(r, 0).tokens;
   head.resize(4);
   replica.dispatch(r, {head}, 2);
-  replica.send(Dispatch{Attempt{2}, r, {head}});  // a repeat changes nothing
-  replica.send(Dispatch{Attempt{1}, r, {{}}});    // nor does what comes late
+  replica.dispatch(Attempt{2}, r, {head});  // a repeat changes nothing
+  replica.dispatch(Attempt{1}, r, {{}});    // nor does what comes late
   ASSERT_TRUE(replica.read_all());
   expect_truth(replica, r);
 }
@@ -434,8 +447,8 @@ TEST(LoopDeathTest, AStuckTextThreadEndsTheProcessThoughMainGoesOn) {
         Mailbox<int> never(1);
         Mailbox<int> nor_this(1);
         TextThread thread(
-            nullptr, [&](WorkerReport) { never.drain_wait(seconds(3600)); }, &text);
-        thread.send(WorkerReport(Drained{}));
+            nullptr, [&](comm::ReportFrame) { never.drain_wait(seconds(3600)); }, &text);
+        thread.send(comm::ReportFrame{{{}, Drained{}}, {}});
         main.busy = true;
         for (;; ++main.counter) nor_this.drain_wait(milliseconds(10));
       },

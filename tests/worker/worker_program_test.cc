@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "comm/coordinator_io.h"
+#include "tests/worker/told.h"
 
 namespace tailor {
 namespace {
@@ -137,7 +138,7 @@ class Worker : public testing::Test {
   void start_and_greet(int tp, std::vector<std::string> more = {}) {
     start(tp, std::move(more));
     ASSERT_TRUE(read([this] { return hello_.has_value(); }, seconds(60))) << log();
-    send(Welcome{hello_->configured_replica, Epoch{1}});
+    send(Welcome{});
   }
 
   std::string log() const {
@@ -145,11 +146,15 @@ class Worker : public testing::Test {
     return std::string(std::istreambuf_iterator<char>(file), {});
   }
 
-  void send(WorkerCommand command) {
-    io_->send(comm::ToWorker{link_, ++sequence_, Epoch{1}, std::move(command)});
+  void send(WorkerCommand command, DispatchPayload payload = {}) {
+    io_->send(comm::ToWorker{
+        link_, {{{replica_, Epoch{1}, ++sequence_}, std::move(command)}, std::move(payload)}});
   }
   void dispatch(const Request& r) {
-    send(Dispatch{Attempt{1}, r, std::vector<std::vector<TokenId>>(r.sampling.n)});
+    send(Dispatch{r.id, Attempt{1}, static_cast<uint32_t>(r.sampling.n),
+                  static_cast<uint32_t>(r.prompt.size()),
+                  static_cast<uint32_t>(r.sampling.max_tokens)},
+         {std::make_shared<const Request>(r), {}});
   }
 
   bool read(const std::function<bool()>& until, Duration limit = seconds(60)) {
@@ -160,20 +165,23 @@ class Worker : public testing::Test {
       for (auto& input : io_->inbox().drain_wait(milliseconds(50))) {
         auto* from = std::get_if<comm::FromWorker>(&input);
         if (from == nullptr) continue;
-        if (auto* hello = std::get_if<Hello>(&from->report)) {
+        const WorkerReport& report = from->frame.from.report;
+        if (auto* hello = std::get_if<Hello>(&report)) {
           hello_ = *hello;
           link_ = from->link;
+          replica_ = from->frame.from.envelope.replica;
         }
-        if (auto* beat = std::get_if<Heartbeat>(&from->report)) beats_[beat->rank]++;
-        if (std::holds_alternative<Drained>(from->report)) drained_ = true;
-        if (auto* step = std::get_if<StepReport>(&from->report)) take(*step);
+        if (auto* beat = std::get_if<Heartbeat>(&report)) beats_[beat->rank]++;
+        if (std::holds_alternative<Drained>(report)) drained_ = true;
+        if (auto* step = std::get_if<StepReport>(&report))
+          take(*step, std::move(from->frame.payload));
       }
     }
     return true;
   }
-  void take(const StepReport& step) {
+  void take(const StepReport& step, StepPayload payload) {
     last_ = step;
-    for (const auto& p : step.progress) {
+    for (const auto& p : worker::test::told(step, std::move(payload))) {
       auto& tokens = tokens_[p.sequence];
       EXPECT_EQ(p.first_index, tokens.size());
       tokens.insert(tokens.end(), p.token_ids.begin(), p.token_ids.end());
@@ -181,7 +189,7 @@ class Worker : public testing::Test {
       if (p.finish != FinishReason::kNone)
         finished_[p.sequence] = p.finish, errors_[p.sequence] = p.error;
     }
-    for (const auto& e : step.events) preemptions_ += std::holds_alternative<SequencePreempted>(e);
+    preemptions_ += static_cast<int>(step.preempted.size());
   }
   void expect_reference(const Request& r) {
     const auto& tokens = tokens_[{r.id, 0}];
@@ -214,6 +222,7 @@ class Worker : public testing::Test {
   std::unique_ptr<comm::CoordinatorIo> io_;
   pid_t mpirun_ = -1;
   comm::LinkId link_;
+  ReplicaId replica_;
   std::optional<Hello> hello_;
   uint64_t sequence_ = 0;
   std::vector<Request> requests_;
@@ -240,7 +249,7 @@ TEST_F(Worker, AnswersAsTransformersDoes) {
     sequence_ = 0;
     start_and_greet(tp, {"--kv-memory", "16MiB"});
     if (HasFatalFailure()) return;
-    EXPECT_EQ(hello_->configured_replica, ReplicaId{3});
+    EXPECT_EQ(replica_, ReplicaId{3});
     EXPECT_EQ(hello_->info.tp_size, static_cast<uint32_t>(tp));
     EXPECT_EQ(hello_->info.vocab_size, config_["vocab_size"].get<uint32_t>());
     EXPECT_GT(hello_->info.num_blocks, 0u);
