@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "comm/wire.h"
+#include "comm/wire_reader.h"
+#include "comm/wire_writer.h"
 
 namespace tailor::comm {
 namespace {
