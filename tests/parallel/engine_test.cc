@@ -7,6 +7,8 @@
 
 #include "base/log.h"
 #include "comm/collective_inprocess.h"
+#include "kv/block_pool.h"
+#include "parallel/block_store_torch.h"
 #include "parallel/engine_cpu.h"
 #include "parallel/engine_torch.h"
 #include "tests/parallel/greedy.h"
@@ -221,6 +223,33 @@ TEST(TorchEngine, RefusesWhatItCannotBecome) {
   refused(
       {}, [](EngineOptions& o) { o.max_context = 512, o.kv_bytes = 100000; },
       ErrorCode::kLimitExceeded);
+}
+
+TEST(TensorStore, MovesAndSumsAsTheBlockPoolDoes) {
+  kv::BlockLayout layout;
+  layout.num_layers = 2;
+  layout.num_groups_local = 3;
+  layout.head_dim = 16;
+  auto tensor = make_tensor_store("cpu", layout, 6);
+  auto pool = kv::make_block_pool(layout, 6);
+  ASSERT_TRUE(tensor.has_value() && pool.has_value());
+  for (const auto& store : {*tensor, *pool})
+    for (int64_t i = 0; i < 6 * layout.block_bytes(); ++i)
+      store->device_data()[i] = static_cast<std::byte>(i * 7 % 253);
+  const std::vector<kv::BlockMove> moves = {{.from = 0, .to = 3, .count = 2}, {.from = 4, .to = 1}};
+  const std::vector<kv::BlockMove> wrong = {{.from = 0, .to = 2}, {.from = 0, .to = 6}};
+  for (const auto& store : {*tensor, *pool}) {
+    ASSERT_TRUE(store->begin(moves).has_value());
+    EXPECT_FALSE(store->begin(wrong).has_value());
+    EXPECT_EQ(store->status(0).done, 2u);
+    EXPECT_EQ(store->status(0).failed, 0u);
+    EXPECT_EQ(store->num_blocks(kv::kDeviceTier), 6);
+    EXPECT_EQ(store->num_blocks(1), 0);
+    EXPECT_FALSE(store->checksum(0, 6, 0).has_value());
+  }
+  for (int32_t block = 0; block < 6; ++block)
+    for (int32_t group = 0; group < 3; ++group)
+      EXPECT_EQ(*(*tensor)->checksum(0, block, group), *(*pool)->checksum(0, block, group));
 }
 
 TEST(TorchEngine, LoadsWithProgressAndSaysWhatItTook) {
