@@ -1,6 +1,8 @@
 #include "sim/cluster_sim.h"
 
 #include <algorithm>
+#include <deque>
+#include <memory>
 #include <queue>
 #include <string>
 #include <variant>
@@ -22,83 +24,21 @@ struct Event {
   }
 };
 
-/// One replica: a planner, and what the leader's loop knows of its sequences.
-class Replica {
- public:
-  Replica(const SimOptions& options, uint32_t number)
-      : options_(options), number_(number), planner_(options.planner) {}
-
-  Epoch epoch;
-  bool busy = false;
-
-  void dispatch(RequestId id, Attempt attempt, uint32_t prompt_tokens, uint32_t generated) {
-    const int32_t before[] = {static_cast<int32_t>(generated)};
-    added_.clear();
-    planner_.add(id, static_cast<int32_t>(prompt_tokens), before, added_);
-    const auto index = static_cast<size_t>(added_.front());
-    if (index >= sequences_.size()) sequences_.resize(index + 1);
-    sequences_[index] = {id, attempt, generated};
-  }
-  bool has_work() const { return planner_.has_work(); }
-
-  /// Plans a step; how long it takes. Zero: nothing can run.
-  Duration begin(uint64_t& preemptions) {
-    const worker::BatchPlan& plan = planner_.plan();
-    preemptions += plan.preempted.size();
-    drawn_.clear();
-    int64_t context = 0;
-    for (const worker::PlannedChunk& chunk : plan.chunks) {
-      context += chunk.first_position + chunk.num_tokens;
-      if (chunk.wants_logits) drawn_.push_back(chunk.index);
-    }
-    if (plan.chunks.empty()) return {};
-    const StepTimes& t = options_.times;
-    return from_seconds(t.base_s + t.sequence_s * plan.decode_tokens +
-                        t.context_token_s * static_cast<double>(context) +
-                        t.prefill_token_s * plan.prefill_tokens);
-  }
-
-  /// The step's tokens, as its report tells them.
-  template <typename LengthOf>
-  FromReplica end(const LengthOf& length_of) {
-    StepReport report;
-    for (const worker::SequenceIndex index : drawn_) {
-      Sequence& s = sequences_[static_cast<size_t>(index)];
-      const uint32_t length = length_of(s.request);
-      const bool last = s.generated + 1 == length;
-      report.progress.push_back({s.request, 0, s.attempt, s.generated, 1,
-                                 last ? FinishReason::kStop : FinishReason::kNone});
-      ++s.generated;
-      if (last)
-        planner_.finish(index);
-      else
-        planner_.token_drawn(index);
-    }
-    report.running_sequences = static_cast<uint32_t>(planner_.running_sequences());
-    report.free_blocks = static_cast<uint32_t>(planner_.blocks().free_blocks());
-    return {{ReplicaId{number_}, epoch}, std::move(report)};
-  }
-
- private:
-  struct Sequence {
-    RequestId request;
-    Attempt attempt;
-    uint32_t generated = 0;
-  };
-  const SimOptions& options_;
-  const uint32_t number_;
-  worker::BatchPlanner planner_;
-  std::vector<Sequence> sequences_;  // by SequenceIndex
-  std::vector<worker::SequenceIndex> added_, drawn_;
-};
-
 class Run {
  public:
   Run(const SimOptions& options, std::span<const SimRequest> requests)
       : options_(options), requests_(requests), core_(options.core, options.policies) {
-    for (uint32_t r = 0; r < options.replicas; ++r) replicas_.emplace_back(options, r);
+    for (uint32_t r = 0; r < options.replicas; ++r)
+      replicas_.emplace_back(ReplicaId{r}, options.planner, options.times);
+    busy_.resize(options.replicas);
     result_.outcomes.resize(requests.size());
-    generated_.resize(requests.size());
+    first_sequence_.reserve(requests.size());
+    for (const SimRequest& r : requests) {
+      first_sequence_.push_back(static_cast<uint32_t>(lengths_.size()));
+      lengths_.push_back(r.length);
+      lengths_.insert(lengths_.end(), r.more_lengths.begin(), r.more_lengths.end());
+    }
+    generated_.resize(lengths_.size());
   }
 
   Result<SimResult> run() {
@@ -142,6 +82,7 @@ class Run {
     const SimRequest& request = requests_[index];
     Arrived arrived;
     arrived.id = id_of(index);
+    arrived.samples = request.samples();
     arrived.prompt_tokens = request.prompt_tokens;
     arrived.max_tokens = request.max_tokens;
     arrived.arrival = now_;
@@ -153,28 +94,36 @@ class Run {
   }
 
   void begin_step(uint32_t r) {
-    Replica& replica = replicas_[r];
-    if (replica.busy || !replica.has_work()) return;
-    const Duration takes = replica.begin(result_.preemptions);
-    if (takes == Duration{}) return;
-    replica.busy = true;
-    ++result_.steps;
-    push(now_ + takes, What::kStepEnd, r);
+    if (busy_[r]) return;
+    const auto takes = replicas_[r].begin();
+    if (!takes) return;
+    busy_[r] = true;
+    if (*takes > Duration{}) ++result_.steps;
+    push(now_ + *takes, What::kStepEnd, r);
+  }
+
+  uint32_t length_of(SequenceId id) const {
+    return lengths_[first_sequence_[index_of(id.request)] + id.sample];
   }
 
   void end_step(uint32_t r) {
-    Replica& replica = replicas_[r];
-    replica.busy = false;
-    const FromReplica report =
-        replica.end([&](RequestId id) { return requests_[index_of(id)].length; });
-    for (const SequenceProgress& entry : std::get<StepReport>(report.report).progress) {
+    busy_[r] = false;
+    worker::ReportDraft& draft = replicas_[r].end([this](SequenceId id) { return length_of(id); });
+    result_.preemptions += draft.report.preempted.size();
+    for (const SequenceProgress& entry : draft.report.progress) {
       const uint32_t index = index_of(entry.request);
       SimOutcome& outcome = result_.outcomes[index];
       const Duration since = now_ - begin_ - requests_[index].arrival;
-      if (generated_[index]++ == 0) outcome.first_token = since;
+      if (outcome.first_token == Duration{}) outcome.first_token = since;
+      generated_[first_sequence_[index] + entry.sample] += entry.num_tokens;
       if (entry.finish != FinishReason::kNone) outcome.finish = since;
     }
-    tell(report);
+    auto& report = std::get<FromReplica>(report_);
+    report.envelope = draft.envelope;
+    auto& told = std::get<StepReport>(report.report);
+    told = std::move(draft.report);
+    tell(report_);
+    draft.report = std::move(told);  // its memory
   }
 
   void tell(const CoreEvent& event) {
@@ -182,11 +131,7 @@ class Run {
     core_.handle(now_, event, commands_);
     for (const CoreCommand& command : commands_) {
       if (const auto* to = std::get_if<ToReplica>(&command)) {
-        Replica& replica = replicas_[to->envelope.replica.value];
-        replica.epoch = to->envelope.epoch;
-        if (const auto* dispatch = std::get_if<Dispatch>(&to->command))
-          replica.dispatch(dispatch->request, dispatch->attempt, dispatch->prompt_tokens,
-                           generated_[index_of(dispatch->request)]);
+        pass_on(*to);
       } else if (const auto* finish = std::get_if<Finish>(&command)) {
         ++ended_;
         if (finish->error.code != ErrorCode::kOk) error_ = finish->error;
@@ -196,13 +141,26 @@ class Run {
     }
   }
 
+  void pass_on(const ToReplica& to) {
+    SimReplica& replica = replicas_[to.envelope.replica.value];
+    const auto* dispatch = std::get_if<Dispatch>(&to.command);
+    if (dispatch == nullptr) return replica.apply(to);
+    const uint32_t first = first_sequence_[index_of(dispatch->request)];
+    replica.apply(to,
+                  lengths_only(*dispatch, std::span(generated_).subspan(first, dispatch->samples),
+                               std::span(lengths_).subspan(first, dispatch->samples)));
+  }
+
   const SimOptions& options_;
   const std::span<const SimRequest> requests_;
   SchedulerCore core_;
-  std::vector<Replica> replicas_;
+  std::deque<SimReplica> replicas_;
+  std::vector<bool> busy_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::vector<CoreCommand> commands_;
-  std::vector<uint32_t> generated_;
+  CoreEvent report_ = FromReplica{{}, StepReport{}};  // reused
+  std::vector<uint32_t> first_sequence_;              // of a request, in the next two
+  std::vector<uint32_t> lengths_, generated_;         // by sequence
   const Time begin_{seconds(1)};
   Time now_ = begin_;
   uint64_t order_ = 0;
@@ -232,7 +190,9 @@ Result<SimResult> simulate(const SimOptions& options, std::span<const SimRequest
     const std::string name = "request " + std::to_string(i) + ": ";
     if (i > 0 && r.arrival < requests[i - 1].arrival)
       return fail(ErrorCode::kInvalidArgument, name + "arrives before the one in front of it");
-    if (r.length < 1 || r.length > r.max_tokens || r.prompt_tokens < 1)
+    const auto wrong = [&](uint32_t length) { return length < 1 || length > r.max_tokens; };
+    if (r.prompt_tokens < 1 || wrong(r.length) ||
+        std::any_of(r.more_lengths.begin(), r.more_lengths.end(), wrong))
       return fail(ErrorCode::kInvalidArgument, name + "expected a length from 1 to its limit of " +
                                                    std::to_string(r.max_tokens) + ", found " +
                                                    std::to_string(r.length));

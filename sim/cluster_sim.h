@@ -1,7 +1,7 @@
-// ClusterSim: a cluster in simulated time. Drives the very SchedulerCore and BatchPlanners that
-// serve: what is queued, dispatched, admitted, chunked and preempted here is decided by them alone.
-// Of its own it has an event heap and a model of how long a step takes. Deterministic: no random
-// numbers.
+// ClusterSim: a cluster in simulated time. Drives the very SchedulerCore and ReplicaCores that
+// serve: what is queued, dispatched, admitted, chunked, preempted and reported here is decided by
+// them alone, in the messages that they exchange elsewhere. Of its own it has an event heap and a
+// model of how long a step takes (sim/sim_replica.h). Deterministic: no random numbers.
 //
 // Left out so far: the hop between coordinator and replica, and faults.
 #pragma once
@@ -14,17 +14,9 @@
 #include "base/result.h"
 #include "base/time.h"
 #include "coordinator/scheduler_core.h"
-#include "worker/batch_planner.h"
+#include "sim/sim_replica.h"
 
 namespace tailor::sim {
-
-/// Seconds of a step: linear in what is in it. The defaults are an 8B model on one large GPU.
-struct StepTimes {
-  double base_s = 8e-3;
-  double sequence_s = 3e-5;       ///< per decoding sequence
-  double context_token_s = 5e-8;  ///< per token that is attended to
-  double prefill_token_s = 3.2e-5;
-};
 
 struct SimRequest {
   Duration arrival{};  ///< after the beginning
@@ -32,6 +24,10 @@ struct SimRequest {
   uint32_t length = 1;      ///< of the answer, tokens; at most max_tokens
   uint32_t max_tokens = 1;  ///< what the scheduler is told
   LengthLaw law;            ///< what the predictor will say; kind none = nothing
+  /// Of the samples beside the first: there are as many more.
+  std::vector<uint32_t> more_lengths;
+
+  uint32_t samples() const { return 1 + static_cast<uint32_t>(more_lengths.size()); }
 };
 
 struct SimOptions {
@@ -44,7 +40,8 @@ struct SimOptions {
 };
 
 struct SimOutcome {
-  Duration first_token{}, finish{};  ///< after its arrival
+  /// After its arrival; of n samples the first token of any, and the end of the last.
+  Duration first_token{}, finish{};
 };
 
 struct SimResult {

@@ -1,5 +1,6 @@
 #include "worker/answer_text.h"
 
+#include <span>
 #include <utility>
 
 namespace tailor::worker {
@@ -22,125 +23,106 @@ std::string AnswerText::token_name(TokenId id) const {
   return "token " + std::to_string(id);
 }
 
-void AnswerText::add(Entry& entry, text::StreamText::Piece&& piece) {
-  if (entry.text.empty()) entry.text_offset = piece.offset;
-  entry.text += piece.text;
+void AnswerText::Piece::append(const text::StreamText::Piece& piece) {
+  if (out.size() == begin) text.offset = piece.offset;
+  out += piece.text;
 }
 
-void AnswerText::flush(Answer& answer, Entry& entry) {
-  if (answer.text) add(entry, answer.text->finish());
+void AnswerText::follow(const AnswerChange& change) {
+  if (change.request) return open(change);
+  const auto it = answers_.find(change.sequence);
+  if (it != answers_.end() && it->second.attempt == change.attempt) answers_.erase(it);
 }
 
-void AnswerText::append(Entry&& entry, TextReport& out) {
-  StepPayload& payload = out.payload;
-  const auto place = static_cast<uint32_t>(out.report.progress.size());
-  out.report.progress.push_back(entry.progress);
-  if (entry.progress.num_tokens == 1) payload.token_ids.push_back(entry.token);
-  payload.texts.push_back({entry.text_offset, static_cast<uint32_t>(entry.text.size()),
-                           static_cast<uint32_t>(entry.logprobs.size())});
-  payload.text += entry.text;
-  for (LogprobEntry& logprob : entry.logprobs) payload.logprobs.push_back(std::move(logprob));
-  if (entry.end.stop_match.empty() && entry.end.error.code == ErrorCode::kOk) return;
-  entry.end.entry = place;
-  payload.ends.push_back(std::move(entry.end));
-}
-
-void AnswerText::open(OpenAnswer open) {
-  const SamplingParams& p = open.request->sampling;
-  Answer answer{.attempt = open.attempt, .request = open.request};
-  Entry entry;
-  SequenceProgress& progress = entry.progress;
-  progress = {.request = open.sequence.request,
-              .sample = open.sequence.sample,
-              .attempt = open.attempt,
-              .first_index = static_cast<uint32_t>(open.generated.size())};
-  std::string stop_match;
-  bool stopped = false;
+void AnswerText::open(const AnswerChange& change) {
+  const SamplingParams& p = change.request->sampling;
+  Answer answer{.attempt = change.attempt, .request = change.request};
+  if (!change.generated.empty()) answer.last = change.generated.back();
   if (tokenizer_) {
     answer.text = std::make_unique<text::StreamText>(tokenizer_, options_of(p));
-    std::span<const TokenId> fed = open.generated;
-    if (open.ended == FinishReason::kStop && !p.include_stop_in_output)
+    std::span<const TokenId> fed = change.generated;
+    if (change.ended == FinishReason::kStop && !p.include_stop_in_output)
       fed = fed.first(fed.size() - 1);
-    for (TokenId id : fed) {
+    for (const TokenId id : fed) {
       auto piece = answer.text->push(id);
       if (!piece.stopped) continue;
-      stopped = true;
-      stop_match = piece.stop_match;
+      answer.stopped = true;
+      answer.stop_match = piece.stop_match;
       break;
     }
-    entry.text_offset = answer.text->text_bytes();
   }
-  if (open.ended == FinishReason::kNone && !stopped) {
-    answers_.insert_or_assign(open.sequence, std::move(answer));
-    return;
-  }
-  progress.finish = stopped ? FinishReason::kStop : open.ended;
-  if (progress.finish == FinishReason::kFailed) entry.end.error = std::move(open.error);
-  if (stopped) {
-    entry.end.stop_match = stop_match;
+  if (answer.stopped && change.ended == FinishReason::kNone) {
+    trim_.stop_at_once(change);
+    at_once_.push_back(std::move(answer));
   } else {
-    flush(answer, entry);
-    if (open.ended == FinishReason::kStop) entry.end.stop_match = token_name(open.generated.back());
+    answers_.insert_or_assign(change.sequence, std::move(answer));
   }
-  if (open.ended == FinishReason::kNone) {  // the main thread does not know yet
-    stops_.push_back({open.sequence, open.attempt});
-    answer.stopped = true;
-    answers_.insert_or_assign(open.sequence, std::move(answer));
-  }
-  pending_.push_back(std::move(entry));
 }
 
-void AnswerText::close(const CloseAnswer& close) {
-  auto it = answers_.find(close.sequence);
-  if (it != answers_.end() && it->second.attempt == close.attempt) answers_.erase(it);
+/// The draft's first entries: answers whose earlier tokens held a stop.
+void AnswerText::tell_stops_at_once(ReportDraft& draft, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    draft.payload.texts[i].offset = at_once_[i].text->text_bytes();
+    draft.payload.ends.insert(draft.payload.ends.begin() + i,
+                              {i, at_once_[i].stop_match, {ErrorCode::kOk, {}}});
+  }
+  at_once_.clear();
 }
 
-TextReport AnswerText::step(StepOutput output) {
-  TextReport out{std::move(output.report), {}};
-  for (Entry& entry : std::exchange(pending_, {})) append(std::move(entry), out);
-  for (AnswerToken& token : output.tokens) {
-    auto it = answers_.find(token.sequence);
-    if (it == answers_.end() || it->second.attempt != token.attempt) continue;
-    Answer& answer = it->second;
-    if (!answer.stopped) {
-      Entry entry;
-      entry.progress = {.request = token.sequence.request,
-                        .sample = token.sequence.sample,
-                        .attempt = token.attempt,
-                        .first_index = token.index};
-      if (answer.text) entry.text_offset = answer.text->text_bytes();
-      take_token(answer, token, entry);
-      append(std::move(entry), out);
+void AnswerText::complete(ReportDraft& draft) {
+  for (const AnswerChange& change : draft.changes) follow(change);
+  const uint32_t first = trim_.drop_stopped(draft);
+  tell_stops_at_once(draft, first);
+  StepPayload& payload = draft.payload;
+  std::vector<SequenceEnd> ends;
+  ends.swap(payload.ends);
+  auto end = ends.begin();
+  found_.clear();
+  const TokenId* ids = payload.token_ids.data();
+  for (uint32_t i = 0; i < draft.report.progress.size(); ++i) {
+    const SequenceProgress& entry = draft.report.progress[i];
+    std::string stop_match;
+    const auto it = answers_.find(entry.sequence());
+    if (i >= first && it != answers_.end() && it->second.attempt == entry.attempt) {
+      Piece piece{payload.texts[i], payload.text, payload.text.size()};
+      if (it->second.text) piece.text.offset = it->second.text->text_bytes();
+      const uint32_t kept = take_entry(it->second, entry, ids, piece, stop_match);
+      piece.text.bytes = static_cast<uint32_t>(payload.text.size() - piece.begin);
+      if (it->second.stopped) found_.push_back({i, kept});
+      if (it->second.stopped || entry.finish != FinishReason::kNone) answers_.erase(it);
     }
-    if (token.finish != FinishReason::kNone) answers_.erase(it);
+    if (end != ends.end() && end->entry == i) {
+      payload.ends.push_back(std::move(*end++));
+    } else if (!stop_match.empty()) {
+      payload.ends.push_back({i, std::move(stop_match), {ErrorCode::kOk, {}}});
+    }
+    ids += entry.num_tokens;
   }
-  return out;
+  trim_.cut(draft, found_);
 }
 
-void AnswerText::take_token(Answer& answer, const AnswerToken& token, Entry& entry) {
-  entry.progress.finish = token.finish;
-  if (token.finish == FinishReason::kFailed) entry.end.error = token.error;
-  if (token.token >= 0) {
-    entry.progress.num_tokens = 1;
-    entry.token = token.token;
-    if (token.has_logprobs) entry.logprobs.push_back(token.logprobs);
+/// Text of an entry's tokens. Returns how many of them the answer has: fewer behind a stop.
+uint32_t AnswerText::take_entry(Answer& answer, const SequenceProgress& entry, const TokenId* ids,
+                                Piece& piece, std::string& stop_match) {
+  if (answer.stopped) {  // when it was opened, and the core knew its end too
+    stop_match = answer.stop_match;
+    return 0;
+  }
+  if (entry.finish == FinishReason::kStop)
+    stop_match = token_name(entry.num_tokens > 0 ? ids[entry.num_tokens - 1] : answer.last);
+  for (uint32_t i = 0; i < entry.num_tokens; ++i) {
     // An end token or stop token is no text of the answer.
-    const bool ending = token.finish == FinishReason::kStop;
-    if (ending) entry.end.stop_match = token_name(token.token);
-    if (answer.text && (!ending || answer.request->sampling.include_stop_in_output)) {
-      auto piece = answer.text->push(token.token);
-      const bool stopped = piece.stopped;
-      if (stopped) entry.end.stop_match = piece.stop_match;
-      add(entry, std::move(piece));
-      if (stopped) {
-        entry.progress.finish = FinishReason::kStop;
-        answer.stopped = true;
-        if (token.finish == FinishReason::kNone) stops_.push_back({token.sequence, token.attempt});
-        return;
-      }
-    }
+    const bool ending = entry.finish == FinishReason::kStop && i + 1 == entry.num_tokens;
+    if (!answer.text || (ending && !answer.request->sampling.include_stop_in_output)) continue;
+    const auto next = answer.text->push(ids[i]);
+    piece.append(next);
+    if (!next.stopped) continue;
+    answer.stopped = true;
+    stop_match = next.stop_match;
+    return i + 1;
   }
-  if (token.finish != FinishReason::kNone) flush(answer, entry);
+  if (entry.finish != FinishReason::kNone && answer.text) piece.append(answer.text->finish());
+  return entry.num_tokens;
 }
 
 }  // namespace tailor::worker

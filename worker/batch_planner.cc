@@ -55,7 +55,8 @@ void BatchPlanner::add(RequestId request, int32_t prompt_tokens, std::span<const
   ++next_order_;
 }
 
-const BatchPlan& BatchPlanner::plan() {
+const BatchPlan& BatchPlanner::plan(bool under_way) {
+  under_way_ = under_way;
   plan_.chunks.clear();
   plan_.preempted.clear();
   plan_.unfit.clear();
@@ -74,7 +75,7 @@ const BatchPlan& BatchPlanner::plan() {
     bool decode = remaining == 1;
     int32_t take = decode ? 1 : std::min(remaining, budget);
     if (take == 0) continue;
-    if (!make_room(place, s.computed + take)) break;  // it was the last, and has left
+    if (!make_room(place, s.computed + take)) continue;  // it has left, or waits for blocks
     emit(index, take, decode);
     if (!decode) budget -= take;
   }
@@ -97,19 +98,21 @@ void BatchPlanner::emit(SequenceIndex index, int32_t num_tokens, bool decode) {
 
 /// Blocks for `num_tokens` tokens of running_[place], taken from later sequences where none is
 /// free. Chunks are planned in order, so a later sequence is not in the plan yet. False: the
-/// sequence itself had to go.
+/// sequence itself had to go (it was the last), or waits for what is held or under way.
 bool BatchPlanner::make_room(size_t place, int32_t num_tokens) {
   SequenceIndex index = running_[place];
   while (blocks_.blocks_missing(sequences_[index].table, num_tokens) > blocks_.free_blocks()) {
-    if (place + 1 == running_.size()) {
-      if (place == 0) {
-        drop_unfit(index, num_tokens);
-      } else {
-        preempt_last();
-      }
-      return false;
+    if (retired_ > 0) return false;
+    if (place + 1 < running_.size()) {
+      preempt_last();
+      continue;
     }
-    preempt_last();
+    if (place > 0) {
+      preempt_last();
+    } else if (!under_way_) {
+      drop_unfit(index, num_tokens);
+    }
+    return false;
   }
   auto reserved = blocks_.extend(sequences_[index].table, num_tokens);
   TAILOR_CHECK(reserved.has_value(), "blocks vanished while planning");
@@ -133,7 +136,7 @@ void BatchPlanner::drop_unfit(SequenceIndex index, int32_t num_tokens) {
 
 void BatchPlanner::admit(int32_t budget) {
   const size_t slots = static_cast<size_t>(options_.slots);
-  while (!waiting_.empty() && running_.size() < slots && budget > 0) {
+  while (!waiting_.empty() && running_.size() + retired_ < slots && budget > 0) {
     SequenceIndex index = waiting_.front();
     Sequence& s = sequences_[index];
 
@@ -152,10 +155,9 @@ void BatchPlanner::admit(int32_t budget) {
     const int32_t shared = source < 0 ? 0 : shareable;
 
     const int32_t needed = blocks_.blocks_for(s.known) - shared / options_.block_tokens;
-    const int32_t running_after = static_cast<int32_t>(running_.size()) + 1;
-    const int32_t watermark = running_.empty() ? 0 : running_after;
+    const int32_t watermark = running_.empty() ? 0 : static_cast<int32_t>(running_.size()) + 1;
     if (needed + watermark > blocks_.free_blocks()) {
-      if (!running_.empty()) return;
+      if (!running_.empty() || under_way_) return;
       drop_unfit(index, s.known);
       continue;
     }
@@ -183,20 +185,28 @@ void BatchPlanner::token_drawn(SequenceIndex index) {
 }
 
 void BatchPlanner::finish(SequenceIndex index) {
+  retire(index);
+  release(index);
+}
+
+void BatchPlanner::retire(SequenceIndex index) {
   Sequence& s = sequences_[index];
-  TAILOR_CHECK(s.live, "a sequence ends twice");
+  TAILOR_CHECK(s.live && !s.retired, "a sequence ends twice");
   auto& list = s.table >= 0 ? running_ : waiting_;
   auto place = std::lower_bound(list.begin(), list.end(), index,
                                 [this](SequenceIndex a, SequenceIndex b) { return before(a, b); });
   TAILOR_CHECK(place != list.end() && *place == index, "a sequence is not in its list");
   list.erase(place);
-  release(index);
+  s.retired = true;
+  ++retired_;
 }
 
 void BatchPlanner::release(SequenceIndex index) {
   Sequence& s = sequences_[index];
+  TAILOR_CHECK(s.live && s.retired, "a sequence is released that has not ended");
   if (s.table >= 0) stop_running(s);
-  s.live = false;
+  s.live = s.retired = false;
+  --retired_;
   free_indexes_.push_back(index);
 }
 
@@ -229,25 +239,33 @@ Result<void> BatchPlanner::check_integrity() const {
     return wrong("waiting is out of order");
   if (!running_.empty() && !waiting_.empty() && !before(running_.back(), waiting_.front()))
     return wrong("a running sequence follows a waiting one");
-  size_t live = 0;
-  for (const Sequence& s : sequences_) live += s.live;
-  if (live != running_.size() + waiting_.size()) return wrong("a sequence is in no list");
-  if (blocks_.open_tables() != running_sequences())
-    return wrong("a table without a running sequence");
+  int32_t live = 0, retired = 0, holding = running_sequences();
   std::vector<bool> taken(static_cast<size_t>(options_.slots), false);
-  if (free_slots_.size() + running_.size() != taken.size()) return wrong("a slot is lost");
   for (int32_t slot : free_slots_) taken[static_cast<size_t>(slot)] = true;
+  for (const Sequence& s : sequences_) {
+    live += s.live;
+    retired += s.retired;
+    holding += s.retired && s.table >= 0;
+    if ((s.slot >= 0) != (s.table >= 0)) return wrong("a slot without blocks, or blocks without");
+    if (s.slot < 0) continue;
+    if (taken[static_cast<size_t>(s.slot)]) return wrong("two in one slot");
+    taken[static_cast<size_t>(s.slot)] = true;
+  }
+  if (retired != retired_) return wrong("the retired sequences are miscounted");
+  if (live != running_sequences() + waiting_sequences() + retired)
+    return wrong("a sequence is in no list");
+  if (blocks_.open_tables() != holding) return wrong("a table without a running sequence");
+  if (free_slots_.size() + static_cast<size_t>(holding) != taken.size())
+    return wrong("a slot is lost");
   for (SequenceIndex i : running_) {
     const Sequence& s = sequences_[i];
-    if (s.slot < 0 || taken[static_cast<size_t>(s.slot)]) return wrong("two in one slot");
-    taken[static_cast<size_t>(s.slot)] = true;
     if (s.computed > s.known) return wrong("more computed than known");
     if (blocks_.blocks_missing(s.table, s.computed) > 0)
       return wrong("computed tokens without a block");
   }
   for (SequenceIndex i : waiting_)
-    if (sequences_[i].table >= 0 || sequences_[i].slot >= 0 || sequences_[i].computed != 0)
-      return wrong("a waiting sequence holds blocks or a slot");
+    if (sequences_[i].table >= 0 || sequences_[i].computed != 0)
+      return wrong("a waiting sequence holds blocks");
   return {};
 }
 

@@ -3,23 +3,24 @@
 // (it counts tokens; the loop knows them). Owner: the leader's main thread; the simulator drives
 // the same object. Followers never run it.
 //
-// Continuous batching:
-//   - every sequence that decodes gets its row; what the token budget leaves goes to prompts, in
-//   chunks, in order;
-//   - admission is first come, first served in dispatch order, by slots and by blocks: a sequence
-//   gets the blocks of
-//     all its known tokens at once, and one block for each running sequence stays free (the
-//     watermark), so that an admitted sequence does not push another out at once;
-//   - out of blocks: the latest dispatched running sequence gives back everything (recompute): all
-//   tokens it knows
-//     are prefilled again when it is admitted again, in its old place in the order.
-// From this follow: every running sequence precedes every waiting one, the first of all always
-// advances, and so all end. A sequence that does not fit alone into the whole pool fails with
-// OutOfBlocks.
+// Continuous batching. Every sequence that decodes gets its row; what the token budget leaves goes
+// to prompts, in chunks, in order. Admission is first come, first served in dispatch order, by
+// slots and by blocks: a sequence gets the blocks of all its known tokens at once, and one block
+// for each running sequence stays free (the watermark), so that an admitted sequence does not push
+// another out at once. Out of blocks, the latest dispatched running sequence gives back everything
+// (recompute): all tokens it knows are prefilled again when it is admitted again, in its old place
+// in the order. From this follow: every running sequence precedes every waiting one, the first of
+// all always advances, and so all end. A sequence that does not fit alone into the whole pool fails
+// with OutOfBlocks.
 //
 // The n samples of a request are n sequences. The first that runs prefills the prompt; the others
 // wait for it, share the prompt's full blocks (never the last: a shared block is never written) and
 // prefill the rest themselves.
+//
+// Launch-ahead: a step may be planned while the step before is still computed. Steps are computed
+// in the order of their plans, so the blocks of a victim go to others at once. Those of a sequence
+// that has ended stay held while a step that names it is under way (retire, then release); until
+// they come back nobody is pushed out or given up for the want of blocks, he waits one step.
 //
 // Steady state: no allocation, hash or virtual call per sequence and step.
 #pragma once
@@ -49,8 +50,8 @@ struct PlannedChunk {
   SequenceIndex index = 0;
   int32_t first_position = 0;
   int32_t num_tokens = 0;
-  bool wants_logits =
-      false;            ///< the chunk ends with the last known token: the next one is to be drawn
+  /// The chunk ends with the last known token: the next one is to be drawn.
+  bool wants_logits = false;
   bool decode = false;  ///< one token that was drawn in the step before
 };
 
@@ -93,16 +94,22 @@ class BatchPlanner {
   void add(RequestId request, int32_t prompt_tokens, std::span<const int32_t> generated,
            std::vector<SequenceIndex>& out);
 
-  /// The next step's content. The caller computes every chunk, then calls token_drawn() or finish()
-  /// for each that wants logits. Sequences whose last token is not drawn yet are left out. Cost:
-  /// O(running + admitted).
-  const BatchPlan& plan();
+  /// The next step's content. The caller computes every chunk and calls token_drawn() or finish()
+  /// for each that wants logits. Sequences whose last token is not drawn yet are left out.
+  /// `under_way`: an earlier step is still computed; nobody is unfit then, as blocks may come back.
+  /// Cost: O(running + admitted).
+  const BatchPlan& plan(bool under_way = false);
 
-  /// The chunk's next token is known. No effect on others.
+  /// The chunk's next token is known, or will be when the step that draws it has been computed: it
+  /// may be planned. No effect on others.
   void token_drawn(SequenceIndex index);
   /// The sequence has ended, in whatever state it is (last token, stop found late, cancel): frees
   /// all it holds.
   void finish(SequenceIndex index);
+  /// The same in two halves, for a sequence that a step under way names: it is planned no more, but
+  /// keeps slot, blocks and index until release().
+  void retire(SequenceIndex index);
+  void release(SequenceIndex index);
 
   /// Indexes of a request's sequences that have not ended, appended to `out`. Cost: O(running +
   /// waiting).
@@ -111,6 +118,7 @@ class BatchPlanner {
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
   int32_t running_sequences() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting_sequences() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t retired_sequences() const { return retired_; }
   /// The most rows a plan can have.
   int32_t max_rows() const;
 
@@ -134,6 +142,7 @@ class BatchPlanner {
     kv::TableId table = -1;  // -1 = waiting
     int32_t slot = -1;       // -1 = waiting
     bool live = false;
+    bool retired = false;  // live, but in no list
   };
   bool before(SequenceIndex a, SequenceIndex b) const;
   void emit(SequenceIndex index, int32_t num_tokens, bool decode);
@@ -141,7 +150,6 @@ class BatchPlanner {
   void preempt_last();
   void drop_unfit(SequenceIndex index, int32_t num_tokens);
   void admit(int32_t budget);
-  void release(SequenceIndex index);
   void stop_running(Sequence& s);
 
   const PlannerOptions options_;
@@ -151,6 +159,8 @@ class BatchPlanner {
   std::vector<int32_t> free_slots_;     // taken from the back
   std::vector<SequenceIndex> running_;  // by (order, sample)
   std::vector<SequenceIndex> waiting_;  // by (order, sample); all of them after all of running_
+  int32_t retired_ = 0;
+  bool under_way_ = false;  // while planning
   uint64_t next_order_ = 0;
   BatchPlan plan_;
 };

@@ -8,10 +8,22 @@
 namespace tailor::worker {
 namespace {
 
+/// Submits and collects when the leader does.
+Result<void> follow(parallel::Engine& engine, PlanKind kind, const parallel::StepInput& input,
+                    int& uncollected) {
+  if (kind == PlanKind::kStep) {
+    TAILOR_TRY(engine.submit(input, {}));
+    if (++uncollected < engine.depth()) return {};
+  }
+  --uncollected;
+  if (auto done = engine.collect(); !done) return tl::unexpected(done.error());
+  return {};
+}
+
 /// Replays until kSleep (nothing returned) or the end.
 std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
                                parallel::StepInput& input) {
-  for (;;) {
+  for (int uncollected = 0;;) {
     parts.progress.busy = false;
     auto plan = channel.receive(input);
     parts.progress.busy = true;
@@ -22,7 +34,7 @@ std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
     ++parts.progress.counter;
     if (plan->kind == PlanKind::kSleep) return std::nullopt;
     if (plan->kind == PlanKind::kShutdown) return LoopExit{plan->exit_code, true};
-    if (auto done = parallel::forward(parts.engine, input, {}); !done) {
+    if (auto done = follow(parts.engine, plan->kind, input, uncollected); !done) {
       LOG_ERROR("step {} failed: {}", input.step, to_string(done.error()));
       return LoopExit{kExitDevice, false};
     }
@@ -32,7 +44,7 @@ std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
 }  // namespace
 
 LoopExit run_follower(const FollowerParts& parts, Duration idle_wait) {
-  PlanChannel channel(&parts.control);
+  PlanChannel channel(&parts.control, parts.engine.depth() > 1);
   parallel::StepInput input;
   for (;;) {
     parts.progress.busy = false;

@@ -13,7 +13,7 @@ namespace tailor::worker {
 
 struct FollowerParts {
   parallel::Engine& engine;
-  comm::Collective& control;
+  comm::Collective& control;  ///< with an engine of depth 2 another one than the engine's
   comm::WorkerIo& io;
   Progress& progress;  ///< written by this thread only
 };

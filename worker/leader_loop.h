@@ -1,7 +1,8 @@
-// LeaderLoop: the main thread of tensor-parallel rank 0. Takes commands from its inbox, asks the
-// planner for a step, broadcasts it, submits it to the engine, and hands the drawn tokens to the
-// text thread, which reports them. Owns: the device, the planner, every sequence's ids. Works
-// at its own pace: drains the inbox, then takes one step.
+// LeaderLoop: the main thread of tensor-parallel rank 0, and the threads, engine and collective
+// around a ReplicaCore (worker/replica_core.h), which knows the sequences. Takes commands from its
+// inbox, broadcasts and computes the steps the core begins, and hands the drafts of its reports to
+// the text thread. Works at its own pace: drains the inbox, then takes one step (with an engine of
+// depth 2 the next one is begun before that is collected).
 //
 // Idle: the followers are told to sleep, and this thread waits in its inbox; before the next step
 // it rings. It starts no step while more than `max_backlog` reports wait to leave (a coordinator
@@ -18,18 +19,17 @@
 #include "comm/worker_io.h"
 #include "parallel/engine.h"
 #include "text/tokenizer.h"
-#include "worker/batch_planner.h"
+#include "worker/engine_step.h"
 #include "worker/exit_codes.h"
-#include "worker/hidden_rows.h"
 #include "worker/length_probe.h"
 #include "worker/plan_channel.h"
-#include "worker/sequence_state.h"
+#include "worker/replica_core.h"
 #include "worker/text_thread.h"
 
 namespace tailor::worker {
 
 struct LeaderOptions {
-  ReplicaId replica;  ///< as configured by the launcher
+  ReplicaId replica;  ///< as the launcher configured it
   Hello hello;
   PlannerOptions planner;
   SequenceLimits limits;
@@ -55,48 +55,32 @@ class LeaderLoop {
   LoopExit run();
 
  private:
-  void apply(const comm::CommandFrame& command);
-  void start_request(const Dispatch& dispatch, const DispatchPayload& payload);
-  Result<void> check_request(const DispatchPayload& payload) const;
-  void refuse_request(const Dispatch& dispatch, const DispatchPayload& payload, const Error& error);
-  void cancel_request(RequestId request, std::optional<Attempt> attempt);
-  void cancel_all();
-  void end_stopped_sequences();
-  void end_sequence(SequenceIndex index);
-  void leave_slot(SequenceState& state);
+  /// A step that the engine computes.
+  struct UnderWay {
+    EngineStep layout;
+    const Step* step = nullptr;
+  };
 
+  Time take_inputs();
+  void apply(comm::CommandFrame& frame);
   bool backlogged() const { return text_.backlog() + parts_.io.backlog() > options_.max_backlog; }
-  Result<void> step(Time started);
-  Result<void> compute(const BatchPlan& plan);
-  void build_input(const BatchPlan& plan);
-  void report_laws();
-  void take_tokens(const BatchPlan& plan, const parallel::StepOutcome& drawn);
-  void take_token(SequenceIndex index, const Result<TokenId>& token, LogprobEntry& logprobs);
-  void report_prefill(SequenceIndex index);
-  void send_report(Time started);
-  Envelope envelope() { return {options_.replica, epoch_.value_or(Epoch{}), ++reports_}; }
-  Result<void> wake_followers_and_send(const Plan& plan);
+  Result<void> take_step(Time started);
+  Result<void> begin_step(const Step& step);
+  Result<void> end_step(Time started);
+  std::span<const LengthLaw> laws_of(const UnderWay& ended);
+  void send_report(ReportDraft& draft, Time started);
+  Result<void> wake_followers_and_send(const Plan& plan, const parallel::StepInput& input);
   void put_followers_to_sleep();
 
   const LeaderParts parts_;
   const LeaderOptions options_;
-  BatchPlanner planner_;
+  ReplicaCore core_;
   PlanChannel channel_;
-  std::vector<SequenceState> states_;  // by SequenceIndex
-  std::vector<SequenceIndex> scratch_;
-
-  parallel::StepInput input_;
-  std::vector<parallel::SlotId> drawing_;  // whose tokens the step draws
   LengthProbe probe_;
-  HiddenRows hidden_;
-  StepOutput output_;  // of the step under way
-  uint64_t step_ = 0;
-  uint64_t applied_seq_ = 0;
-  uint64_t reports_ = 0;     // of this epoch
-  bool unreported_ = false;  // a command changed something, or an answer ended without a step
-  bool awake_ = false;       // the followers are in replay
-  std::optional<Epoch> epoch_;
-  bool draining_ = false, drained_ = false;
+  std::vector<UnderWay> steps_;  // [engine's depth], step n at n % depth
+  std::vector<parallel::SlotId> scratch_;
+  std::vector<LengthLaw> laws_;
+  bool awake_ = false;  // the followers are in replay
   std::optional<LoopExit> exit_;
 
   TextThread text_;  // last: joins before what it reports to goes

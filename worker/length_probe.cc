@@ -45,11 +45,6 @@ Result<void> LengthProbe::take(std::optional<tie::LengthHead>& head, const std::
   return {};
 }
 
-bool LengthProbe::wants(const SequenceState& state) const {
-  if (state.emitted.empty()) return prompt_ && state.sample == 0;
-  return remaining_ && state.emitted.size() % kEvery == 0;
-}
-
 LengthLaw LengthProbe::law(uint32_t generated, std::span<const float> hidden) {
   const tie::LengthHead& head = generated == 0 ? *prompt_ : *remaining_;
   const auto place = std::find(layers_.begin(), layers_.end(), head.info().layer);

@@ -13,7 +13,7 @@
 #include "base/result.h"
 #include "parallel/engine.h"
 #include "tie/length_head.h"
-#include "worker/sequence_state.h"
+#include "worker/replica_core.h"
 
 namespace tailor::worker {
 
@@ -30,8 +30,7 @@ class LengthProbe {
 
   bool on() const { return !layers_.empty(); }
   const std::vector<int32_t>& layers() const { return layers_; }  ///< whose states it needs
-  /// Whether the row that feeds the last of the sequence's tokens is to be looked at.
-  bool wants(const SequenceState& state) const;
+  ProbeMarks marks() const { return {prompt_.has_value(), remaining_ ? kEvery : 0}; }
   /// The law of what is still to come after `generated` tokens (0: of the whole answer).
   /// `hidden` [layers, hidden_size].
   LengthLaw law(uint32_t generated, std::span<const float> hidden);

@@ -1,17 +1,19 @@
-// OfflineRun: the planner and one engine without a cluster: requests in, lengths (and hidden
-// states) out. What `tailor collect` drives; the same BatchPlanner, engine and finish_reason as
-// LeaderLoop, so that an answer here is the answer a replica would give. No text
-// thread: stop strings are not looked for. Owner: the calling thread.
+// OfflineRun: a replica without a cluster: requests in, answers (and hidden states) out. What
+// `tailor collect` drives: a driver of the same ReplicaCore, engine and AnswerText as LeaderLoop,
+// so that an answer here is the answer a replica would give. Owner: the calling thread.
 #pragma once
 
 #include <functional>
+#include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "parallel/engine.h"
-#include "worker/batch_planner.h"
-#include "worker/hidden_rows.h"
-#include "worker/sequence_state.h"
+#include "text/tokenizer.h"
+#include "worker/answer_text.h"
+#include "worker/engine_step.h"
+#include "worker/replica_core.h"
 
 namespace tailor::worker {
 
@@ -19,7 +21,8 @@ struct OfflineOptions {
   PlannerOptions planner;
   SequenceLimits limits;
   std::vector<int32_t> layers;  ///< hidden states wanted after these; empty = none
-  int32_t tap_every = 32;       ///< of generated tokens; the last prompt token always
+  uint32_t tap_every = 32;      ///< of generated tokens; the last prompt token always
+  std::shared_ptr<const text::Tokenizer> tokenizer;  ///< null: stop strings are not looked for
 };
 
 struct OfflineAnswer {
@@ -39,27 +42,25 @@ class OfflineRun {
       on_hidden;
 
   void add(Request request);
-  /// One step; appends what ended. Errors: the engine's, a token's, OutOfBlocks (a sequence
-  /// that never fits).
+  /// One step; appends what ended. Errors: the engine's, the sampler's, those of a request that is
+  /// refused, OutOfBlocks (a sequence that never fits).
   Result<void> step(std::vector<OfflineAnswer>& ended);
 
-  bool has_work() const { return planner_.has_work(); }
-  int32_t sequences() const { return planner_.running_sequences() + planner_.waiting_sequences(); }
+  bool has_work() const { return core_.has_work() || core_.unreported(); }
+  int32_t sequences() const {
+    return core_.planner().running_sequences() + core_.planner().waiting_sequences();
+  }
 
  private:
-  void build_input(const BatchPlan& plan);
-  bool wants_hidden(const PlannedChunk& chunk) const;
-  Result<void> take_tokens(const BatchPlan& plan, const parallel::StepOutcome& drawn,
-                           std::vector<OfflineAnswer>& ended);
+  Result<ReportDraft*> compute(const Step& step);
+  Result<void> take(const ReportDraft& draft, std::vector<OfflineAnswer>& ended);
 
   parallel::Engine& engine_;
-  const OfflineOptions options_;
-  BatchPlanner planner_;
-  std::vector<SequenceState> states_;  // by SequenceIndex
-  std::vector<SequenceIndex> added_;
-  parallel::StepInput input_;
-  std::vector<parallel::SlotId> drawing_;
-  HiddenRows hidden_;
+  ReplicaCore core_;
+  EngineStep engine_step_;
+  AnswerText texts_;
+  std::map<SequenceId, OfflineAnswer> open_;
+  std::vector<parallel::SlotId> scratch_;
 };
 
 }  // namespace tailor::worker

@@ -20,8 +20,8 @@ constexpr size_t kInline = kFirstBytes - sizeof(Header);
 
 }  // namespace
 
-PlanChannel::PlanChannel(comm::Collective* collective)
-    : collective_(collective), message_(kFirstBytes) {}
+PlanChannel::PlanChannel(comm::Collective* collective, bool ahead)
+    : collective_(collective), ahead_(ahead), message_(kFirstBytes) {}
 
 Result<void> PlanChannel::send(const Plan& plan, const parallel::StepInput& input) {
   if (!has_followers()) return {};
@@ -43,7 +43,7 @@ Result<Plan> PlanChannel::receive(parallel::StepInput& input) {
   TAILOR_TRY(collective_->broadcast(std::span(message_).first(kFirstBytes), 0));
   Header header;
   std::memcpy(&header, message_.data(), sizeof header);
-  if (header.magic != kMagic || header.kind < 1 || header.kind > 3 ||
+  if (header.magic != kMagic || header.kind < 1 || header.kind > 4 ||
       header.payload_bytes > (uint64_t{1} << 32))
     return fail(ErrorCode::kProtocol, "the leader's plan is not one of this version");
   size_t first = std::min<size_t>(header.payload_bytes, kInline);
@@ -52,7 +52,8 @@ Result<Plan> PlanChannel::receive(parallel::StepInput& input) {
   if (header.payload_bytes > first)
     TAILOR_TRY(collective_->broadcast(std::span(encoded_).subspan(first), 0));
   Plan plan{.kind = static_cast<PlanKind>(header.kind), .exit_code = header.exit_code};
-  if (plan.kind == PlanKind::kStep) TAILOR_TRY(parallel::decode(encoded_, input));
+  if (plan.kind == PlanKind::kStep)
+    TAILOR_TRY(parallel::decode(encoded_, input, ahead_ ? input.num_logits() : 0));
   return plan;
 }
 

@@ -1,22 +1,9 @@
 #include "worker/text_thread.h"
 
-#include <exception>
 #include <limits>
 #include <utility>
 
-#include "base/check.h"
-
 namespace tailor::worker {
-namespace {
-
-template <class... F>
-struct Match : F... {
-  using F::operator()...;
-};
-template <class... F>
-Match(F...) -> Match<F...>;
-
-}  // namespace
 
 TextThread::TextThread(std::shared_ptr<const text::Tokenizer> tokenizer,
                        std::function<void(comm::ReportFrame)> report, Progress* progress)
@@ -40,19 +27,18 @@ void TextThread::run() {
     if (inputs.empty() && inbox_.closed()) break;
     for (TextInput& input : inputs) {
       ++progress_.counter;
-      std::visit(
-          Match{[&](OpenAnswer& open) { answers_.open(std::move(open)); },
-                [&](CloseAnswer& close) { answers_.close(close); },
-                [&](ToReport& step) {
-                  TextReport made = answers_.step(std::move(step.output));
-                  report_({{step.envelope, std::move(made.report)}, std::move(made.payload)});
-                },
-                [&](comm::ReportFrame& report) { report_(std::move(report)); }},
-          input);
-      for (StopFound& stop : answers_.take_stops()) stops_.push_always(std::move(stop));
+      handle(input);
     }
   }
   progress_.busy = false;
+}
+
+void TextThread::handle(TextInput& input) {
+  if (auto* farewell = std::get_if<FromReplica>(&input)) return report_({std::move(*farewell), {}});
+  ReportDraft& draft = std::get<ReportDraft>(input);
+  answers_.complete(draft);
+  report_({{draft.envelope, std::move(draft.report)}, std::move(draft.payload)});
+  for (const StopFound& stop : answers_.take_stops()) stops_.push_always(StopFound(stop));
 }
 
 }  // namespace tailor::worker

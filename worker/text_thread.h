@@ -1,6 +1,7 @@
-// TextThread: the leader's text thread. Runs an AnswerText: the main thread sends it what each step
-// drew and goes on with the next step; reports leave from here, in order. One producer (main);
-// bounded by the main thread, which starts no step while `backlog()` is above its limit.
+// TextThread: the leader's text thread. Runs an AnswerText: the main thread sends it the draft of
+// each step's report and goes on with the next step; reports leave from here, in order. One
+// producer (main); bounded by the main thread, which starts no step while `backlog()` is above its
+// limit.
 #pragma once
 
 #include <functional>
@@ -12,17 +13,14 @@
 #include "base/messages.h"
 #include "base/watchdog.h"
 #include "comm/codec_control.h"
+#include "text/tokenizer.h"
 #include "worker/answer_text.h"
+#include "worker/report_draft.h"
 
 namespace tailor::worker {
 
-/// The report of a step, without its tokens.
-struct ToReport {
-  Envelope envelope;
-  StepOutput output;
-};
-/// In order: a finished report is passed on behind all reports before it.
-using TextInput = std::variant<OpenAnswer, CloseAnswer, ToReport, comm::ReportFrame>;
+/// In order: FromReplica is passed on behind all reports before it.
+using TextInput = std::variant<ReportDraft, FromReplica>;
 
 class TextThread {
  public:
@@ -38,6 +36,7 @@ class TextThread {
 
  private:
   void run();
+  void handle(TextInput& input);
 
   const std::function<void(comm::ReportFrame)> report_;
   Progress unwatched_;

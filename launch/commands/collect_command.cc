@@ -213,6 +213,7 @@ Result<int> collect_offline(const Options& o) {
   run_options.planner = {
       .num_blocks = info.num_blocks, .slots = o.slots, .token_budget = o.prompt_rows};
   run_options.limits = {.eos_tokens = text.end_tokens, .max_context = info.max_context};
+  run_options.tokenizer = text.tokenizer;
   if (features) run_options.layers = o.layers;
   worker::OfflineRun run(*engine, run_options);
   ProgressLine line(work.wanted - work.prompts.size(), work.wanted);

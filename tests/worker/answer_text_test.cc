@@ -3,79 +3,54 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/worker/letters.h"
 #include "tests/worker/told.h"
 
 namespace tailor::worker {
 namespace {
 
-/// A vocabulary of single letters: token i is the letter 'a' + i; 26 is a special end token, 27 and
-/// 28 are the two bytes of "é".
-class Letters : public text::Tokenizer {
- public:
-  Letters() {
-    for (char c = 'a'; c <= 'z'; ++c) bytes_.emplace_back(1, c);
-    bytes_.push_back("<end>");
-    bytes_.push_back("\xC3");
-    bytes_.push_back("\xA9");
-  }
-  Result<std::vector<TokenId>> encode(std::string_view text, bool) const override {
-    std::vector<TokenId> ids;
-    for (char c : text) ids.push_back(c - 'a');
-    return ids;
-  }
-  std::string decode(const std::vector<TokenId>& ids, bool skip) const override {
-    std::string out;
-    for (TokenId id : ids)
-      if (!skip || !is_special(id)) out += token_bytes(id);
-    return out;
-  }
-  const std::string& token_bytes(TokenId id) const override {
-    static const std::string none;
-    return id >= 0 && id < static_cast<TokenId>(bytes_.size()) ? bytes_[id] : none;
-  }
-  bool is_special(TokenId id) const override { return id == 26; }
-  int64_t vocab_size() const override { return static_cast<int64_t>(bytes_.size()); }
-  TokenId token_to_id(std::string_view token) const override {
-    return token.size() == 1 ? token[0] - 'a' : -1;
-  }
-  bool strips_leading_space() const override { return false; }
-
- private:
-  std::vector<std::string> bytes_;
-};
+using test::Letters;
+using test::Told;
 
 constexpr SequenceId kSequence{RequestId{7}, 0};
 constexpr Attempt kFirst{1};
 
-using test::Told;
-
 class AnswerTextTest : public testing::Test {
  protected:
   void open(std::vector<TokenId> generated = {}, FinishReason ended = FinishReason::kNone) {
-    answers_.open({.sequence = kSequence,
-                   .attempt = kFirst,
-                   .request = std::make_shared<const Request>(request_),
-                   .generated = std::move(generated),
-                   .ended = ended});
+    const auto behind = static_cast<uint32_t>(generated.size());
+    next_.changes.push_back({kSequence, kFirst, std::make_shared<const Request>(request_),
+                             std::move(generated), ended});
+    if (ended != FinishReason::kNone) add(next_, behind, {}, ended);
   }
-  /// One token through one step; the report's only progress, if there is one.
+  void close() { next_.changes.push_back({kSequence, kFirst, nullptr, {}, {}}); }
+  static void add(ReportDraft& draft, uint32_t index, std::vector<TokenId> tokens,
+                  FinishReason finish, SequenceId sequence = kSequence, Attempt attempt = kFirst) {
+    draft.report.progress.push_back({sequence.request, sequence.sample, attempt, index,
+                                     static_cast<uint32_t>(tokens.size()), finish});
+    draft.payload.texts.emplace_back();
+    draft.payload.token_ids.insert(draft.payload.token_ids.end(), tokens.begin(), tokens.end());
+  }
+  /// Sends the draft; its entries.
+  std::vector<Told> report(AnswerText& answers) {
+    ReportDraft draft = std::exchange(next_, {});
+    answers.complete(draft);
+    return test::told(draft.report, std::move(draft.payload));
+  }
+  /// Some tokens through one step; the report's only progress, if there is one.
+  std::optional<Told> draw(uint32_t index, std::vector<TokenId> tokens,
+                           FinishReason finish = FinishReason::kNone) {
+    add(next_, index, std::move(tokens), finish);
+    const auto told = report(answers_);
+    if (told.empty()) return std::nullopt;
+    EXPECT_EQ(told.size(), 1u);
+    return told[0];
+  }
   std::optional<Told> draw(uint32_t index, TokenId token,
                            FinishReason finish = FinishReason::kNone) {
-    StepOutput output;
-    output.tokens.push_back({.sequence = kSequence,
-                             .attempt = kFirst,
-                             .index = index,
-                             .token = token,
-                             .finish = finish});
-    const auto entries = step(std::move(output));
-    if (entries.empty()) return std::nullopt;
-    EXPECT_EQ(entries.size(), 1u);
-    return entries[0];
+    return draw(index, std::vector<TokenId>{token}, finish);
   }
-  std::vector<Told> step(StepOutput output) {
-    TextReport report = answers_.step(std::move(output));
-    return test::told(report.report, std::move(report.payload));
-  }
+  ReportDraft next_;
   Request request_;
   AnswerText answers_{std::make_shared<Letters>()};
 };
@@ -117,7 +92,8 @@ TEST_F(AnswerTextTest, TokensBehindAStopAreDroppedUntilTheSequenceIsClosed) {
   EXPECT_FALSE(draw(3, 4));
   EXPECT_FALSE(draw(4, 5));
   EXPECT_TRUE(answers_.take_stops().empty());
-  answers_.close({kSequence, kFirst});
+  close();
+  EXPECT_TRUE(report(answers_).empty());
   EXPECT_EQ(answers_.open_answers(), 0u);
 }
 
@@ -172,19 +148,11 @@ TEST_F(AnswerTextTest, AResumedAnswerGoesOnAsIfItHadNeverStopped) {
     std::string text;
     std::vector<TokenId> generated(tokens.begin(), tokens.begin() + resumed);
     AnswerText fresh(std::make_shared<Letters>());
-    fresh.open({.sequence = kSequence,
-                .attempt = kFirst,
-                .request = std::make_shared<const Request>(request_),
-                .generated = generated});
+    open(generated);
     std::vector<std::pair<uint64_t, std::string>> pieces;
     for (size_t i = resumed; i < tokens.size(); ++i) {
-      StepOutput output;
-      output.tokens.push_back({.sequence = kSequence,
-                               .attempt = kFirst,
-                               .index = static_cast<uint32_t>(i),
-                               .token = tokens[i]});
-      TextReport report = fresh.step(std::move(output));
-      for (auto& p : test::told(report.report, std::move(report.payload)))
+      add(next_, static_cast<uint32_t>(i), {tokens[i]}, FinishReason::kNone);
+      for (auto& p : report(fresh))
         if (!p.text.empty()) pieces.emplace_back(p.text_offset, p.text);
     }
     return pieces;
@@ -201,30 +169,63 @@ TEST_F(AnswerTextTest, AResumedAnswerGoesOnAsIfItHadNeverStopped) {
 
 TEST_F(AnswerTextTest, AResumedAnswerThatHadEndedSaysSoOnce) {
   open({0, 26}, FinishReason::kStop);
-  auto entries = step({});
-  ASSERT_EQ(entries.size(), 1u);
-  EXPECT_EQ(entries[0].finish, FinishReason::kStop);
-  EXPECT_EQ(entries[0].first_index, 2u);
-  EXPECT_TRUE(entries[0].token_ids.empty());
-  EXPECT_TRUE(step({}).empty());
+  auto told = report(answers_);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].finish, FinishReason::kStop);
+  EXPECT_EQ(told[0].first_index, 2u);
+  EXPECT_TRUE(told[0].token_ids.empty());
+  EXPECT_EQ(told[0].stop_match, "<end>");
+  EXPECT_TRUE(report(answers_).empty());
   EXPECT_EQ(answers_.open_answers(), 0u);
 
   request_.sampling.stop = {"b"};
   open({0, 1});  // the main thread knows nothing of stop strings
-  entries = step({});
-  ASSERT_EQ(entries.size(), 1u);
-  EXPECT_EQ(entries[0].finish, FinishReason::kStop);
+  told = report(answers_);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].finish, FinishReason::kStop);
+  EXPECT_EQ(told[0].text_offset, 1u);
+  EXPECT_EQ(told[0].stop_match, "b");
   EXPECT_EQ(answers_.take_stops().size(), 1u);
   EXPECT_FALSE(draw(2, 3));
+
+  close();
+  open({0, 1}, FinishReason::kLength);  // it knows an end, and the stop came before
+  told = report(answers_);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].finish, FinishReason::kStop);
+  EXPECT_EQ(told[0].stop_match, "b");
+  EXPECT_TRUE(answers_.take_stops().empty());
+  EXPECT_EQ(answers_.open_answers(), 0u);
 }
 
-TEST_F(AnswerTextTest, AnotherAttemptsTokensAreIgnored) {
+TEST_F(AnswerTextTest, ASequenceThatStopsWhileItIsOpenedIsToldBeforeWhatItDraws) {
+  request_.sampling.stop = {"b"};
+  open({0, 1});
+  add(next_, 2, {3}, FinishReason::kNone);
+  const auto told = report(answers_);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].first_index, 2u);
+  EXPECT_EQ(told[0].finish, FinishReason::kStop);
+  EXPECT_TRUE(told[0].token_ids.empty());
+}
+
+TEST_F(AnswerTextTest, AStopWithinAnEntryOfManyTokensCutsIt) {
+  request_.sampling.stop = {"cd"};
   open();
-  StepOutput output;
-  output.tokens.push_back({.sequence = kSequence, .attempt = Attempt{2}, .index = 0, .token = 1});
-  output.tokens.push_back(
-      {.sequence = {RequestId{8}, 0}, .attempt = kFirst, .index = 0, .token = 1});
-  EXPECT_TRUE(step(std::move(output)).empty());
+  const auto told = draw(0, std::vector<TokenId>{0, 2, 3, 4, 5}, FinishReason::kLength);
+  EXPECT_EQ(told->token_ids, (std::vector<TokenId>{0, 2, 3}));
+  EXPECT_EQ(told->text, "a");
+  EXPECT_EQ(told->finish, FinishReason::kStop);
+  EXPECT_EQ(answers_.open_answers(), 0u);
+}
+
+// ReplicaCore tells nothing of another attempt (replica_core_test); nothing here would mix it in.
+TEST_F(AnswerTextTest, AnotherAttemptsTokensMakeNoText) {
+  open();
+  add(next_, 0, {1}, FinishReason::kNone, kSequence, Attempt{2});
+  add(next_, 0, {1}, FinishReason::kNone, {RequestId{8}, 0});
+  for (const Told& told : report(answers_)) EXPECT_EQ(told.text, "");
+  EXPECT_EQ(draw(0, 0)->text_offset, 0u);
 }
 
 }  // namespace

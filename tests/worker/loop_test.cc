@@ -1,6 +1,4 @@
-// The leader's and followers' loops around an exact engine (hash_engine.h), in one process: real
-// planner, sampler, text thread, plan channel and collective; only the wire to the coordinator is a
-// pair of mailboxes.
+// The leader's and followers' loops around an exact engine (live_replica.h).
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -8,227 +6,25 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
-#include <mutex>
 #include <random>
-#include <thread>
 #include <tuple>
 
-#include "base/clock.h"
-#include "comm/collective_inprocess.h"
-#include "tests/worker/hash_engine.h"
-#include "tests/worker/told.h"
+#include "tests/worker/live_replica.h"
 #include "tie/law.h"
 #include "tie/length_head.h"
-#include "worker/follower_loop.h"
-#include "worker/leader_loop.h"
 #include "worker/offline_run.h"
 
 namespace tailor::worker {
 namespace {
 
+using test::Answer;
 using test::HashEngine;
+using test::kContext;
 using test::kEos;
 using test::kVocab;
-
-/// A WorkerIo whose other end is in this process.
-class LocalIo : public comm::WorkerIo {
- public:
-  Mailbox<comm::WorkerInput>& inbox() override { return inbox_; }
-  void report(comm::ReportFrame report) override { reports_.push_always(std::move(report)); }
-  size_t backlog() const override { return reports_.size(); }
-  void ring() override {
-    for (LocalIo* f : followers) f->inbox_.push_always(comm::Doorbell{});
-  }
-  const std::string& doorbell_endpoint() const override { return endpoint_; }
-  Mailbox<comm::ReportFrame>& reports() { return reports_; }
-
-  std::vector<LocalIo*> followers;
-
- private:
-  Mailbox<comm::WorkerInput> inbox_{4096};
-  Mailbox<comm::ReportFrame> reports_{1 << 20};
-  std::string endpoint_ = "here";
-};
-
-struct Answer {
-  std::vector<TokenId> tokens;
-  FinishReason finish = FinishReason::kNone;
-  Error error;
-  std::vector<LogprobEntry> logprobs;
-};
-
-constexpr int32_t kContext = 400;
-
-/// A whole replica of `tp` threads, and the coordinator's end of its link.
-class Replica {
- public:
-  Replica(int tp, PlannerOptions planner, size_t max_backlog = 64, LengthProbe probe = {})
-      : group_(tp, seconds(20)) {
-    for (int rank = 0; rank < tp; ++rank) ios_.push_back(std::make_unique<LocalIo>());
-    for (int rank = 1; rank < tp; ++rank) ios_[0]->followers.push_back(ios_[rank].get());
-    progress_ = std::vector<Progress>(tp);
-    exits_.resize(tp);
-    for (int rank = 0; rank < tp; ++rank) {
-      threads_.emplace_back([this, rank, tp, planner, max_backlog, probe] {
-        auto collective = group_.join(rank);
-        HashEngine engine(planner.num_blocks, kContext, collective.get());
-        if (rank > 0) {
-          exits_[rank] =
-              run_follower({engine, *collective, *ios_[rank], progress_[rank]}, milliseconds(50));
-          return;
-        }
-        LeaderOptions options{.planner = planner,
-                              .limits = {.eos_tokens = {kEos}, .max_context = kContext},
-                              .max_backlog = max_backlog,
-                              .idle_wait = milliseconds(50),
-                              .probe = probe};
-        options.hello.info.num_blocks = planner.num_blocks;
-        LeaderLoop loop(
-            {engine, tp > 1 ? collective.get() : nullptr, *ios_[0], progress_[0], nullptr},
-            options);
-        exits_[rank] = loop.run();
-      });
-    }
-  }
-  ~Replica() {
-    if (!joined_) stop();
-  }
-
-  void send(WorkerCommand command, DispatchPayload payload = {}) {
-    ios_[0]->inbox().push_always(comm::CommandFrame{
-        {{ReplicaId{0}, epoch_, ++sequence_}, std::move(command)}, std::move(payload)});
-  }
-  void welcome(uint32_t epoch) {
-    epoch_ = Epoch{epoch};
-    send(Welcome{});
-  }
-  void dispatch(Attempt attempt, const Request& request,
-                std::vector<std::vector<TokenId>> generated) {
-    send(Dispatch{request.id, attempt, static_cast<uint32_t>(request.sampling.n),
-                  static_cast<uint32_t>(request.prompt.size()),
-                  static_cast<uint32_t>(request.sampling.max_tokens)},
-         {std::make_shared<const Request>(request), std::move(generated)});
-  }
-  void send_input(comm::WorkerInput input) { ios_[0]->inbox().push_always(std::move(input)); }
-  void dispatch(const Request& request, std::vector<std::vector<TokenId>> generated = {},
-                uint32_t attempt = 1) {
-    generated.resize(request.sampling.n);
-    for (int s = 0; s < request.sampling.n; ++s) {
-      const bool again = answers.count({request.id, static_cast<uint32_t>(s)}) > 0;
-      answers[{request.id, static_cast<uint32_t>(s)}].tokens = generated[s];
-      if (!again) ++open_;
-    }
-    attempts_[request.id] = Attempt{attempt};
-    dispatch(Attempt{attempt}, request, generated);
-  }
-  void cancel(const Request& request) { send(CancelRequest{request.id, attempts_[request.id]}); }
-
-  /// Reads reports until `until` holds; false after 20 s.
-  bool read(const std::function<bool()>& until) {
-    const auto deadline = now() + seconds(20);
-    while (!until()) {
-      if (now() > deadline) return false;
-      for (auto& report : ios_[0]->reports().drain_wait(milliseconds(20))) take(report);
-    }
-    return true;
-  }
-  bool read_all() {
-    return read([this] { return open_ == 0; });
-  }
-  std::vector<LoopExit> stop(bool cluster_stops = true) {
-    send(Shutdown{cluster_stops});
-    return join();
-  }
-  std::vector<LoopExit> join() {
-    for (auto& t : threads_) t.join();
-    joined_ = true;
-    return exits_;
-  }
-
-  std::map<SequenceId, Answer> answers;
-  std::vector<LawProbed> laws;
-  int preemptions = 0, prefills = 0, hellos = 0, drained = 0;
-  StepReport last;
-
- private:
-  void take(comm::ReportFrame& frame) {
-    WorkerReport& report = frame.from.report;
-    if (std::holds_alternative<Hello>(report)) ++hellos;
-    if (std::holds_alternative<Drained>(report)) ++drained;
-    auto* step = std::get_if<StepReport>(&report);
-    if (step == nullptr) return;
-    EXPECT_GE(step->step_time, step->forward_time + step->sample_time);
-    for (auto& p : test::told(*step, std::move(frame.payload))) {
-      Answer& a = answers[p.sequence];
-      if (p.attempt < attempts_[p.sequence.request]) continue;
-      EXPECT_EQ(p.attempt, attempts_[p.sequence.request]);
-      EXPECT_EQ(a.finish, FinishReason::kNone) << "reported behind its end";
-      EXPECT_EQ(p.first_index, a.tokens.size()) << "a token is lost or doubled";
-      a.tokens.insert(a.tokens.end(), p.token_ids.begin(), p.token_ids.end());
-      a.logprobs.insert(a.logprobs.end(), p.logprobs.begin(), p.logprobs.end());
-      if (p.finish == FinishReason::kNone) continue;
-      a.finish = p.finish;
-      a.error = p.error;
-      --open_;
-    }
-    preemptions += static_cast<int>(step->preempted.size());
-    prefills += static_cast<int>(step->prefills.size());
-    laws.insert(laws.end(), step->laws.begin(), step->laws.end());
-    step->progress.clear();
-    last = *step;
-  }
-
-  comm::InProcessGroup group_;
-  std::vector<std::unique_ptr<LocalIo>> ios_;
-  std::vector<Progress> progress_;
-  std::vector<LoopExit> exits_;
-  std::vector<std::thread> threads_;
-  std::map<RequestId, Attempt> attempts_;
-  uint64_t sequence_ = 0;
-  Epoch epoch_;
-  int open_ = 0;
-  bool joined_ = false;
-};
-
-/// The answer as the definition gives it: token by token, alone, without blocks.
-Answer truth(const Request& r, uint32_t sample) {
-  parallel::Sampler sampler(kVocab, {kEos});
-  SequenceLimits limits{.eos_tokens = {kEos}, .max_context = kContext};
-  Answer a;
-  while (a.finish == FinishReason::kNone) {
-    std::vector<TokenId> all = r.prompt;
-    all.insert(all.end(), a.tokens.begin(), a.tokens.end());
-    LogprobEntry e;
-    a.tokens.push_back(*sampler.sample(r, sample, a.tokens, test::logits_of(all), &e));
-    if (r.sampling.logprobs >= 0) a.logprobs.push_back(e);
-    a.finish = finish_reason(r, a.tokens, limits);
-  }
-  return a;
-}
-
-std::vector<Request> workload(int count, uint64_t seed) {
-  std::mt19937_64 rng(seed);
-  auto between = [&](int a, int b) { return a + static_cast<int>(rng() % (b - a + 1)); };
-  std::vector<Request> out;
-  for (int i = 0; i < count; ++i) {
-    Request r;
-    r.id = RequestId{static_cast<uint64_t>(100 + i)};
-    for (int n = between(1, 90); n > 0; --n) r.prompt.push_back(between(1, 60));
-    SamplingParams& p = r.sampling;
-    p.temperature = between(0, 2) == 0 ? 0.0f : 1.2f;
-    p.seed = rng();
-    p.max_tokens = between(1, 70);
-    p.min_tokens = between(0, 1) ? between(0, p.max_tokens) : 0;
-    p.ignore_eos = between(0, 3) == 0;
-    if (between(0, 2) == 0) p.top_p = 0.8f;
-    if (between(0, 2) == 0) p.repetition_penalty = 1.3f;
-    if (between(0, 2) == 0) p.stop_token_ids = {7};
-    if (between(0, 3) == 0) p.n = between(2, 4);
-    if (between(0, 3) == 0) p.logprobs = 2;
-    out.push_back(std::move(r));
-  }
-  return out;
-}
+using test::Replica;
+using test::truth;
+using test::workload;
 
 void expect_truth(const Replica& replica, const Request& r) {
   for (int s = 0; s < r.sampling.n; ++s) {
@@ -251,6 +47,7 @@ struct Shape {
   int tp;
   PlannerOptions planner;
   bool preempts = false;
+  bool ahead = false;  ///< two steps under way
 };
 
 class SameTokens : public testing::TestWithParam<Shape> {};
@@ -260,7 +57,7 @@ TEST_P(SameTokens, WhateverTheBatchChunksBlocksAndRanks) {
   const Shape& shape = GetParam();
   for (uint64_t seed : {1, 2, 3}) {
     auto requests = workload(24, seed);
-    Replica replica(shape.tp, shape.planner);
+    Replica replica(shape.tp, shape.planner, 64, {}, shape.ahead);
     for (const auto& r : requests) replica.dispatch(r);
     ASSERT_TRUE(replica.read_all());
     for (const auto& r : requests) expect_truth(replica, r);
@@ -282,7 +79,12 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{"chunked", 1, {.num_blocks = 800, .slots = 32, .token_budget = 7}},
         Shape{"preempted", 1, {.num_blocks = 16, .slots = 32, .token_budget = 64}, true},
         Shape{"tp2", 2, {.num_blocks = 800, .slots = 8, .token_budget = 64}},
-        Shape{"tp3_preempted", 3, {.num_blocks = 16, .slots = 8, .token_budget = 20}, true}),
+        Shape{"tp3_preempted", 3, {.num_blocks = 16, .slots = 8, .token_budget = 20}, true},
+        Shape{"ahead", 1, {.num_blocks = 800, .slots = 32, .token_budget = 512}, false, true},
+        Shape{"ahead_alone", 1, {.num_blocks = 800, .slots = 1, .token_budget = 7}, false, true},
+        Shape{
+            "ahead_preempted", 1, {.num_blocks = 16, .slots = 32, .token_budget = 64}, true, true},
+        Shape{"ahead_tp3", 3, {.num_blocks = 16, .slots = 8, .token_budget = 20}, true, true}),
     [](const auto& info) { return info.param.name; });
 
 TEST(Loop, ContinuesBehindGeneratedTokensAndNeverReportsThemAgain) {
@@ -422,8 +224,8 @@ TEST(Loop, ANewerAttemptReplacesTheOlder) {
   auto head = truth(r, 0).tokens;
   head.resize(4);
   replica.dispatch(r, {head}, 2);
-  replica.dispatch(Attempt{2}, r, {head});  // a repeat changes nothing
-  replica.dispatch(Attempt{1}, r, {{}});    // nor does what comes late
+  replica.send_dispatch(r, {head}, 2);  // a repeat changes nothing
+  replica.send_dispatch(r, {{}}, 1);    // nor does what comes late
   ASSERT_TRUE(replica.read_all());
   expect_truth(replica, r);
 }
@@ -448,7 +250,7 @@ TEST(LoopDeathTest, AStuckTextThreadEndsTheProcessThoughMainGoesOn) {
         Mailbox<int> nor_this(1);
         TextThread thread(
             nullptr, [&](comm::ReportFrame) { never.drain_wait(seconds(3600)); }, &text);
-        thread.send(comm::ReportFrame{{{}, Drained{}}, {}});
+        thread.send(FromReplica{{}, Drained{}});
         main.busy = true;
         for (;; ++main.counter) nor_this.drain_wait(milliseconds(10));
       },
@@ -542,8 +344,8 @@ TEST(Loop, TheProbeReadsTheHiddenStateBehindItsTokens) {
   const auto rest = *tie::LengthHead::load(folder.path() + "/remaining.safetensors");
 
   // Few blocks: sequences are pushed out and come back, prompts are cut in chunks.
-  for (int tp : {1, 2}) {
-    Replica replica(tp, {.num_blocks = 26, .slots = 6, .token_budget = 24}, 64, *probe);
+  for (const auto& [tp, ahead] : {std::pair(1, false), {2, false}, {2, true}}) {
+    Replica replica(tp, {.num_blocks = 26, .slots = 6, .token_budget = 24}, 64, *probe, ahead);
     std::vector<Request> requests = workload(20, 7);
     for (Request& r : requests) {
       r.sampling.ignore_eos = true;
