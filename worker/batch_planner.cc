@@ -11,10 +11,11 @@ BatchPlanner::BatchPlanner(const PlannerOptions& options)
     : options_(options),
       blocks_({.tier_blocks = {options.num_blocks},
                .block_tokens = options.block_tokens,
-               .max_tables = options.slots}) {
+               .max_tables = options.slots + options.paused_tables}) {
   TAILOR_CHECK(options.token_budget > 0, "the planner needs a token budget");
   running_.reserve(options.slots);
   waiting_.reserve(options.slots);
+  paused_.reserve(options.slots + options.paused_tables);
   plan_.chunks.reserve(options.slots);
   plan_.preempted.reserve(options.slots);
   plan_.admitted.reserve(options.slots);
@@ -59,6 +60,7 @@ const BatchPlan& BatchPlanner::plan(bool under_way) {
   under_way_ = under_way;
   plan_.chunks.clear();
   plan_.preempted.clear();
+  plan_.reclaimed.clear();
   plan_.unfit.clear();
   plan_.admitted.clear();
   plan_.moves.clear();
@@ -102,6 +104,7 @@ void BatchPlanner::emit(SequenceIndex index, int32_t num_tokens, bool decode) {
 bool BatchPlanner::make_room(size_t place, int32_t num_tokens) {
   SequenceIndex index = running_[place];
   while (blocks_.blocks_missing(sequences_[index].table, num_tokens) > blocks_.free_blocks()) {
+    if (reclaim_last(index)) continue;
     if (retired_ > 0) return false;
     if (place + 1 < running_.size()) {
       preempt_last();
@@ -119,19 +122,64 @@ bool BatchPlanner::make_room(size_t place, int32_t num_tokens) {
   return true;
 }
 
+/// The latest dispatched that holds blocks without a slot gives them back. False: nobody does, but
+/// `except`.
+bool BatchPlanner::reclaim_last(SequenceIndex except) {
+  if (held_ == 0) return false;
+  SequenceIndex last = -1;
+  for (const auto* list : {&waiting_, &paused_}) {
+    const auto found = std::find_if(list->rbegin(), list->rend(), [&](SequenceIndex i) {
+      return i != except && sequences_[i].table >= 0;
+    });
+    if (found != list->rend() && (last < 0 || before(last, *found))) last = *found;
+  }
+  if (last < 0) return false;
+  plan_.reclaimed.push_back({last, sequences_[last].computed});
+  give_blocks_back(sequences_[last]);
+  return true;
+}
+
+/// At most what reclaim_last() can free.
+int32_t BatchPlanner::reclaimable_blocks(SequenceIndex except) const {
+  if (held_ == 0) return 0;
+  size_t count = 0;
+  for (const auto* list : {&waiting_, &paused_})
+    for (SequenceIndex i : *list)
+      if (i != except) count += block_table(i).size();
+  return static_cast<int32_t>(count);
+}
+
 void BatchPlanner::preempt_last() {
   SequenceIndex index = running_.back();
   Sequence& s = sequences_[index];
   plan_.preempted.push_back({index, s.computed});
-  stop_running(s);
-  s.computed = 0;
   running_.pop_back();
-  waiting_.insert(waiting_.begin(), index);
+  leave_slot(s);
+  give_blocks_back(s);
+  insert(waiting_, index);
 }
 
 void BatchPlanner::drop_unfit(SequenceIndex index, int32_t num_tokens) {
   plan_.unfit.push_back({index, blocks_.blocks_for(num_tokens)});
   finish(index);
+}
+
+/// A running sample of the same request whose prompt is there to share, or none (`source` as it
+/// was). False: one is still prefilling it, wait for that. Samples stand side by side in the order.
+bool BatchPlanner::find_source(SequenceIndex index, int32_t shareable,
+                               SequenceIndex& source) const {
+  const uint64_t order = sequences_[index].order;
+  auto place =
+      std::upper_bound(running_.begin(), running_.end(), order,
+                       [this](uint64_t of, SequenceIndex i) { return of < sequences_[i].order; });
+  bool prefilling = false;
+  for (; place != running_.begin() && sequences_[*(place - 1)].order == order; --place) {
+    if (sequences_[*(place - 1)].computed >= shareable)
+      source = *(place - 1);
+    else
+      prefilling = true;
+  }
+  return source >= 0 || !prefilling;
 }
 
 void BatchPlanner::admit(int32_t budget) {
@@ -140,34 +188,33 @@ void BatchPlanner::admit(int32_t budget) {
     SequenceIndex index = waiting_.front();
     Sequence& s = sequences_[index];
 
-    // Samples of one request stand side by side in the order, so running ones are at the end of
-    // running_.
-    const int32_t shareable = (s.prompt_tokens - 1) / options_.block_tokens * options_.block_tokens;
     SequenceIndex source = -1;
-    bool prefilling = false;
-    for (size_t i = running_.size(); i-- > 0 && sequences_[running_[i]].order == s.order;) {
-      if (sequences_[running_[i]].computed >= shareable)
-        source = running_[i];
-      else
-        prefilling = true;
-    }
-    if (source < 0 && prefilling) return;
+    const int32_t shareable = (s.prompt_tokens - 1) / options_.block_tokens * options_.block_tokens;
+    if (s.table < 0 && !find_source(index, shareable, source)) return;
     const int32_t shared = source < 0 ? 0 : shareable;
 
-    const int32_t needed = blocks_.blocks_for(s.known) - shared / options_.block_tokens;
+    const int32_t needed = s.table >= 0
+                               ? blocks_.blocks_missing(s.table, s.known)
+                               : blocks_.blocks_for(s.known) - shared / options_.block_tokens;
     const int32_t watermark = running_.empty() ? 0 : static_cast<int32_t>(running_.size()) + 1;
     if (needed + watermark > blocks_.free_blocks()) {
+      const bool enough = needed + watermark <= blocks_.free_blocks() + reclaimable_blocks(index);
+      if ((enough || running_.empty()) && reclaim_last(index)) continue;
       if (!running_.empty() || under_way_) return;
       drop_unfit(index, s.known);
       continue;
     }
 
-    s.table = blocks_.open_table();
-    if (source >= 0) s.computed = blocks_.fork(sequences_[source].table, s.table, shareable);
-    auto reserved = blocks_.extend(s.table, s.known);
-    TAILOR_CHECK(reserved.has_value(), "blocks vanished while admitting");
+    if (s.table < 0) {
+      s.table = blocks_.open_table();
+      if (source >= 0) s.computed = blocks_.fork(sequences_[source].table, s.table, shareable);
+    } else {
+      --held_;
+    }
+    auto extended = blocks_.extend(s.table, s.known);
+    TAILOR_CHECK(extended.has_value(), "blocks vanished while admitting");
     waiting_.erase(waiting_.begin());
-    running_.push_back(index);
+    insert(running_, index);
     s.slot = free_slots_.back();
     free_slots_.pop_back();
     plan_.admitted.push_back({index, s.slot});
@@ -192,11 +239,7 @@ void BatchPlanner::finish(SequenceIndex index) {
 void BatchPlanner::retire(SequenceIndex index) {
   Sequence& s = sequences_[index];
   TAILOR_CHECK(s.live && !s.retired, "a sequence ends twice");
-  auto& list = s.table >= 0 ? running_ : waiting_;
-  auto place = std::lower_bound(list.begin(), list.end(), index,
-                                [this](SequenceIndex a, SequenceIndex b) { return before(a, b); });
-  TAILOR_CHECK(place != list.end() && *place == index, "a sequence is not in its list");
-  list.erase(place);
+  remove(list_of(s), index);
   s.retired = true;
   ++retired_;
 }
@@ -204,23 +247,68 @@ void BatchPlanner::retire(SequenceIndex index) {
 void BatchPlanner::release(SequenceIndex index) {
   Sequence& s = sequences_[index];
   TAILOR_CHECK(s.live && s.retired, "a sequence is released that has not ended");
-  if (s.table >= 0) stop_running(s);
-  s.live = s.retired = false;
+  if (s.slot >= 0) leave_slot(s);
+  give_blocks_back(s);
+  s.live = s.retired = s.paused = false;
   --retired_;
   free_indexes_.push_back(index);
 }
 
-void BatchPlanner::stop_running(Sequence& s) {
-  blocks_.close_table(s.table);
-  s.table = -1;
+void BatchPlanner::insert(std::vector<SequenceIndex>& list, SequenceIndex index) {
+  list.insert(std::upper_bound(list.begin(), list.end(), index,
+                               [this](SequenceIndex a, SequenceIndex b) { return before(a, b); }),
+              index);
+}
+
+void BatchPlanner::remove(std::vector<SequenceIndex>& list, SequenceIndex index) {
+  auto place = std::lower_bound(list.begin(), list.end(), index,
+                                [this](SequenceIndex a, SequenceIndex b) { return before(a, b); });
+  TAILOR_CHECK(place != list.end() && *place == index, "a sequence is not in its list");
+  list.erase(place);
+}
+
+/// Its blocks are held without a slot from then on.
+void BatchPlanner::leave_slot(Sequence& s) {
   free_slots_.push_back(s.slot);
   s.slot = -1;
+  ++held_;
+}
+
+void BatchPlanner::give_blocks_back(Sequence& s) {
+  if (s.table < 0) return;
+  blocks_.close_table(s.table);
+  s.table = -1;
+  s.computed = 0;
+  --held_;
+}
+
+int32_t BatchPlanner::pause(SequenceIndex index) {
+  Sequence& s = sequences_[index];
+  TAILOR_CHECK(s.live && !s.retired && !s.paused, "only what runs or waits can be paused");
+  remove(list_of(s), index);
+  if (s.slot >= 0) leave_slot(s);
+  s.paused = ever_paused_ = true;
+  insert(paused_, index);
+  if (held_ <= options_.paused_tables) return 0;
+  const int32_t lost = s.computed;
+  give_blocks_back(s);
+  return lost;
+}
+
+void BatchPlanner::resume(SequenceIndex index) {
+  Sequence& s = sequences_[index];
+  TAILOR_CHECK(s.live && s.paused, "only what is paused can be resumed");
+  remove(paused_, index);
+  s.paused = false;
+  insert(waiting_, index);
 }
 
 void BatchPlanner::find(RequestId request, std::vector<SequenceIndex>& out) const {
   for (SequenceIndex i : running_)
     if (sequences_[i].id.request == request) out.push_back(i);
   for (SequenceIndex i : waiting_)
+    if (sequences_[i].id.request == request) out.push_back(i);
+  for (SequenceIndex i : paused_)
     if (sequences_[i].id.request == request) out.push_back(i);
 }
 
@@ -237,35 +325,41 @@ Result<void> BatchPlanner::check_integrity() const {
     return wrong("running is out of order");
   if (!std::is_sorted(waiting_.begin(), waiting_.end(), later))
     return wrong("waiting is out of order");
-  if (!running_.empty() && !waiting_.empty() && !before(running_.back(), waiting_.front()))
-    return wrong("a running sequence follows a waiting one");
-  int32_t live = 0, retired = 0, holding = running_sequences();
+  if (!std::is_sorted(paused_.begin(), paused_.end(), later))
+    return wrong("paused is out of order");
+  if (!ever_paused_ && !running_.empty() && !waiting_.empty() &&
+      !before(running_.back(), waiting_.front()))
+    return wrong("a running sequence follows a waiting one, and none was paused");
+  int32_t live = 0, retired = 0, with_slot = 0, held = 0;
   std::vector<bool> taken(static_cast<size_t>(options_.slots), false);
   for (int32_t slot : free_slots_) taken[static_cast<size_t>(slot)] = true;
   for (const Sequence& s : sequences_) {
     live += s.live;
     retired += s.retired;
-    holding += s.retired && s.table >= 0;
-    if ((s.slot >= 0) != (s.table >= 0)) return wrong("a slot without blocks, or blocks without");
+    with_slot += s.slot >= 0;
+    held += s.slot < 0 && s.table >= 0;
+    if (!s.live && s.table >= 0) return wrong("a table of nobody");
+    if (s.table < 0 && (s.slot >= 0 || s.computed != 0)) return wrong("a slot without blocks");
+    if (s.table >= 0 && blocks_.blocks_missing(s.table, s.computed) > 0)
+      return wrong("computed tokens without a block");
+    if (s.computed > s.known) return wrong("more computed than known");
     if (s.slot < 0) continue;
     if (taken[static_cast<size_t>(s.slot)]) return wrong("two in one slot");
     taken[static_cast<size_t>(s.slot)] = true;
   }
   if (retired != retired_) return wrong("the retired sequences are miscounted");
-  if (live != running_sequences() + waiting_sequences() + retired)
+  if (held != held_ || held > options_.paused_tables)
+    return wrong("the tables without a slot are miscounted");
+  if (live != running_sequences() + waiting_sequences() + paused_sequences() + retired)
     return wrong("a sequence is in no list");
-  if (blocks_.open_tables() != holding) return wrong("a table without a running sequence");
-  if (free_slots_.size() + static_cast<size_t>(holding) != taken.size())
+  if (blocks_.open_tables() != with_slot + held) return wrong("a table is lost");
+  if (free_slots_.size() + static_cast<size_t>(with_slot) != taken.size())
     return wrong("a slot is lost");
-  for (SequenceIndex i : running_) {
-    const Sequence& s = sequences_[i];
-    if (s.computed > s.known) return wrong("more computed than known");
-    if (blocks_.blocks_missing(s.table, s.computed) > 0)
-      return wrong("computed tokens without a block");
-  }
-  for (SequenceIndex i : waiting_)
-    if (sequences_[i].table >= 0 || sequences_[i].computed != 0)
-      return wrong("a waiting sequence holds blocks");
+  for (SequenceIndex i : running_)
+    if (sequences_[i].slot < 0) return wrong("a running sequence has no slot");
+  for (const auto* list : {&waiting_, &paused_})
+    for (SequenceIndex i : *list)
+      if (sequences_[i].slot >= 0) return wrong("a sequence that does not run has a slot");
   return {};
 }
 

@@ -9,9 +9,22 @@
 // for each running sequence stays free (the watermark), so that an admitted sequence does not push
 // another out at once. Out of blocks, the latest dispatched running sequence gives back everything
 // (recompute): all tokens it knows are prefilled again when it is admitted again, in its old place
-// in the order. From this follow: every running sequence precedes every waiting one, the first of
-// all always advances, and so all end. A sequence that does not fit alone into the whole pool fails
-// with OutOfBlocks.
+// in the order. A sequence that does not fit alone into the whole pool fails with OutOfBlocks.
+//
+// Pausing. A paused sequence is out of the race until it is resumed: it has left its slot and keeps
+// its blocks, as long as there are tables beyond the slots (paused_tables). It may then wait, or
+// run, behind sequences that were dispatched later. What holds blocks without a slot gives them
+// back first when a sequence needs some, the latest dispatched first, and is prefilled again later.
+//
+// Progress. Let F be the first in dispatch order that is not paused.
+//   - F runs: it advances in every plan. It is at the front of those that run, and whoever holds
+//     blocks beside it gives them up for it: first those without a slot, then those that run, the
+//     latest first. F itself is nobody's victim.
+//   - F waits: nobody is admitted before it, and a victim goes back behind it. Those that run are
+//     therefore only fewer with time, and the first of them advances as F would; so they end, and
+//     at the latest when none runs all blocks are F's, or F does not fit alone and fails.
+// Each needs finitely many tokens, so all that are not paused end, whatever the paused ones hold.
+// Where nobody was ever paused, every running sequence precedes every waiting one.
 //
 // The n samples of a request are n sequences. The first that runs prefills the prompt; the others
 // wait for it, share the prompt's full blocks (never the last: a shared block is never written) and
@@ -42,6 +55,7 @@ struct PlannerOptions {
   int32_t num_blocks = 0;
   int32_t block_tokens = kv::kBlockTokens;
   int32_t slots = 32;          ///< sequences that run at once
+  int32_t paused_tables = 0;   ///< sequences that hold blocks beside those
   int32_t token_budget = 256;  ///< rows of a step; prompts always get at least one block of rows
 };
 
@@ -61,7 +75,7 @@ struct AdmittedSequence {
   int32_t slot = 0;  ///< dense in [0, slots)
 };
 
-/// Has left its slot.
+/// Has left its slot, if it had one (`reclaimed`: it had none).
 struct PreemptedSequence {
   SequenceIndex index = 0;
   int32_t tokens_lost = 0;  ///< whose keys and values must be computed again
@@ -78,6 +92,7 @@ struct UnfitSequence {
 struct BatchPlan {
   std::vector<PlannedChunk> chunks;
   std::vector<PreemptedSequence> preempted;
+  std::vector<PreemptedSequence> reclaimed;
   std::vector<UnfitSequence> unfit;
   std::vector<AdmittedSequence> admitted;
   std::vector<kv::BlockMove> moves;  ///< to be begun before the chunks are computed
@@ -111,6 +126,12 @@ class BatchPlanner {
   void retire(SequenceIndex index);
   void release(SequenceIndex index);
 
+  /// Out of the race until resume(); no step under way may name it. Tokens whose keys and values
+  /// are lost: 0 where it keeps its blocks, all that were computed where no table is left for it.
+  int32_t pause(SequenceIndex index);
+  /// A paused sequence waits again, in its place in the order.
+  void resume(SequenceIndex index);
+
   /// Indexes of a request's sequences that have not ended, appended to `out`. Cost: O(running +
   /// waiting).
   void find(RequestId request, std::vector<SequenceIndex>& out) const;
@@ -118,11 +139,12 @@ class BatchPlanner {
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
   int32_t running_sequences() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting_sequences() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t paused_sequences() const { return static_cast<int32_t>(paused_.size()); }
   int32_t retired_sequences() const { return retired_; }
   /// The most rows a plan can have.
   int32_t max_rows() const;
 
-  /// The blocks of a running sequence; empty for a waiting one.
+  /// The blocks of a sequence; empty where it holds none.
   std::span<const kv::BlockId> block_table(SequenceIndex index) const;
   /// The slot of a running sequence; -1 for a waiting one.
   int32_t slot(SequenceIndex index) const { return sequences_[index].slot; }
@@ -139,18 +161,28 @@ class BatchPlanner {
     int32_t prompt_tokens = 0;
     int32_t known = 0;       // prompt and answer so far
     int32_t computed = 0;    // of which in the KV pool
-    kv::TableId table = -1;  // -1 = waiting
-    int32_t slot = -1;       // -1 = waiting
+    kv::TableId table = -1;  // -1 = holds no blocks
+    int32_t slot = -1;       // -1 = does not run
     bool live = false;
+    bool paused = false;
     bool retired = false;  // live, but in no list
   };
   bool before(SequenceIndex a, SequenceIndex b) const;
   void emit(SequenceIndex index, int32_t num_tokens, bool decode);
   bool make_room(size_t place, int32_t num_tokens);
+  bool reclaim_last(SequenceIndex except);
+  int32_t reclaimable_blocks(SequenceIndex except) const;
   void preempt_last();
+  std::vector<SequenceIndex>& list_of(const Sequence& s) {
+    return s.slot >= 0 ? running_ : s.paused ? paused_ : waiting_;
+  }
+  void insert(std::vector<SequenceIndex>& list, SequenceIndex index);
+  void remove(std::vector<SequenceIndex>& list, SequenceIndex index);
   void drop_unfit(SequenceIndex index, int32_t num_tokens);
+  bool find_source(SequenceIndex index, int32_t shareable, SequenceIndex& source) const;
   void admit(int32_t budget);
-  void stop_running(Sequence& s);
+  void leave_slot(Sequence& s);
+  void give_blocks_back(Sequence& s);
 
   const PlannerOptions options_;
   kv::BlockManager blocks_;
@@ -158,7 +190,10 @@ class BatchPlanner {
   std::vector<SequenceIndex> free_indexes_;
   std::vector<int32_t> free_slots_;     // taken from the back
   std::vector<SequenceIndex> running_;  // by (order, sample)
-  std::vector<SequenceIndex> waiting_;  // by (order, sample); all of them after all of running_
+  std::vector<SequenceIndex> waiting_;  // by (order, sample)
+  std::vector<SequenceIndex> paused_;   // by (order, sample)
+  int32_t held_ = 0;                    // tables without a slot, of waiting and paused ones
+  bool ever_paused_ = false;
   int32_t retired_ = 0;
   bool under_way_ = false;  // while planning
   uint64_t next_order_ = 0;

@@ -232,19 +232,75 @@ TEST(BatchPlanner, SteadyStateAllocatesNothing) {
   EXPECT_GT(preemptions, 10);
 }
 
-// Random workloads. The model knows for each sequence its tokens, and that its KV is there or not.
-class BatchPlannerProperty : public testing::TestWithParam<int> {};
+TEST(BatchPlanner, APausedSequenceKeepsItsBlocksUntilOneIsNeeded) {
+  PlannerOptions o = options(4, 1, 64);
+  o.paused_tables = 1;
+  BatchPlanner p(o);
+  const SequenceIndex a = add_one(p, 1, 20);
+  draw_all(p, p.plan());
+  EXPECT_EQ(p.slot(a), 0);
+  EXPECT_EQ(p.pause(a), 0);
+  EXPECT_EQ(p.slot(a), -1);
+  EXPECT_EQ(p.block_table(a).size(), 2u);
+  EXPECT_FALSE(p.has_work()) << "it is out of the race";
 
-TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
-  std::mt19937 rng(1000 + GetParam());
+  const SequenceIndex b = add_one(p, 2, 16);
+  ASSERT_EQ(p.plan().chunks.size(), 1u);
+  EXPECT_EQ(p.slot(b), 0) << "a later one runs in its slot";
+  p.token_drawn(b);
+  p.resume(a);
+  const BatchPlan& next = p.plan();
+  EXPECT_TRUE(next.reclaimed.empty());
+  ASSERT_EQ(next.chunks.size(), 1u) << "a waits for the slot, before b in the order";
+  p.finish(b);
+  const BatchPlan& again = p.plan();
+  ASSERT_EQ(again.chunks.size(), 1u);
+  EXPECT_EQ(again.chunks[0].index, a);
+  EXPECT_EQ(again.chunks[0].first_position, 20) << "nothing is computed twice";
+  p.token_drawn(a);
+
+  EXPECT_EQ(p.pause(a), 0);
+  const SequenceIndex c = add_one(p, 3, 40);
+  const BatchPlan& taken = p.plan();
+  ASSERT_EQ(taken.reclaimed.size(), 1u);
+  EXPECT_EQ(taken.reclaimed[0].index, a);
+  EXPECT_EQ(taken.reclaimed[0].tokens_lost, 21);
+  ASSERT_EQ(taken.chunks.size(), 1u);
+  EXPECT_EQ(taken.chunks[0].index, c);
+  EXPECT_TRUE(p.check_integrity());
+  p.finish(c);
+  p.finish(a);
+  EXPECT_EQ(p.blocks().free_blocks(), 4);
+}
+
+TEST(BatchPlanner, WithoutATableLeftAPausedSequenceGivesBackEverything) {
+  BatchPlanner p(options(4, 2, 64));
+  const SequenceIndex a = add_one(p, 1, 20);
+  draw_all(p, p.plan());
+  EXPECT_EQ(p.pause(a), 20);
+  EXPECT_EQ(p.blocks().free_blocks(), 4);
+  p.resume(a);
+  const BatchPlan& again = p.plan();
+  ASSERT_EQ(again.chunks.size(), 1u);
+  EXPECT_EQ(again.chunks[0].first_position, 0);
+  EXPECT_EQ(again.chunks[0].num_tokens, 21);
+}
+
+// Random workloads. The model knows for each sequence its tokens, and that its KV is there or not.
+// `pausing`: sequences are paused and resumed at random.
+void run_random_workload(int seed, bool pausing) {
+  std::mt19937 rng(seed);
   auto between = [&](int a, int b) { return a + static_cast<int>(rng() % (b - a + 1)); };
   const int blocks = between(3, 60), slots = between(1, 12), budget = between(1, 80);
-  BatchPlanner p(options(blocks, slots, budget));
+  PlannerOptions planner_options = options(blocks, slots, budget);
+  if (pausing) planner_options.paused_tables = between(0, 6);
+  BatchPlanner p(planner_options);
   struct Model {
     SequenceId id;
     int prompt, known, goal;
     int computed = 0;
-    bool running = false;
+    bool running = false, paused = false;
+    bool holds = false;  // blocks without running
     uint64_t order;
   };
   std::map<SequenceIndex, Model> live;
@@ -258,9 +314,9 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
   };
   uint64_t next = 1, order = 0;
   int arrivals = 60, ended = 0, total = 0;
-  int steps = 0;
+  int steps = 0, pauses = 0;
 
-  while (arrivals > 0 || p.has_work()) {
+  while (arrivals > 0 || p.has_work() || p.paused_sequences() > 0) {
     if (arrivals > 0 && between(0, 3) == 0) {
       --arrivals;
       int prompt = between(1, between(0, 5) == 0 ? blocks * 16 + 5 : 40),
@@ -286,6 +342,22 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
       p.finish(it->first);
       live.erase(it), ++ended;
     }
+    if (pausing && !live.empty() && between(0, 2) == 0) {
+      auto& [index, m] = *std::next(live.begin(), between(0, static_cast<int>(live.size()) - 1));
+      if (m.paused) {
+        p.resume(index);
+        m.paused = false;
+      } else {
+        const int lost = p.pause(index);
+        ASSERT_TRUE(lost == 0 || lost == m.computed);
+        if (lost > 0) m.computed = 0;
+        m.holds = m.computed > 0;
+        m.running = false, m.paused = true;
+        ++pauses;
+      }
+      auto integrity = p.check_integrity();
+      ASSERT_TRUE(integrity) << to_string(integrity.error());
+    }
     if (!p.has_work()) continue;
     const BatchPlan& plan = p.plan();
     ++steps;
@@ -301,6 +373,12 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
       ASSERT_EQ(v.tokens_lost, m.computed);
       m.running = false, m.computed = 0;
     }
+    for (const auto& v : plan.reclaimed) {
+      Model& m = live.at(v.index);
+      ASSERT_TRUE(m.holds);
+      ASSERT_EQ(v.tokens_lost, m.computed);
+      m.holds = false, m.computed = 0;
+    }
     ASSERT_FALSE(plan.chunks.empty() && plan.unfit.empty()) << "a step without content";
 
     int rows = 0, prefill = 0, decode = 0;
@@ -311,7 +389,10 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
       rows += c.num_tokens;
       (c.decode ? decode : prefill) += c.num_tokens;
       auto table = p.block_table(c.index);
-      if (!m.running) {  // admitted: it may start behind shared blocks
+      ASSERT_FALSE(m.paused);
+      if (!m.running && m.holds) {  // resumed, where it was
+        m.running = true, m.holds = false;
+      } else if (!m.running) {  // admitted: it may start behind shared blocks
         m.running = true;
         ASSERT_EQ(c.first_position % 16, 0);
         ASSERT_LT(c.first_position, m.prompt);
@@ -365,7 +446,7 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
       else
         first_waiting = std::min(first_waiting, m.order);
     }
-    ASSERT_LE(last_running, first_waiting);
+    ASSERT_TRUE(pausing || last_running <= first_waiting);
     ASSERT_LE(running, slots);
     ASSERT_EQ(running, p.running_sequences());
     ASSERT_EQ(p.blocks().free_blocks() + p.blocks().used_blocks() + p.blocks().cached_blocks(),
@@ -376,6 +457,17 @@ TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
   EXPECT_EQ(ended, total);
   EXPECT_TRUE(live.empty());
   EXPECT_EQ(p.blocks().free_blocks(), blocks);
+  EXPECT_TRUE(!pausing || pauses > 10);
+}
+
+class BatchPlannerProperty : public testing::TestWithParam<int> {};
+
+TEST_P(BatchPlannerProperty, EveryTokenOnceAndEverybodyEnds) {
+  run_random_workload(1000 + GetParam(), false);
+}
+
+TEST_P(BatchPlannerProperty, WhateverIsPausedAndResumedInBetween) {
+  run_random_workload(2000 + GetParam(), true);
 }
 INSTANTIATE_TEST_SUITE_P(Seeds, BatchPlannerProperty, testing::Range(0, 60));
 
