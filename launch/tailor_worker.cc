@@ -334,14 +334,16 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control, Signs& signs,
   STEP_TRY(auto io, start_io(o, control, progress), kExitUnavailable);
   shown.show(1);
   watchdog.started();
-  if (!leader) return run_follower({*loaded->engine, transport, *io, progress});
+  if (!leader)
+    return run_follower({*loaded->engine, transport, *io, progress, loaded->store.get()});
   LOG_INFO("ready in {:.1f} s: {} blocks of {} tokens, context {}, {} slots, {} rows a step",
            to_seconds(now() - start), loaded->num_blocks, kv::kBlockTokens, loaded->max_context,
            o.slots, loaded->token_budget);
   comm::Collective* followers = control.size() > 1 ? &transport : nullptr;
   LeaderOptions options = leader_options(o, *loaded);
   options.probe = load_probe(o, *loaded);
-  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer, &signs.text},
+  LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer, &signs.text,
+                   loaded->store.get()},
                   options);
   return loop.run();
 }

@@ -3,14 +3,20 @@
 #include <optional>
 
 #include "base/log.h"
+#include "worker/move_runner.h"
 #include "worker/plan_channel.h"
 
 namespace tailor::worker {
 namespace {
 
-/// Submits and collects when the leader does.
-Result<void> follow(parallel::Engine& engine, PlanKind kind, const parallel::StepInput& input,
-                    int& uncollected) {
+/// Moves, submits and collects when the leader does.
+Result<void> follow(parallel::Engine& engine, MoveRunner& moves, PlanKind kind,
+                    const parallel::StepInput& input, int& uncollected) {
+  if (kind == PlanKind::kStep || kind == PlanKind::kAgree) {
+    TAILOR_TRY(kind == PlanKind::kStep ? moves.begin(input.moves) : moves.begin({}));
+    moves.take();  // the leader's affair
+  }
+  if (kind == PlanKind::kAgree) return {};
   if (kind == PlanKind::kStep) {
     TAILOR_TRY(engine.submit(input, {}));
     if (++uncollected < engine.depth()) return {};
@@ -21,7 +27,7 @@ Result<void> follow(parallel::Engine& engine, PlanKind kind, const parallel::Ste
 }
 
 /// Replays until kSleep (nothing returned) or the end.
-std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
+std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel, MoveRunner& moves,
                                parallel::StepInput& input) {
   for (int uncollected = 0;;) {
     parts.progress.busy = false;
@@ -34,7 +40,7 @@ std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
     ++parts.progress.counter;
     if (plan->kind == PlanKind::kSleep) return std::nullopt;
     if (plan->kind == PlanKind::kShutdown) return LoopExit{plan->exit_code, true};
-    if (auto done = follow(parts.engine, plan->kind, input, uncollected); !done) {
+    if (auto done = follow(parts.engine, moves, plan->kind, input, uncollected); !done) {
       LOG_ERROR("step {} failed: {}", input.step, to_string(done.error()));
       return LoopExit{kExitDevice, false};
     }
@@ -45,6 +51,7 @@ std::optional<LoopExit> replay(const FollowerParts& parts, PlanChannel& channel,
 
 LoopExit run_follower(const FollowerParts& parts, Duration idle_wait) {
   PlanChannel channel(&parts.control, parts.engine.depth() > 1);
+  MoveRunner moves(parts.store, &parts.control);
   parallel::StepInput input;
   for (;;) {
     parts.progress.busy = false;
@@ -53,7 +60,7 @@ LoopExit run_follower(const FollowerParts& parts, Duration idle_wait) {
     ++parts.progress.counter;
     for (comm::WorkerInput& item : inputs) {
       if (std::holds_alternative<comm::Doorbell>(item)) {
-        if (auto end = replay(parts, channel, input)) return *end;
+        if (auto end = replay(parts, channel, moves, input)) return *end;
       } else if (std::holds_alternative<comm::LinkDown>(item)) {
         LOG_ERROR("the coordinator is silent: leaving");
         return {kExitCoordinatorLost, false};

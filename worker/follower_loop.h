@@ -6,6 +6,7 @@
 #include "base/time.h"
 #include "comm/collective.h"
 #include "comm/worker_io.h"
+#include "kv/block_store.h"
 #include "parallel/engine.h"
 #include "worker/exit_codes.h"
 
@@ -15,7 +16,8 @@ struct FollowerParts {
   parallel::Engine& engine;
   comm::Collective& control;  ///< with an engine of depth 2 another one than the engine's
   comm::WorkerIo& io;
-  Progress& progress;  ///< written by this thread only
+  Progress& progress;               ///< written by this thread only
+  kv::BlockStore* store = nullptr;  ///< the engine's; null: plans carry no moves
 };
 
 /// Returns when the replica is told to leave, the coordinator stayed silent while this rank slept,

@@ -32,6 +32,7 @@ LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
              .probe = options.probe.marks(),
              .depth = parts.engine.depth()}),
       channel_(parts.control, parts.engine.depth() > 1),
+      moves_(parts.store, parts.control),
       probe_(options.probe),
       text_(
           parts.tokenizer,
@@ -65,8 +66,8 @@ LoopExit LeaderLoop::run() {
 /// Waits for a command where there is nothing else to do. Returns when the turn's work began.
 Time LeaderLoop::take_inputs() {
   const bool idle = !core_.has_work();
-  const bool wait = core_.steps_under_way() == 0 && (idle || backlogged());
-  if (wait) put_followers_to_sleep();
+  const bool wait = core_.steps_under_way() == 0 && (idle || backlogged() || only_moves_);
+  if (wait && !core_.moves_open()) put_followers_to_sleep();
   Time started = now();
   parts_.progress.busy = !wait;
   auto inputs =
@@ -108,6 +109,11 @@ Result<void> LeaderLoop::take_step(Time started) {
     if (step == nullptr) break;
     TAILOR_TRY(begin_step(*step));
   }
+  only_moves_ = core_.steps_under_way() == 0 && core_.moves_open();
+  if (only_moves_) {
+    TAILOR_TRY(wake_followers_and_send({PlanKind::kAgree}, {}));
+    TAILOR_TRY(begin_moves({}));
+  }
   if (core_.steps_under_way() > 0) return end_step(started);
   move_slots(core_, nullptr, parts_.engine, scratch_);
   if (!core_.unreported()) return {};
@@ -120,8 +126,15 @@ Result<void> LeaderLoop::begin_step(const Step& step) {
   under_way.step = &step;
   under_way.layout.lay_out(core_, step);
   TAILOR_TRY(wake_followers_and_send({PlanKind::kStep}, under_way.layout.input()));
+  TAILOR_TRY(begin_moves(under_way.layout.input().moves));
   move_slots(core_, &step, parts_.engine, scratch_);
   return parts_.engine.submit(under_way.layout.input(), under_way.layout.rows());
+}
+
+Result<void> LeaderLoop::begin_moves(std::span<const kv::BlockMove> moves) {
+  TAILOR_TRY(moves_.begin(moves));
+  for (const kv::MoveEvent& event : moves_.take()) core_.apply(event);
+  return {};
 }
 
 Result<void> LeaderLoop::end_step(Time started) {

@@ -17,11 +17,13 @@
 #include "base/messages.h"
 #include "comm/collective.h"
 #include "comm/worker_io.h"
+#include "kv/block_store.h"
 #include "parallel/engine.h"
 #include "text/tokenizer.h"
 #include "worker/engine_step.h"
 #include "worker/exit_codes.h"
 #include "worker/length_probe.h"
+#include "worker/move_runner.h"
 #include "worker/plan_channel.h"
 #include "worker/replica_core.h"
 #include "worker/text_thread.h"
@@ -45,6 +47,7 @@ struct LeaderParts {
   Progress& progress;                                ///< written by this thread only
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< null: token ids only
   Progress* text_progress = nullptr;                 ///< written by the text thread
+  kv::BlockStore* store = nullptr;                   ///< the engine's; null: nothing is moved
 };
 
 class LeaderLoop {
@@ -66,6 +69,7 @@ class LeaderLoop {
   bool backlogged() const { return text_.backlog() + parts_.io.backlog() > options_.max_backlog; }
   Result<void> take_step(Time started);
   Result<void> begin_step(const Step& step);
+  Result<void> begin_moves(std::span<const kv::BlockMove> moves);
   Result<void> end_step(Time started);
   std::span<const LengthLaw> laws_of(const UnderWay& ended);
   void send_report(ReportDraft& draft, Time started);
@@ -76,11 +80,13 @@ class LeaderLoop {
   const LeaderOptions options_;
   ReplicaCore core_;
   PlanChannel channel_;
+  MoveRunner moves_;
   LengthProbe probe_;
   std::vector<UnderWay> steps_;  // [engine's depth], step n at n % depth
   std::vector<parallel::SlotId> scratch_;
   std::vector<LengthLaw> laws_;
-  bool awake_ = false;  // the followers are in replay
+  bool awake_ = false;       // the followers are in replay
+  bool only_moves_ = false;  // the last turn had nothing to compute, but moves to hear of
   std::optional<LoopExit> exit_;
 
   TextThread text_;  // last: joins before what it reports to goes

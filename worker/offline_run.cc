@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
+
 namespace tailor::worker {
 
 OfflineRun::OfflineRun(parallel::Engine& engine, const OfflineOptions& options)
@@ -41,6 +43,7 @@ Result<void> OfflineRun::step(std::vector<OfflineAnswer>& ended) {
 
 Result<ReportDraft*> OfflineRun::compute(const Step& step) {
   engine_step_.lay_out(core_, step);
+  TAILOR_CHECK(step.moves.empty(), "an offline run has no store to move blocks in");
   move_slots(core_, &step, engine_, scratch_);
   TAILOR_TRY(engine_.submit(engine_step_.input(), engine_step_.rows()));
   TAILOR_ASSIGN(const parallel::StepOutcome drawn, engine_.collect());

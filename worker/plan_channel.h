@@ -17,6 +17,7 @@ enum class PlanKind : uint32_t {
   kSleep = 2,     ///< nothing to do: wait for the doorbell
   kShutdown = 3,  ///< leave, with this exit code
   kCollect = 4,   ///< collect a step: the leader does, and submits no other before
+  kAgree = 5,     ///< no step, but moves are open: say how they went (worker/move_runner.h)
 };
 
 struct Plan {

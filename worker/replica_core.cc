@@ -163,6 +163,15 @@ void ReplicaCore::apply(const StopFound& stop) {
     if (at(index).id == stop.sequence && at(index).attempt == stop.attempt) return close(index);
 }
 
+void ReplicaCore::apply(const kv::MoveEvent& event) {
+  const auto* done = std::get_if<kv::MoveDone>(&event);
+  const uint64_t over = done != nullptr ? done->through : std::get<kv::MoveFailed>(event).move;
+  TAILOR_CHECK(
+      over <= moves_begun_ && (done != nullptr ? over > moves_over_ : over == moves_over_ + 1),
+      "moves are agreed about out of order");
+  moves_over_ = over;
+}
+
 /// Ends a sequence without a last token of ours.
 void ReplicaCore::close(SequenceIndex index) {
   const ReplicaSequence& s = at(index);
@@ -204,7 +213,7 @@ const Step* ReplicaCore::begin() {
   if (under_way_ == options_.depth || stalled_ || !planner_.has_work()) return nullptr;
   const BatchPlan& plan = planner_.plan(under_way_ > 0);
   tell_plan(plan);
-  if (plan.chunks.empty()) {
+  if (plan.chunks.empty() && plan.moves.empty()) {
     stalled_ = under_way_ > 0;
     if (!plan.unfit.empty()) ++step_;
     return nullptr;
@@ -223,6 +232,11 @@ void ReplicaCore::tell_plan(const BatchPlan& plan) {
     draft_->report.preempted.push_back(
         {s.id.request, s.id.sample, s.attempt, static_cast<uint32_t>(victim.tokens_lost)});
   }
+  for (const PreemptedSequence& victim : plan.reclaimed) {
+    const ReplicaSequence& s = at(victim.index);
+    draft_->report.preempted.push_back(
+        {s.id.request, s.id.sample, s.attempt, static_cast<uint32_t>(victim.tokens_lost)});
+  }
   for (const UnfitSequence& unfit : plan.unfit) {
     const ReplicaSequence& s = at(unfit.index);
     tell_failure(s.id, s.attempt, s.generated,
@@ -238,6 +252,7 @@ void ReplicaCore::tell_plan(const BatchPlan& plan) {
 void ReplicaCore::lay_out(Step& step, const BatchPlan& plan) {
   step.chunks.assign(plan.chunks.begin(), plan.chunks.end());
   step.moves.assign(plan.moves.begin(), plan.moves.end());
+  moves_begun_ += plan.moves.size();
   step.admitted.assign(plan.admitted.begin(), plan.admitted.end());
   step.draws.clear();
   step.taps.clear();
@@ -398,7 +413,8 @@ Result<void> ReplicaCore::check_integrity() const {
       return wrong("a sequence is in another slot than planned");
     if (options_.token_ids && s.emitted.size() != s.generated) return wrong("a token is lost");
   }
-  if (live != planner_.running_sequences() + planner_.waiting_sequences())
+  if (live !=
+      planner_.running_sequences() + planner_.waiting_sequences() + planner_.paused_sequences())
     return wrong("a sequence lives that the planner does not know");
   if (held != planner_.retired_sequences()) return wrong("the planner holds something else");
   return {};

@@ -129,6 +129,10 @@ class ReplicaCore {
   /// The text of an answer ended behind a token; without effect when it has ended or been replaced.
   void apply(const StopFound& stop);
 
+  /// What the ranks agreed about the moves of earlier steps (worker/move_runner.h), in order
+  /// (checked).
+  void apply(const kv::MoveEvent& event);
+
   // ---- steps ----
 
   /// The next step, or null: nothing to compute, or nothing more before the end() of a step that is
@@ -148,7 +152,9 @@ class ReplicaCore {
   /// others are opened in them.
   void take_closed_slots(std::vector<int32_t>& out);
 
-  bool has_work() const { return planner_.has_work() || under_way_ > 0; }
+  bool has_work() const { return planner_.has_work() || under_way_ > 0 || moves_open(); }
+  /// Moves are begun that the ranks have not agreed about.
+  bool moves_open() const { return moves_over_ < moves_begun_; }
   int32_t steps_under_way() const { return under_way_; }
   /// The step that end() ends next; one is under way.
   const Step& oldest() const {
@@ -196,7 +202,8 @@ class ReplicaCore {
   std::array<Step, 2> steps_;  // step `number` at number % 2
   int32_t under_way_ = 0;
   bool stalled_ = false;  // the last plan was empty while a step is under way
-  uint64_t step_ = 0;     // number of the last step
+  uint64_t moves_begun_ = 0, moves_over_ = 0;
+  uint64_t step_ = 0;  // number of the last step
 
   Epoch epoch_;
   uint64_t applied_ = 0;   // sequence number of the last command

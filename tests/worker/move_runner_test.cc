@@ -1,6 +1,6 @@
 // Block moves on several ranks at once: what they agree about, whoever is late or fails; and with a
 // real engine: a sequence goes on from a moved block to the bit, and behind a miss on one rank by
-// computing again on all.
+// computing again on all; the other ranks are real follower loops.
 #include "worker/move_runner.h"
 
 #include <gtest/gtest.h>
@@ -17,6 +17,9 @@
 #include "kv/block_pool.h"
 #include "parallel/engine_cpu.h"
 #include "tests/parallel/cpu/random_model.h"
+#include "tests/worker/live_replica.h"
+#include "worker/follower_loop.h"
+#include "worker/plan_channel.h"
 
 namespace tailor::worker {
 namespace {
@@ -144,6 +147,8 @@ std::vector<float> go_on(const weights::WeightFiles& files, int tp, bool moved, 
   using parallel::StepInput;
   std::vector<float> out;
   comm::InProcessGroup group(tp, seconds(60));
+  std::vector<std::unique_ptr<test::LocalIo>> ios;
+  for (int rank = 0; rank < tp; ++rank) ios.push_back(std::make_unique<test::LocalIo>());
   std::vector<std::thread> ranks;
   for (int rank = 0; rank < tp; ++rank) {
     ranks.emplace_back([&, rank] {
@@ -161,9 +166,21 @@ std::vector<float> go_on(const weights::WeightFiles& files, int tp, bool moved, 
       ASSERT_TRUE(engine.has_value()) << to_string(engine.error());
       ASSERT_NE(store, nullptr);
       EXPECT_EQ(store->layout().slab_format(), "16 tokens, 2 layers, 64 F16, K by dimension");
+      Progress progress;
+      if (rank > 0) {
+        const LoopExit end = run_follower(
+            {**engine, *collective, *ios[static_cast<size_t>(rank)], progress, store.get()},
+            milliseconds(50));
+        EXPECT_EQ(end.code, kExitOk);
+        return;
+      }
       MoveRunner runner(store.get(), collective.get());
-      std::vector<float> logits(rank == 0 ? weights::kRandomVocab : 0);
-      const auto run = [&](StepInput input) {
+      PlanChannel channel(collective.get(), false);
+      for (size_t other = 1; other < ios.size(); ++other)
+        ios[other]->inbox().push_always(comm::Doorbell{});
+      std::vector<float> logits(weights::kRandomVocab);
+      const auto run = [&](const StepInput& input) {
+        ASSERT_TRUE(channel.send({PlanKind::kStep}, input).has_value());
         ASSERT_TRUE(runner.begin(input.moves).has_value());
         const std::span<float> room =
             input.num_logits() > 0 ? std::span(logits) : std::span<float>();
@@ -182,7 +199,10 @@ std::vector<float> go_on(const weights::WeightFiles& files, int tp, bool moved, 
         StepInput plan;
         plan.moves = {{.from = 3, .to = 5}};
         run(plan);
-        while (runner.open()) run({});
+        while (runner.open()) {
+          ASSERT_TRUE(channel.send({PlanKind::kAgree}, {}).has_value());
+          ASSERT_TRUE(runner.begin({}).has_value());
+        }
         const auto events = runner.take();
         ASSERT_EQ(events.size(), 1u);
         block = 5;
@@ -198,7 +218,8 @@ std::vector<float> go_on(const weights::WeightFiles& files, int tp, bool moved, 
       next.block_ids = {block, 1};
       next.chunks = {{0, 1, 20, 0, 2, 1}};
       run(next);
-      if (rank == 0) out = logits;
+      out = logits;
+      ASSERT_TRUE(channel.send({PlanKind::kShutdown, kExitOk}, {}).has_value());
     });
   }
   for (std::thread& rank : ranks) rank.join();
