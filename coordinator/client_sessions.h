@@ -1,8 +1,11 @@
 // ClientSessions: who listens, how far each has read, and how much more each will take. There is no
-// outbox: chunks are cut from the StreamStore when a client has credit, so that a slow client gets
+// outbox: chunks are cut from the RequestStore when a client has credit, so that a slow client gets
 // fewer, larger ones and costs no memory. Once a step `flush` gives at most ONE message per client,
 // with everything new since its cursors, in order: what was posted (Accepted, Rejected, Status),
 // then chunks, and a request's Finished behind its last chunk.
+//
+// Nothing is looked up for a token: clients stand in places, dense from 0, a request names the
+// place of its one reader (StoredRequest::reader), and a client's list names its requests.
 //
 // Lease: any message of a client renews it; one silent for `lease` is gone. Its requests are then
 // named, to be cancelled, unless they were submitted detached or have ended; its last message tells
@@ -11,6 +14,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <variant>
@@ -19,7 +23,7 @@
 #include "base/api.h"
 #include "base/ids.h"
 #include "base/time.h"
-#include "coordinator/stream_store.h"
+#include "coordinator/request_store.h"
 
 namespace tailor::coordinator {
 
@@ -34,8 +38,7 @@ struct ClientSessionsOptions {
 
 class ClientSessions {
  public:
-  ClientSessions(const ClientSessionsOptions& options, const StreamStore& streams)
-      : options_(options), streams_(streams) {}
+  explicit ClientSessions(const ClientSessionsOptions& options) : options_(options) {}
 
   /// A client has said something: known (and reachable) from now on, its lease runs anew.
   void heard(ClientId client, Time now);
@@ -47,14 +50,17 @@ class ClientSessions {
 
   /// From now on `client` reads `request` from `cursor` on; whoever else read it before no longer
   /// does and is told so.
-  void attach(ClientId client, RequestId request, bool detached, StreamCursor cursor);
-  /// Says one thing that is not part of a stream, in order. Ignored for a client that is not known.
+  void attach(ClientId client, StoredRequest& request, StreamCursor cursor);
+  /// Says one thing that is not part of an answer, in order. Ignored for a client that is not
+  /// known.
   void post(ClientId client, api::ServerEvent event);
-  /// Says that a request is accepted, in order; the words are read from its stream when they are
-  /// sent. Ignored likewise.
-  void post_accepted(ClientId client, RequestId request);
-  /// The request's stream has grown or ended. Cost O(1).
-  void changed(RequestId request);
+  /// Says that a request is accepted, in order; the words are made when they are sent. Ignored
+  /// likewise.
+  void post_accepted(ClientId client, const StoredRequest& request);
+  /// The request's answer has grown or ended. Cost O(1).
+  void changed(StoredRequest& request);
+  /// The store has forgotten these while somebody read them: he is told so.
+  void forgotten(const RequestStore::Forgotten& requests);
 
   struct Message {
     ClientId client;
@@ -77,29 +83,23 @@ class ClientSessions {
   /// requests, and Forgotten; nothing when it cannot be reached.
   std::vector<api::ServerEvent> forget(ClientId client);
 
-  size_t size() const { return clients_.size(); }
-  bool known(ClientId client) const { return clients_.count(client) > 0; }
-  bool reads(ClientId client, RequestId request) const {
-    const auto it = readers_.find(request);
-    return it != readers_.end() && it->second.client == client;
+  size_t size() const { return by_id_.size(); }
+  bool known(ClientId client) const { return by_id_.count(client) > 0; }
+  bool reads(ClientId client, const StoredRequest& request) const {
+    return request.reader.client != kNobody && clients_[request.reader.client].id == client;
   }
-  size_t attached() const { return readers_.size(); }
+  size_t attached() const { return attached_; }
 
   /// Aborts when the books are wrong. Cost: O(everything).
   void check_integrity() const;
 
  private:
-  struct Reader {
-    ClientId client;
-    bool detached = false;
-    bool dirty = false;  // in its client's dirty list
-    std::string name;    // the client's own for the request
-    StreamCursor cursor;
-    size_t place = 0;  // in its client's requests
-  };
-  /// An event of its own, or a stream's Accepted: many of them hold no copy of their prompts.
-  using Posted = std::variant<api::ServerEvent, RequestId>;
+  static constexpr uint32_t kNobody = StoredRequest::Reader::kNobody;
+  /// An event of its own, or a request's Accepted (nothing where it has been forgotten since: it is
+  /// told so).
+  using Posted = std::variant<api::ServerEvent, std::weak_ptr<const StoredRequest>>;
   struct Client {
+    ClientId id;
     Time heard;
     uint32_t credit = 0;
     bool reachable = true;
@@ -107,20 +107,23 @@ class ClientSessions {
     bool listed = false;  // in dirty_clients_
     std::deque<Posted> posted;
     size_t posted_bytes = 0;
-    std::vector<RequestId> dirty;     // in the order in which they changed
-    std::vector<RequestId> requests;  // all attached ones, unordered
+    std::vector<StoredRequest*> dirty;     // in the order in which they changed
+    std::vector<StoredRequest*> requests;  // all that it reads, unordered
   };
-  void list(ClientId id, Client& client);
-  void detach(RequestId request);
-  void put(ClientId id, Posted posted, size_t bytes);
+  Client* find(ClientId id);
+  void list(Client& client);
+  void leave(StoredRequest& request);
+  void put(Client* client, Posted posted);
+  static size_t bytes_of(const Posted& posted);
   size_t tell_posted(Client& client, Message& message) const;
   bool tell(Client& client, Message& message);
 
   const ClientSessionsOptions options_;
-  const StreamStore& streams_;
-  std::unordered_map<ClientId, Client> clients_;
-  std::unordered_map<RequestId, Reader> readers_;
-  std::vector<ClientId> dirty_clients_;
+  std::vector<Client> clients_;  // by place
+  std::vector<uint32_t> free_;   // places
+  std::unordered_map<ClientId, uint32_t> by_id_;
+  std::vector<uint32_t> dirty_clients_;
+  size_t attached_ = 0;
 };
 
 }  // namespace tailor::coordinator

@@ -67,8 +67,8 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
       sampling_defaults_(text.sampling),
       pool_(std::move(text), options.max_context, options.tokenizer_threads, options.tokenizing),
       core_(options.core),
-      streams_(options.streams),
-      sessions_(options.sessions, streams_),
+      store_(options.requests),
+      sessions_(options.sessions),
       links_(options.heartbeat_timeout),
       predictor_(options.predictor),
       now_(started_),
@@ -133,13 +133,13 @@ void CoordinatorLoop::keep_house() {
     if (!words.empty()) io_.send(comm::ToClient{gone.client, std::move(words)});
   }
   end_late_tokenizing();
-  streams_.expire(now_);
+  sessions_.forgotten(store_.expire(now_));
   if (log_) (void)log_->flush();
 }
 
 void CoordinatorLoop::stop() {
   stopping_ = true;
-  LOG_INFO("stopping: {} live requests end, {} replicas are told to leave", live_.size(),
+  LOG_INFO("stopping: {} live requests end, {} replicas are told to leave", store_.live_count(),
            links_.size());
   tell(Stop{});
   for (auto& [name, job] : tokenizing_)
@@ -200,9 +200,8 @@ void CoordinatorLoop::on_submit(ClientId client, api::Submit&& submit) {
       reject(client, name, ErrorCode::kInvalidArgument, "another client uses this request_id");
     return;  // said twice: one answer is on its way
   }
-  if (const RequestId known = streams_.find(name); known != RequestId{0}) {
-    if (live_.count(known) > 0 && streams_.owner(known) == client)
-      return sessions_.post_accepted(client, known);
+  if (const StoredRequest* known = store_.find(name)) {
+    if (!known->ended() && known->owner == client) return sessions_.post_accepted(client, *known);
     return reject(client, name, ErrorCode::kInvalidArgument,
                   "this request_id is in use or was used a moment ago; Resume reads its answer");
   }
@@ -245,18 +244,18 @@ void CoordinatorLoop::on_cancel(ClientId client, const api::Cancel& cancel) {
     end_tokenizing(job, ErrorCode::kCancelled, "the request was cancelled");
     return;
   }
-  const RequestId id = streams_.find(cancel.request_id);
-  if (id == RequestId{0})
-    return reject(client, cancel.request_id, ErrorCode::kNotFound, "no such request");
-  if (!owns(client, id, cancel.token))
+  const StoredRequest* request = store_.find(cancel.request_id);
+  if (!request) return reject(client, cancel.request_id, ErrorCode::kNotFound, "no such request");
+  if (!owns(client, *request, cancel.token))
     return reject(client, cancel.request_id, ErrorCode::kUnauthenticated, kNotYours);
-  tell(Abandoned{id});  // one that has ended by itself stays as it is
-  if (!sessions_.reads(client, id) && streams_.contains(id))
-    sessions_.post(client, streams_.finished(id));
+  tell(Abandoned{request->id()});  // one that has ended by itself stays as it is
+  request = store_.find(cancel.request_id);
+  if (request && !sessions_.reads(client, *request)) sessions_.post(client, request->finished());
 }
 
-bool CoordinatorLoop::owns(ClientId client, RequestId id, const std::string& token) const {
-  return streams_.owner(id) == client || same_secret(streams_.accepted(id).token, token);
+bool CoordinatorLoop::owns(ClientId client, const StoredRequest& request,
+                           const std::string& token) {
+  return request.owner == client || same_secret(request.token, token);
 }
 
 void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
@@ -266,16 +265,14 @@ void CoordinatorLoop::on_resume(ClientId client, const api::Resume& resume) {
       reject(client, resume.request_id, ErrorCode::kUnauthenticated, kNotYours);
     return;  // it hears from the first token on
   }
-  const RequestId id = streams_.find(resume.request_id);
-  if (id == RequestId{0})
+  StoredRequest* request = store_.find(resume.request_id);
+  if (!request)
     return reject(client, resume.request_id, ErrorCode::kNotFound, "no such request (any more)");
-  if (!owns(client, id, resume.token))
+  if (!owns(client, *request, resume.token))
     return reject(client, resume.request_id, ErrorCode::kUnauthenticated, kNotYours);
-  streams_.set_owner(id, client);
-  const auto live = live_.find(id);
-  const bool detached = live == live_.end() || live->second.detached;
-  sessions_.post_accepted(client, id);  // the first one may have been lost
-  sessions_.attach(client, id, detached, streams_.cursor(id, resume.from_token));
+  request->owner = client;
+  sessions_.post_accepted(client, *request);  // the first one may have been lost
+  sessions_.attach(client, *request, request->cursor(resume.from_token));
 }
 
 void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
@@ -289,10 +286,10 @@ void CoordinatorLoop::on_tokenized(TokenizeResult&& result) {
     return reject(state.client, name, result.prepared.error().code,
                   result.prepared.error().message);
   if (!sessions_.known(state.client) && !result.submit.detach) return;  // gone while we worked
-  if (streams_.live_bytes() >= options_.max_live_bytes)
+  if (store_.live_bytes() >= options_.max_live_bytes)
     return reject(state.client, name, ErrorCode::kQueueFull,
-                  "the prompts and answers of " + std::to_string(live_.size()) +
-                      " live requests hold " + std::to_string(streams_.live_bytes() >> 20) +
+                  "the prompts and answers of " + std::to_string(store_.live_count()) +
+                      " live requests hold " + std::to_string(store_.live_bytes() >> 20) +
                       " MiB, the limit is " + std::to_string(options_.max_live_bytes >> 20),
                   kTokenizersBusy);
 
@@ -348,9 +345,7 @@ void CoordinatorLoop::on(comm::LinkId link, const Envelope& from, StepReport& re
                          StepPayload& payload) {
   if (!links_.speaks(link, from.replica)) return;  // refused or given up
   links_.stepped(from.replica, report, now_);
-  for (const SequencePreempted& preempted : report.preempted)
-    if (const auto live = live_.find(preempted.request); live != live_.end())
-      ++live->second.timings.preemptions;
+  note_progress(report);
   parts_.clear();
   PayloadReader reader(payload);
   for (const SequenceProgress& progress : report.progress) parts_.push_back(reader.next(progress));
@@ -446,7 +441,7 @@ void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
   // Its place costs a walk over all requests, and an answer of the predictor comes with each one.
   std::string place;
   if (!s.waiting)
-    place = "already on replica " + std::to_string(live_.at(id).timings.replica);
+    place = "already on replica " + std::to_string(store_.live(core_.slot_of(id)).timings.replica);
   else if (!log_enabled(LogLevel::kDebug))
     place = "one of " + std::to_string(core_.waiting()) + " that wait";
   else
@@ -481,24 +476,20 @@ void CoordinatorLoop::execute(const Accept& command) {
   Arriving& a = *arriving_;
   auto request = std::make_shared<Request>();
   request->id = command.id;
-  request->prompt = a.prompt.tokens;
+  request->prompt = std::move(a.prompt.tokens);
   request->sampling = std::move(a.prompt.sampling);
   if (!a.submit.has_seed) request->sampling.seed = draw_seed();
   request->priority = a.submit.priority;
   request->tenant = std::move(a.submit.tenant);
   request->arrival = a.arrival;
   request->deadline = a.submit.deadline.value_or(Duration::max());
-  const SamplingParams& sampling = request->sampling;
-  const auto max_tokens = static_cast<uint32_t>(sampling.max_tokens);
-  api::Accepted accepted{std::move(a.submit.request_id), std::move(a.prompt.tokens), sampling.seed,
-                         max_tokens, options_.new_token()};
-  streams_.open(command.id, static_cast<uint32_t>(sampling.n), std::move(accepted), a.client);
-  sessions_.post_accepted(a.client, command.id);
-  if (sessions_.known(a.client))
-    sessions_.attach(a.client, command.id, a.submit.detach, streams_.cursor(command.id, {}));
-  Live live{std::move(request), a.submit.detach, {}};
-  live.timings.tokenized = now_ - a.arrival;
-  live_.emplace(command.id, std::move(live));
+  const auto max_tokens = static_cast<uint32_t>(request->sampling.max_tokens);
+  StoredRequest& stored =
+      store_.open(command.slot, {std::move(request), std::move(a.submit.request_id),
+                                 options_.new_token(), a.client, a.submit.detach});
+  stored.timings.tokenized = now_ - a.arrival;
+  sessions_.post_accepted(a.client, stored);
+  if (sessions_.known(a.client)) sessions_.attach(a.client, stored, {});
   ask_predictor(command.id, std::move(a.prompt.words), max_tokens);
 }
 
@@ -526,55 +517,57 @@ void CoordinatorLoop::joined(const Envelope& welcome) {
 }
 
 DispatchPayload CoordinatorLoop::payload_of(const Envelope& to, const Dispatch& dispatch) {
-  Live& live = live_.at(dispatch.request);
-  if (live.timings.dispatched == Duration{}) live.timings.dispatched = now_ - live.request->arrival;
-  live.timings.attempts = dispatch.attempt.value;
-  live.timings.replica = to.replica.value;
+  StoredRequest& request = store_.live(core_.slot_of(dispatch.request));
+  api::Timings& timings = request.timings;
+  if (timings.dispatched == Duration{}) timings.dispatched = now_ - request.request->arrival;
+  timings.attempts = dispatch.attempt.value;
+  timings.replica = to.replica.value;
   LOG_DEBUG("request {} goes to replica {} (attempt {})", dispatch.request.value, to.replica.value,
             dispatch.attempt.value);
-  return {live.request, streams_.generated(dispatch.request)};
+  return {request.request, request.generated()};
+}
+
+/// What a report says of requests beside their tokens; it may bring their ends.
+void CoordinatorLoop::note_progress(const StepReport& report) {
+  for (const SequencePreempted& preempted : report.preempted)
+    if (const uint32_t slot = core_.slot_of(preempted.request); slot != SchedulerCore::kNoSlot)
+      ++store_.live(slot).timings.preemptions;
 }
 
 void CoordinatorLoop::execute(const Emit& command) {
   const SequenceProgress& progress = report_->progress[command.entry];
-  const RequestId id = progress.request;
-  if (is_broken(id)) return;
-  const auto live = live_.find(id);
-  TAILOR_CHECK(live != live_.end(), "the core emits for live requests");
-  if (live->second.timings.first_token == Duration{} && progress.num_tokens > command.skip)
-    live->second.timings.first_token = now_ - live->second.request->arrival;
-  if (auto stored = streams_.append(progress, parts_[command.entry], command.skip); !stored) {
+  StoredRequest& request = store_.live(command.slot);
+  TAILOR_CHECK(request.id() == progress.request,
+               "a request stands at its slot in the core's books");
+  if (request.broken) return;
+  if (request.timings.first_token == Duration{} && progress.num_tokens > command.skip)
+    request.timings.first_token = now_ - request.request->arrival;
+  if (auto stored = store_.append(request, progress, parts_[command.entry], command.skip);
+      !stored) {
     ++worker_complaints_;
-    LOG_ERROR("request {}: {}; the request fails", id.value, stored.error().message);
-    broken_.push_back({id, FinishReason::kFailed, stored.error().code});
+    LOG_ERROR("request {}: {}; the request fails", request.id().value, stored.error().message);
+    request.broken = true;
+    broken_.push_back({request.id(), FinishReason::kFailed, stored.error().code});
   }
-  sessions_.changed(id);
+  sessions_.changed(request);
 }
 
 void CoordinatorLoop::execute(const Finish& command) {
-  const auto live = live_.find(command.id);
-  TAILOR_CHECK(live != live_.end(), "a live request ends once");
+  StoredRequest& request = store_.live(command.slot);
+  TAILOR_CHECK(request.id() == command.id, "a live request ends once");
   Error error = command.error;
   FinishReason reason = command.reason;
-  if (is_broken(command.id)) {
+  if (request.broken) {
     reason = FinishReason::kFailed;
     error.code = ErrorCode::kDataLoss;
   }
   if (error.code != ErrorCode::kOk && error.message.empty()) error.message = meaning(error.code);
   if (error.code != ErrorCode::kOk && error.code != ErrorCode::kCancelled)
-    LOG_WARN("request {} on replica {} failed: {}", command.id.value, live->second.timings.replica,
+    LOG_WARN("request {} on replica {} failed: {}", command.id.value, request.timings.replica,
              to_string(error));
-  live->second.timings.finished = now_ - live->second.request->arrival;
-  streams_.close(command.id, reason, std::move(error),
-                 static_cast<uint32_t>(live->second.request->prompt.size()), live->second.timings,
-                 now_);
-  live_.erase(live);
-  sessions_.changed(command.id);
-}
-
-bool CoordinatorLoop::is_broken(RequestId id) const {
-  return std::any_of(broken_.begin(), broken_.end(),
-                     [&](const Abandoned& b) { return b.id == id; });
+  request.timings.finished = now_ - request.request->arrival;
+  sessions_.changed(request);
+  sessions_.forgotten(store_.end(command.slot, reason, std::move(error), now_));
 }
 
 void CoordinatorLoop::send_to_replica(const ToReplica& message, DispatchPayload payload) {
@@ -651,8 +644,8 @@ api::StatusReport CoordinatorLoop::status() const {
   add("replicas_refused", replicas_refused_);
   add("tokenizing", tokenizing_.size());
   add("clients", sessions_.size());
-  add("streams", streams_.size());
-  add("stream_bytes", streams_.bytes());
+  add("streams", store_.size());
+  add("stream_bytes", store_.bytes());
   const PredictorCounters& p = predictor_.counters();
   add("predictor_asked", p.asked);
   add("predictor_answered", p.answered);

@@ -5,8 +5,8 @@
 //
 //   io thread ──► inbox ──┐                                ┌──► ToWorker ──► io thread ──► leaders
 //   tokenizer pool ───────┼──► event ─► SchedulerCore ─► commands
-//   deadlines, silence ───┘                                └──► StreamStore ─► ClientSessions ─►
-//   ToClient ─► clients
+//   deadlines, silence ───┘                                └──► RequestStore ─► ClientSessions
+//                                                                  ─► ToClient ─► clients
 //
 // One turn: wait, drain everything, handle it, look after time (deadlines, leases, silent
 // replicas), then send each client at most one message. Owner: the thread that calls run().
@@ -27,15 +27,15 @@
 #include "coordinator/event_log.h"
 #include "coordinator/predictor_link.h"
 #include "coordinator/replica_links.h"
+#include "coordinator/request_store.h"
 #include "coordinator/scheduler_core.h"
-#include "coordinator/stream_store.h"
 #include "coordinator/tokenizer_pool.h"
 
 namespace tailor::coordinator {
 
 struct CoordinatorOptions {
   CoreOptions core;
-  StreamStoreOptions streams;
+  RequestStoreOptions requests;
   ClientSessionsOptions sessions;
   PredictorLinkOptions predictor;
   Duration heartbeat_timeout = seconds(2);  ///< a replica with a rank silent for so long is lost
@@ -76,12 +76,6 @@ class CoordinatorLoop {
   void run(int stop_fd);
 
  private:
-  /// A request the core has accepted and not finished.
-  struct Live {
-    std::shared_ptr<const Request> request;
-    bool detached = false;
-    api::Timings timings;
-  };
   struct Arriving {
     RequestId id;
     api::Submit submit;
@@ -115,7 +109,7 @@ class CoordinatorLoop {
   void on_cancel(ClientId client, const api::Cancel& cancel);
   void on_resume(ClientId client, const api::Resume& resume);
   /// Whether it is the client's request: it submitted it, or resumed it last, or knows its token.
-  bool owns(ClientId client, RequestId id, const std::string& token) const;
+  static bool owns(ClientId client, const StoredRequest& request, const std::string& token);
   void on_tokenized(TokenizeResult&& result);
   TokenizingEntry end_tokenizing(TokenizingEntry job, ErrorCode code, const std::string& message);
   void end_late_tokenizing();
@@ -143,7 +137,7 @@ class CoordinatorLoop {
   DispatchPayload payload_of(const Envelope& to, const Dispatch& dispatch);
   void send_to_replica(const ToReplica& message, DispatchPayload payload = {});
 
-  bool is_broken(RequestId id) const;
+  void note_progress(const StepReport& report);
   uint64_t draw_seed();
   api::StatusReport status() const;
 
@@ -154,7 +148,7 @@ class CoordinatorLoop {
   const SamplingDefaults sampling_defaults_;
   TokenizerPool pool_;
   SchedulerCore core_;
-  StreamStore streams_;
+  RequestStore store_;
   ClientSessions sessions_;
   ReplicaLinks links_;
   PredictorLink predictor_;
@@ -167,7 +161,6 @@ class CoordinatorLoop {
   RequestId last_id_;
   uint64_t seeds_drawn_ = 0;
   bool absence_told_ = false;  // that there is no predictor though the policy would use one
-  std::unordered_map<RequestId, Live> live_;
   std::unordered_map<std::string, Tokenizing> tokenizing_;  // by the client's name for it
   uint64_t replicas_lost_ = 0, replicas_refused_ = 0, worker_complaints_ = 0;
 

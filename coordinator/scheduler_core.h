@@ -113,6 +113,9 @@ class SchedulerCore {
     return static_cast<uint32_t>(by_id_.size());
   }  ///< requests, waiting or bound
   double beta() const { return beta_.value(); }
+  /// The slot of a live request, as its Accept named it; kNoSlot when there is none such.
+  static constexpr uint32_t kNoSlot = IdTable::kNone;
+  uint32_t slot_of(RequestId id) const { return by_id_.find(id); }
   /// How a live request stands, for people. Cost: O(1).
   struct Standing {
     bool live = false, waiting = false;

@@ -14,24 +14,35 @@ namespace {
 const Time kStart{seconds(100)};
 
 struct World {
-  explicit World(ClientSessionsOptions options = {}) : store({}), sessions(options, store) {}
+  explicit World(ClientSessionsOptions options = {}, RequestStoreOptions keep = {})
+      : store(keep), sessions(options) {}
 
   void submit(ClientId client, uint64_t id, bool detached = false) {
-    api::Accepted accepted{"r" + std::to_string(id), {1, 2}, 7, 64};
-    store.open(RequestId{id}, 1, accepted, client);
-    sessions.post(client, accepted);
-    sessions.attach(client, RequestId{id}, detached, store.cursor(RequestId{id}, {}));
+    StoredRequest& request =
+        open_request(store, id, static_cast<uint32_t>(id), 1, client, detached);
+    sessions.post(client, request.accepted());
+    sessions.attach(client, request, {});
+  }
+  StoredRequest& request(uint64_t id) {
+    StoredRequest* found = store.find("r" + std::to_string(id));
+    EXPECT_NE(found, nullptr);
+    return *found;
+  }
+  void attach(ClientId client, uint64_t id, const std::vector<uint32_t>& from = {}) {
+    sessions.attach(client, request(id), request(id).cursor(from));
   }
   void token(uint64_t id, const std::string& text = "x") {
-    const uint32_t first = store.num_tokens(RequestId{id}, 0);
+    StoredRequest& one = request(id);
+    const uint32_t first = one.num_tokens(0);
     auto piece = report_piece(0, first, {static_cast<TokenId>(first)}, texts[id].size(), text);
     texts[id] += text;
-    ASSERT_TRUE(append(store, RequestId{id}, std::move(piece), 0).has_value());
-    sessions.changed(RequestId{id});
+    ASSERT_TRUE(append(store, one, std::move(piece), 0).has_value());
+    sessions.changed(one);
   }
   void end(uint64_t id) {
-    store.close(RequestId{id}, FinishReason::kStop, {ErrorCode::kOk, {}}, 2, {}, now);
-    sessions.changed(RequestId{id});
+    sessions.changed(request(id));
+    sessions.forgotten(
+        store.end(static_cast<uint32_t>(id), FinishReason::kStop, {ErrorCode::kOk, {}}, now));
   }
   std::vector<ClientSessions::Message> flush() {
     auto messages = sessions.flush();
@@ -47,7 +58,7 @@ struct World {
   }
 
   Time now = kStart;
-  StreamStore store;
+  RequestStore store;
   ClientSessions sessions;
   std::map<uint64_t, std::string> texts;
 };
@@ -118,7 +129,7 @@ TEST(ClientSessions, SilentClientsAreGoneAndOnlyDetachedRequestsStay) {
   w.token(2);
   const ClientId c{3};
   w.sessions.heard(c, w.now);
-  w.sessions.attach(c, RequestId{2}, true, w.store.cursor(RequestId{2}, {}));
+  w.attach(c, 2);
   const auto messages = w.flush();
   ASSERT_EQ(messages.size(), 2u);
   EXPECT_EQ(messages[0].client, b);
@@ -135,8 +146,8 @@ TEST(ClientSessions, ResumeElsewhereTakesTheStreamAlong) {
   w.flush();
   w.sessions.unreachable(a);
   w.sessions.heard(b, w.now);
-  w.sessions.attach(b, RequestId{1}, false, w.store.cursor(RequestId{1}, {1}));
-  EXPECT_TRUE(w.sessions.reads(b, RequestId{1}) && !w.sessions.reads(a, RequestId{1}));
+  w.attach(b, 1, {1});
+  EXPECT_TRUE(w.sessions.reads(b, w.request(1)) && !w.sessions.reads(a, w.request(1)));
   const auto messages = w.flush();
   ASSERT_EQ(messages.size(), 1u);
   EXPECT_EQ(messages[0].client, b);
@@ -195,7 +206,7 @@ TEST(ClientSessions, AClientsRequestsEndInAnyOrder) {
   for (uint64_t id = 1; id <= 20; ++id) w.submit(ClientId{1}, id);
   w.flush();
   for (uint64_t id : {7, 20, 1, 13}) w.end(id);
-  w.sessions.attach(ClientId{2}, RequestId{5}, false, w.store.cursor(RequestId{5}, {}));
+  w.attach(ClientId{2}, 5);
   EXPECT_EQ(w.flush().size(), 1u);
   EXPECT_EQ(w.sessions.attached(), 16u);
   EXPECT_EQ(w.sessions.gone(w.now + seconds(10)).at(0).cancel.size(), 15u);
@@ -208,9 +219,8 @@ TEST(ClientSessions, WhoseStreamIsTakenIsTold) {
   w.submit(a, 1);
   w.flush();
   w.token(1);
-  w.sessions.attach(b, RequestId{1}, false, w.store.cursor(RequestId{1}, {}));
-  w.sessions.attach(b, RequestId{1}, false,
-                    w.store.cursor(RequestId{1}, {}));  // one's own: no word
+  w.attach(b, 1);
+  w.attach(b, 1);  // one's own: no word
   const auto messages = w.flush();
   ASSERT_EQ(messages.size(), 2u);
   EXPECT_EQ(kinds(messages[0]), "R");
@@ -261,10 +271,10 @@ TEST(ClientSessions, AnAcceptedThatWaitsHoldsNoCopyOfItsPromptAndIsSentInBounded
   w.sessions.heard(a, w.now);
   constexpr uint64_t kRequests = 500;
   for (uint64_t id = 1; id <= kRequests; ++id) {
-    w.store.open(RequestId{id}, 1,
-                 {"r" + std::to_string(id), std::vector<TokenId>(4000, TokenId(id)), 7, 64, ""}, a);
-    w.sessions.post_accepted(a, RequestId{id});
-    w.sessions.attach(a, RequestId{id}, false, w.store.cursor(RequestId{id}, {}));
+    StoredRequest& request = open_request(w.store, id, static_cast<uint32_t>(id), 1, a, false,
+                                          std::vector<TokenId>(4000, TokenId(id)));
+    w.sessions.post_accepted(a, request);
+    w.sessions.attach(a, request, {});
   }
   EXPECT_TRUE(w.sessions.gone(w.now).empty());
   w.sessions.grant(a, 1000);
@@ -280,6 +290,39 @@ TEST(ClientSessions, AnAcceptedThatWaitsHoldsNoCopyOfItsPromptAndIsSentInBounded
     EXPECT_TRUE(told == kRequests || w.sessions.more());
   }
   EXPECT_EQ(told, kRequests);
+}
+
+TEST(ClientSessions, WhoReadsTooSlowlyIsToldThatTheAnswerIsForgotten) {
+  ClientSessionsOptions options;
+  options.initial_credit = 0;
+  RequestStoreOptions keep;
+  keep.max_ended = 2;
+  World w(options, keep);
+  const ClientId a{1};
+  w.sessions.heard(a, w.now);
+  for (uint64_t id = 1; id <= 4; ++id) {
+    StoredRequest& request = open_request(w.store, id, static_cast<uint32_t>(id), 1, a);
+    w.sessions.post_accepted(a, request);
+    w.sessions.attach(a, request, {});
+    w.token(id);
+  }
+  for (uint64_t id = 1; id <= 4; ++id) w.end(id);  // the first two make room
+  w.sessions.check_integrity();
+  w.store.check_integrity();
+  EXPECT_EQ(w.sessions.attached(), 2u);
+  w.sessions.forgotten(w.store.expire(w.now + seconds(60)));  // the others are too old by then
+  EXPECT_EQ(w.sessions.attached(), 0u);
+  EXPECT_EQ(w.store.size(), 0u);
+  w.submit(a, 5);
+  w.sessions.grant(a, 1);
+  const auto messages = w.flush();
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_EQ(kinds(messages[0]), "RRRRA");  // of what is forgotten nothing is said but that
+  for (uint64_t id = 1; id <= 4; ++id) {
+    const auto& rejected = std::get<api::Rejected>(messages[0].events[id - 1]);
+    EXPECT_EQ(rejected.request_id, "r" + std::to_string(id));
+    EXPECT_EQ(rejected.error.code, ErrorCode::kNotFound);
+  }
 }
 
 TEST(ClientSessions, LargeAnswersAreCutIntoMessagesOfBoundedSize) {

@@ -1,11 +1,12 @@
-// An entry of a report with what its payload holds of it, for tests that feed a StreamStore.
+// An entry of a report with what its payload holds of it, for tests that feed a RequestStore.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "coordinator/stream_store.h"
+#include "coordinator/request_store.h"
 
 namespace tailor::coordinator {
 
@@ -30,10 +31,24 @@ inline ReportPiece report_piece(uint32_t sample, uint32_t first, std::vector<Tok
   return piece;
 }
 
-inline Result<void> append(StreamStore& store, RequestId id, ReportPiece piece, uint32_t skip) {
-  piece.progress.request = id;
-  return store.append(piece.progress,
+inline Result<void> append(RequestStore& store, StoredRequest& request, ReportPiece piece,
+                           uint32_t skip) {
+  piece.progress.request = request.id();
+  return store.append(request, piece.progress,
                       {piece.ids, piece.offset, piece.text, piece.logprobs, &piece.end}, skip);
+}
+
+/// A live request "rID" at `slot`.
+inline StoredRequest& open_request(RequestStore& store, uint64_t id, uint32_t slot,
+                                   uint32_t samples = 1, ClientId owner = ClientId{1},
+                                   bool detached = false, std::vector<TokenId> prompt = {1, 2}) {
+  auto request = std::make_shared<Request>();
+  request->id = RequestId{id};
+  request->prompt = std::move(prompt);
+  request->sampling.n = static_cast<int32_t>(samples);
+  request->sampling.seed = 7;
+  request->sampling.max_tokens = 64;
+  return store.open(slot, {std::move(request), "r" + std::to_string(id), "", owner, detached});
 }
 
 }  // namespace tailor::coordinator
