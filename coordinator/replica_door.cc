@@ -1,0 +1,117 @@
+#include "coordinator/replica_door.h"
+
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace tailor::coordinator {
+
+void ReplicaDoor::on(comm::FromWorker& input, Time now) {
+  FromReplica& from = input.frame.from;
+  std::visit([&](auto& report) { on(input.link, from.envelope, report, input.frame.payload, now); },
+             from.report);
+}
+
+// ---- who is there ----
+
+void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Hello& hello, StepPayload&,
+                     Time) {
+  const ReplicaId replica = from.replica;
+  if (links_.repeated(link, replica, hello))
+    return say({{replica, links_.find(replica)->epoch}, Welcome{}});
+  if (const auto objection = links_.objection(replica, hello)) {
+    ++refused_;
+    LOG_ERROR("replica {} (pid {} on {}) is refused: {}", replica.value, hello.info.pid,
+              hello.info.host, *objection);
+    io_.send(comm::ToWorker{link, {{{replica, Epoch{0}}, Shutdown{}}, {}}});
+    return;
+  }
+  if (const auto* predecessor = links_.find(replica)) {
+    ++lost_;
+    LOG_WARN("replica {} says Hello again: what its predecessor ran is queued anew", replica.value);
+    // A process that lost its number to another one may live on: it would compute for nobody.
+    if (predecessor->info.pid != hello.info.pid || predecessor->info.host != hello.info.host)
+      say({{replica, predecessor->epoch}, Shutdown{}});
+    links_.left(replica);
+  }
+  joining_.emplace(Joining{link, hello.info});
+  outside_.tell(FromReplica{from, std::move(hello)});
+  joining_.reset();
+  outside_.contexts_changed();
+}
+
+void ReplicaDoor::join(const Envelope& welcome, Time now) {
+  TAILOR_CHECK(joining_.has_value(), "a welcome answers a Hello");
+  links_.joined(welcome.replica, welcome.epoch, joining_->link, joining_->info, now);
+  const ReplicaInfo& info = joining_->info;
+  LOG_INFO(
+      "replica {} epoch {} joins: {} tp {} on {} (pid {}), {} slots, {} KV blocks of {} tokens, "
+      "context {}",
+      welcome.replica.value, welcome.epoch.value, info.engine, info.tp_size, info.host, info.pid,
+      info.slots, info.num_blocks, info.block_tokens, info.max_context);
+}
+
+void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Drained&, StepPayload&, Time) {
+  if (!links_.speaks(link, from.replica)) return;
+  LOG_INFO("replica {} has drained", from.replica.value);
+  links_.drained(from.replica);
+  outside_.tell(FromReplica{from, Drained{}});
+  outside_.contexts_changed();
+}
+
+void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Heartbeat& beat, StepPayload&,
+                     Time now) {
+  links_.heard(from, beat, link, now);
+  if (links_.is_stale(from, beat))  // until it hears it: what it was sent may be lost
+    io_.send(comm::ToWorker{link, {{from, Shutdown{}}, {}}});
+}
+
+void ReplicaDoor::keep_house(Time now) {
+  for (const auto& silent : links_.silent(now)) lose(silent);
+}
+
+/// Its books are closed and, should it live after all, it is told to leave; its launcher ends what
+/// cannot hear that, and starts it anew.
+void ReplicaDoor::lose(const ReplicaLinks::Silent& silent) {
+  const ReplicaId replica = silent.replica;
+  const auto* link = links_.find(replica);
+  ++lost_;
+  LOG_WARN("replica {} is lost: rank {} has been silent for {} ms; its {} requests are queued anew",
+           replica.value, silent.rank, to_us(silent.silence) / 1000,
+           core_.replica(replica).requests);
+  const Epoch epoch = link->epoch;
+  say({{replica, epoch}, Shutdown{}});
+  if (outside_.lost) outside_.lost(link->info);
+  links_.left(replica);
+  outside_.tell(ReplicaLost{replica, epoch});
+  outside_.contexts_changed();
+}
+
+// ---- what it says and is told ----
+
+void ReplicaDoor::on(comm::LinkId link, const Envelope& from, StepReport& report,
+                     StepPayload& payload, Time now) {
+  if (!links_.speaks(link, from.replica)) return;  // refused or given up
+  links_.stepped(from.replica, report, now);
+  parts_.clear();
+  PayloadReader reader(payload);
+  for (const SequenceProgress& progress : report.progress) parts_.push_back(reader.next(progress));
+  const CoreEvent event = FromReplica{from, std::move(report)};
+  report_ = &std::get<StepReport>(std::get<FromReplica>(event).report);
+  outside_.tell(event);
+  report_ = nullptr;
+}
+
+void ReplicaDoor::send(const ToReplica& message, DispatchPayload payload, Time now) {
+  if (std::holds_alternative<Welcome>(message.command)) join(message.envelope, now);
+  say(message, std::move(payload));
+}
+
+void ReplicaDoor::say(const ToReplica& message, DispatchPayload payload) {
+  const auto* link = links_.find(message.envelope.replica);
+  if (!link || link->epoch != message.envelope.epoch) return;  // it has just left
+  io_.send(comm::ToWorker{link->link, {message, std::move(payload)}});
+}
+
+}  // namespace tailor::coordinator
