@@ -1,6 +1,6 @@
 // A live coordinator in this process over real sockets, with scripted leaders: threads that speak
-// WorkerIo and produce a deterministic answer (letter i of the alphabet as token i), one token per
-// sequence and step.
+// WorkerIo and drive a ReplicaCore with a deterministic answer (letter i of the alphabet as token
+// i).
 #pragma once
 
 #include <gtest/gtest.h>
@@ -19,6 +19,7 @@
 #include "comm/predictor_io.h"
 #include "comm/worker_io.h"
 #include "coordinator/coordinator_loop.h"
+#include "worker/replica_core.h"
 
 namespace tailor::coordinator {
 
@@ -100,13 +101,6 @@ class ScriptedLeader {
   uint64_t tokens() const { return tokens_; }
 
  private:
-  struct Run {
-    Attempt attempt;
-    uint32_t max_tokens = 0;
-    std::vector<uint32_t> next;  // per sample
-    std::vector<bool> done;
-  };
-
   void run() {
     Hello hello;
     hello.info.model_fingerprint = options_.fingerprint;
@@ -114,20 +108,19 @@ class ScriptedLeader {
     hello.info.engine = "scripted";
     hello.info.slots = options_.slots;
     hello.info.block_tokens = 16;
-    hello.info.num_blocks = 1000;
+    hello.info.num_blocks = kBlocks;
     hello.info.max_context = options_.max_context;
     hello.info.vocab_size = 256;
     hello.info.pid = pid();
     io_->report({{{ReplicaId{options_.replica}}, hello}, {}});
     while (!leave_ && !shut_down_) {
-      const bool idle =
-          runs_.empty() || tokens_ >= options_.pause_after_tokens || io_->backlog() > 64;
+      const bool at_rest = tokens_ >= options_.pause_after_tokens || io_->backlog() > 64;
+      const Duration wait = core_.has_work() ? milliseconds(1) : milliseconds(20);
       for (auto& input :
-           idle ? io_->inbox().drain_wait(runs_.empty() ? milliseconds(20) : milliseconds(1))
-                : io_->inbox().drain())
+           at_rest || !core_.has_work() ? io_->inbox().drain_wait(wait) : io_->inbox().drain())
         if (auto* command = std::get_if<comm::CommandFrame>(&input)) take(*command);
       if (tokens_ >= options_.die_after_tokens) break;
-      if (!runs_.empty() && tokens_ < options_.pause_after_tokens && io_->backlog() <= 64) step();
+      if (tokens_ < options_.pause_after_tokens && io_->backlog() <= 64) step();
     }
     if (tokens_ >= options_.die_after_tokens)
       io_.reset();  // its words so far are flushed, then silence
@@ -135,73 +128,47 @@ class ScriptedLeader {
   }
 
   void take(comm::CommandFrame& frame) {
-    const WorkerCommand& command = frame.to.command;
-    applied_ = frame.to.envelope.sequence;
-    if (std::holds_alternative<Welcome>(command)) {
-      epoch_ = frame.to.envelope.epoch;
-      runs_.clear();
-    } else if (const auto* d = std::get_if<Dispatch>(&command)) {
-      Run run{d->attempt, d->max_tokens, {}, {}};
-      for (const auto& generated : frame.payload.generated)
-        run.next.push_back(static_cast<uint32_t>(generated.size()));
-      run.next.resize(d->samples);
-      run.done.assign(run.next.size(), false);
-      runs_[d->request] = std::move(run);
-    } else if (const auto* c = std::get_if<CancelRequest>(&command)) {
-      const auto it = runs_.find(c->request);
-      if (it != runs_.end() && it->second.attempt == c->attempt) runs_.erase(it);
-    } else if (std::holds_alternative<Shutdown>(command)) {
-      shut_down_ = true;
-    } else if (std::holds_alternative<Drain>(command)) {
-      draining_ = true;
-    }
+    if (std::holds_alternative<Shutdown>(frame.to.command)) shut_down_ = true;
+    core_.apply(frame.to, std::move(frame.payload));
   }
 
   void step() {
-    StepReport report;
-    StepPayload payload;
-    report.step = ++steps_;
-    report.applied_seq = applied_;
-    report.step_time = microseconds(100);
-    report.forward_time = microseconds(60);
-    report.free_blocks = 500;
-    uint32_t slots = options_.slots;
-    for (auto it = runs_.begin(); it != runs_.end() && slots > 0;) {
-      Run& run = it->second;
-      bool all_done = true;
-      for (uint32_t s = 0; s < run.next.size(); ++s) {
-        if (run.done[s]) continue;
-        if (slots == 0) {
-          all_done = false;
-          break;
-        }
-        --slots;
-        ++report.running_sequences;
-        SequenceProgress p{it->first, s, run.attempt, run.next[s], 1, FinishReason::kNone};
-        payload.token_ids.push_back(answer_token(run.next[s]));
-        payload.texts.push_back({run.next[s], 1, 0});
-        payload.text += answer_text(run.next[s] + 1).substr(run.next[s]);
-        if (++run.next[s] == run.max_tokens) {
-          p.finish = FinishReason::kLength;
-          run.done[s] = true;
-        } else {
-          all_done = false;
-        }
-        ++tokens_;
-        report.progress.push_back(p);
-      }
-      it = all_done ? runs_.erase(it) : std::next(it);
+    if (const worker::Step* step = core_.begin()) {
+      std::vector<Result<TokenId>> letters;
+      for (const worker::Step::Row& row : step->draws)
+        letters.emplace_back(answer_token(row.generated));
+      tokens_ += letters.size();
+      worker::ReportDraft& draft = core_.end({.tokens = letters});
+      draft.report.step_time = microseconds(100);
+      draft.report.forward_time = microseconds(60);
+      tell(draft);
+    } else if (core_.unreported()) {
+      tell(core_.report());
     }
-    io_->report({{{ReplicaId{options_.replica}, epoch_}, std::move(report)}, std::move(payload)});
+    if (auto farewell = core_.drained()) io_->report({std::move(*farewell), {}});
   }
 
+  /// The text of a letter is the letter.
+  void tell(worker::ReportDraft& draft) {
+    StepPayload& payload = draft.payload;
+    for (size_t i = 0; i < payload.texts.size(); ++i) {
+      const SequenceProgress& entry = draft.report.progress[i];
+      payload.texts[i] = {entry.first_index, entry.num_tokens, 0};
+    }
+    for (const TokenId letter : payload.token_ids) payload.text += static_cast<char>(letter);
+    io_->report({{draft.envelope, std::move(draft.report)}, std::move(payload)});
+  }
+
+  static constexpr int32_t kBlocks = 1000;
   const Options options_;
   Progress progress_;
   std::unique_ptr<comm::WorkerIo> io_;
-  std::map<RequestId, Run> runs_;
-  uint64_t steps_ = 0, applied_ = 0;
-  Epoch epoch_;
-  bool draining_ = false;
+  worker::ReplicaCore core_{{.replica = ReplicaId{options_.replica},
+                             .planner = {.num_blocks = kBlocks,
+                                         .slots = static_cast<int32_t>(options_.slots),
+                                         .token_budget = 1 << 20},
+                             .limits = {.max_context = static_cast<int32_t>(options_.max_context)},
+                             .vocab_size = 256}};
   std::atomic<uint64_t> tokens_{0};
   std::atomic<bool> leave_{false}, shut_down_{false}, gone_{false};
   std::thread thread_;
