@@ -118,6 +118,7 @@ class Run {
       generated_[first_sequence_[index] + entry.sample] += entry.num_tokens;
       if (entry.finish != FinishReason::kNone) outcome.finish = since;
     }
+    for (const SequenceEnd& end : draft.payload.ends) error_ = end.error;
     auto& report = std::get<FromReplica>(report_);
     report.envelope = draft.envelope;
     auto& told = std::get<StepReport>(report.report);

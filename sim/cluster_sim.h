@@ -55,7 +55,8 @@ struct SimResult {
 };
 
 /// Runs until every request has ended. `requests` by arrival. Errors: InvalidArgument (not in
-/// order, a length above its limit), LimitExceeded (one was refused or failed: says why).
+/// order, a length above its limit), LimitExceeded (one was refused: says why), OutOfBlocks and
+/// others (one failed).
 Result<SimResult> simulate(const SimOptions& options, std::span<const SimRequest> requests);
 
 }  // namespace tailor::sim

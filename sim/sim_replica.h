@@ -57,6 +57,9 @@ class SimReplica {
     return draft;
   }
 
+  /// Its farewell, once, when it was told to drain and has done so.
+  std::optional<FromReplica> drained() { return core_.drained(); }
+
   const worker::ReplicaCore& core() const { return core_; }
 
  private:

@@ -128,6 +128,25 @@ TEST(ClusterSim, RefusesWhatCannotBe) {
   const auto full = simulate(o, requests_of(50, 1e6, 5, 0.5, false, 1));
   ASSERT_FALSE(full.has_value());
   EXPECT_EQ(full.error().code, ErrorCode::kLimitExceeded);
+  o = options_for("fcfs", 1);
+  o.planner.num_blocks = 2;
+  r.length = r.max_tokens = 40;
+  const auto unfit = simulate(o, std::vector{r});
+  ASSERT_FALSE(unfit.has_value());
+  EXPECT_EQ(unfit.error().code, ErrorCode::kOutOfBlocks);
+}
+
+TEST(ClusterSim, AllSamplesOfARequestRunAndTheLastEndsIt) {
+  SimRequest r;
+  r.prompt_tokens = 20;
+  r.max_tokens = 100;
+  r.length = 5;
+  r.more_lengths = {30, 2};
+  const auto result = simulate(options_for("fcfs", 4), std::vector{r});
+  ASSERT_TRUE(result.has_value()) << to_string(result.error());
+  EXPECT_GE(to_seconds(result->outcomes[0].finish), 30 * StepTimes{}.base_s);
+  EXPECT_LT(to_seconds(result->outcomes[0].first_token), 3 * StepTimes{}.base_s);
+  EXPECT_EQ(result->steps, 31u);  // its samples wait a step for the prompt
 }
 
 }  // namespace
