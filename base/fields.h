@@ -1,5 +1,5 @@
 // The fields of every message, listed once: name of the message, its number in a variant that
-// travels, and for each field number, name and member. Wire (comm/wire.h), event log, describe(),
+// travels, and for each field number, name and member. Wire (base/wire.h), event log, describe(),
 // the byte bounds of queues and the random values of tests all walk these lists, so that none of
 // them can forget a field. proto/control.proto says the same to other programs;
 // tests/comm/link_proto_test.cc compares the two.

@@ -39,7 +39,8 @@ floor(kv_store              ON base kv_blocks)
 floor(parallel              ON base runtime weights kv_blocks collective kv_store)
 floor(parallel_torch OPTIONAL ON base weights kv_store parallel)
 floor(coordinator_core PURE ON base tie)
-floor(coordinator           ON base runtime text link coordinator_core)
+floor(event_log             ON base coordinator_core)
+floor(coordinator           ON base runtime text link coordinator_core event_log)
 floor(planner PURE          ON base kv_blocks)
 floor(worker                ON base runtime text tie_head kv_blocks collective link kv_store parallel planner)
 floor(sim PURE              ON base coordinator_core planner)
@@ -51,8 +52,8 @@ floor(supervisor            ON base runtime coordinator_core program)
 floor(answers               ON base)
 floor(model_text            ON base text weights)
 floor(predictor_serve       ON base runtime tie link program)
-floor(commands              ON base runtime tie tie_data weights tie_head link parallel coordinator_core worker bench program
-                               supervisor answers model_text)
+floor(commands              ON base runtime tie tie_data weights tie_head link parallel coordinator_core event_log worker bench
+                               program supervisor answers model_text)
 
 # Programs.
 floor(collective-bench      ON runtime collective mpi)

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "comm/wire_reader.h"
-#include "comm/wire_writer.h"
+#include "base/wire_reader.h"
+#include "base/wire_writer.h"
 
 namespace tailor::comm {
 namespace {
@@ -36,29 +36,6 @@ bool read(std::string_view bytes, uint32_t& version, Take&& take) {
       in.skip(type);
   }
   return in.good();
-}
-
-/// Reads the alternative of `Variant` whose number is `field`.
-template <class Variant, size_t I = 0>
-bool take_alternative(uint32_t field, WireType type, WireReader& in, Variant& out) {
-  if constexpr (I < std::variant_size_v<Variant>) {
-    using M = std::variant_alternative_t<I, Variant>;
-    if (Fields<M>::number != field) return take_alternative<Variant, I + 1>(field, type, in, out);
-    if (type != WireType::kBytes) return false;
-    in.message(type, out.template emplace<I>());
-    return true;
-  } else {
-    return false;
-  }
-}
-
-template <class Variant>
-void put_alternative(WireWriter& out, const Variant& value) {
-  std::visit(
-      [&](const auto& message) {
-        out.message(Fields<std::remove_cvref_t<decltype(message)>>::number, message);
-      },
-      value);
 }
 
 bool whole(const Dispatch& dispatch, const DispatchPayload& payload) {
@@ -103,7 +80,7 @@ std::string encode(const CommandFrame& frame) {
   WireWriter out(bytes);
   out.number(kVersionField, kProtocolVersion);
   out.message(kEnvelopeField, frame.to.envelope);
-  put_alternative(out, frame.to.command);
+  out.alternative(frame.to.command);
   if (std::holds_alternative<Dispatch>(frame.to.command)) out.message(kPayloadField, frame.payload);
   return bytes;
 }
@@ -116,7 +93,7 @@ Result<CommandFrame> decode_command(std::string_view bytes) {
       in.message(type, frame.to.envelope);
     } else if (field == kPayloadField) {
       in.message(type, frame.payload);
-    } else if (take_alternative(field, type, in, frame.to.command)) {
+    } else if (in.alternative(field, type, frame.to.command)) {
       command = field;
     } else {
       return false;
@@ -141,7 +118,7 @@ std::string encode(const ReportFrame& frame) {
   WireWriter out(bytes);
   out.number(kVersionField, kProtocolVersion);
   out.message(kEnvelopeField, frame.from.envelope);
-  put_alternative(out, frame.from.report);
+  out.alternative(frame.from.report);
   if (std::holds_alternative<StepReport>(frame.from.report))
     out.message(kPayloadField, frame.payload);
   return bytes;
@@ -151,7 +128,7 @@ std::string encode(const PredictorReport& report) {
   std::string bytes;
   WireWriter out(bytes);
   out.number(kVersionField, kProtocolVersion);
-  put_alternative(out, report);
+  out.alternative(report);
   return bytes;
 }
 
@@ -165,9 +142,9 @@ Result<ControlReport> decode_control(std::string_view bytes) {
       in.message(type, frame.from.envelope);
     } else if (field == kPayloadField) {
       in.message(type, frame.payload);
-    } else if (take_alternative(field, type, in, frame.from.report)) {
+    } else if (in.alternative(field, type, frame.from.report)) {
       from = From::kWorker;
-    } else if (take_alternative(field, type, in, advice)) {
+    } else if (in.alternative(field, type, advice)) {
       from = From::kPredictor;
     } else {
       return false;

@@ -3,9 +3,11 @@
 // laptop. It holds numbers only, and what replicas and predictors say of themselves: no prompt, no
 // text, no client's name.
 //
-// File: "TAILORLG", version, the core's options; then records [u32 length][u32 checksum][length
-// bytes], all little endian. A file that breaks off inside a record (the process was killed) is
-// good up to there; the reader says so. Owner: one thread.
+// File: "TAILORLG", then records [u32 length][u32 checksum][length bytes], little endian; the first
+// holds the version and the core's options, the others an event each. A record is a message in
+// protobuf's wire format, by the field lists: what a later version adds keeps this one's logs
+// readable. A file that breaks off inside a record (the process was killed) is good up to there;
+// the reader says so. Owner: one thread.
 #pragma once
 
 #include <cstdio>
@@ -45,7 +47,7 @@ class EventLogWriter {
   EventLogWriter(std::string path, File file) : path_(std::move(path)), file_(std::move(file)) {}
   std::string path_;
   File file_;
-  std::vector<uint8_t> record_;
+  std::string record_;
 };
 
 class EventLogReader {
@@ -67,7 +69,7 @@ class EventLogReader {
   CoreOptions options_;
   uint64_t records_ = 0;
   std::string damage_;
-  std::vector<uint8_t> record_;
+  std::string record_;
 };
 
 struct ReplaySummary {

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "comm/codec_control.h"
-#include "comm/wire_reader.h"
+#include "base/wire_reader.h"
 #include "link_values.h"
 #include "proto/control.pb.h"
 

@@ -7,7 +7,7 @@
 
 #include "base/bytes_held.h"
 #include "comm/codec_control.h"
-#include "comm/wire_reader.h"
+#include "base/wire_reader.h"
 #include "link_values.h"
 
 namespace tailor::comm {

@@ -1,4 +1,4 @@
-// Writes messages in protobuf's wire format (comm/wire.h). Pure; any thread.
+// Writes messages in protobuf's wire format (base/wire.h). Pure; any thread.
 #pragma once
 
 #include <array>
@@ -9,11 +9,12 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
-#include "comm/wire.h"
+#include "base/wire.h"
 
-namespace tailor::comm {
+namespace tailor {
 
 /// Appends to a string. Cost: O(bytes).
 class WireWriter {
@@ -28,6 +29,13 @@ class WireWriter {
   template <Listed M>
   void message(uint32_t field, const M& value) {
     nested(field, [&] { fields(value); });
+  }
+  /// The message that `one` holds, as the field of its number.
+  template <Listed... Ms>
+  void alternative(const std::variant<Ms...>& one) {
+    std::visit(
+        [this](const auto& m) { message(Fields<std::remove_cvref_t<decltype(m)>>::number, m); },
+        one);
   }
   template <Listed M>
   void fields(const M& message) {
@@ -136,6 +144,8 @@ class WireWriter {
       varint(value.value);
     } else if constexpr (std::is_same_v<T, Duration>) {
       varint(static_cast<uint64_t>(value.count()));
+    } else if constexpr (std::is_same_v<T, Time>) {
+      bare(value.time_since_epoch());
     } else {
       varint(static_cast<uint64_t>(value));  // negative numbers as protobuf's int32 and int64
     }
@@ -161,4 +171,4 @@ class WireWriter {
   std::string& out_;
 };
 
-}  // namespace tailor::comm
+}  // namespace tailor

@@ -1,4 +1,4 @@
-// Reads messages in protobuf's wire format (comm/wire.h). Pure; any thread.
+// Reads messages in protobuf's wire format (base/wire.h). Pure; any thread.
 #pragma once
 
 #include <algorithm>
@@ -10,11 +10,12 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
-#include "comm/wire.h"
+#include "base/wire.h"
 
-namespace tailor::comm {
+namespace tailor {
 
 /// Reads from bytes of anybody: whatever they are, it ends, and what it makes of N of them holds at
 /// most kMemoryPerByte * N + kMemoryAnyway bytes, the room to grow of its vectors not counted; who
@@ -69,6 +70,14 @@ class WireReader {
   void message(WireType type, M& value) {
     if (type != WireType::kBytes) return skip(type);
     within([&](WireReader& inner) { inner.fields(value); });
+  }
+  /// The message of `out`'s alternatives whose number is `field`; false, and nothing is read, when
+  /// there is none.
+  template <Listed... Ms>
+  bool alternative(uint32_t field, WireType type, std::variant<Ms...>& out) {
+    if (type != WireType::kBytes) return false;
+    return ((Fields<Ms>::number == field && (message(type, out.template emplace<Ms>()), true)) ||
+            ...);
   }
   template <Listed M>
   void fields(M& message) {
@@ -246,6 +255,8 @@ class WireReader {
       return T{static_cast<typename T::rep>(varint())};
     } else if constexpr (std::is_same_v<T, Duration>) {
       return Duration(static_cast<int64_t>(varint()));
+    } else if constexpr (std::is_same_v<T, Time>) {
+      return Time(bare<Duration>());
     } else if constexpr (std::is_enum_v<T>) {
       const uint64_t value = varint();
       return value <= static_cast<uint64_t>(WireEnum<T>::last) ? static_cast<T>(value)
@@ -304,4 +315,4 @@ class WireReader {
   bool good_ = true;
 };
 
-}  // namespace tailor::comm
+}  // namespace tailor
