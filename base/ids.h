@@ -23,6 +23,9 @@ using ReplicaId = Id<struct ReplicaTag, uint32_t>;
 /// Grows each time a replica's leader says Hello: a restarted replica is never taken for its
 /// predecessor.
 using Epoch = Id<struct EpochTag, uint32_t>;
+/// Where KV is kept: 0 is the device, the others are slower and larger.
+using TierId = uint8_t;
+inline constexpr TierId kDeviceTier = 0;
 /// One connection identity of a client, as the coordinator's io thread numbers it.
 using ClientId = Id<struct ClientTag>;
 

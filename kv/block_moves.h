@@ -10,13 +10,14 @@
 #include <span>
 #include <variant>
 
+#include "base/ids.h"
 #include "base/result.h"
 
 namespace tailor::kv {
 
 using BlockId = int32_t;
-using TierId = uint8_t;
-inline constexpr TierId kDeviceTier = 0;
+using tailor::kDeviceTier;
+using tailor::TierId;
 inline constexpr int kMaxTiers = 4;
 
 /// Blocks from .. from + count - 1 of one tier become to .. to + count - 1 of another, or of the
