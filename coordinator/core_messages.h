@@ -24,6 +24,9 @@ struct Arrived {
   uint32_t max_tokens = 0;
   Time arrival;
   Duration deadline = Duration::max();  ///< after arrival; max = none
+  // For policies that ask for it (ranking.h). Tokens of the answer; 0 = nobody says.
+  uint32_t hint = 0;   ///< what the client expects
+  uint32_t truth = 0;  ///< how long it will be: known where a trace is simulated
 };
 
 /// Ends a live request from outside: its client asked, its client is gone, or the driver found it
@@ -108,7 +111,8 @@ namespace tailor {
 template <> struct Fields<coordinator::Arrived> {
   TAILOR_MESSAGE(Arrived, 100)
   static constexpr auto list = std::tuple{F(1, id), F(2, priority), F(3, samples),
-      F(4, prompt_tokens), F(5, max_tokens), F(6, arrival), F(7, deadline)};
+      F(4, prompt_tokens), F(5, max_tokens), F(6, arrival), F(7, deadline),
+      F(8, hint), F(9, truth)};
 };
 template <> struct Fields<coordinator::Abandoned> {
   TAILOR_MESSAGE(Abandoned, 101)

@@ -52,7 +52,7 @@ struct WorkView {
   uint32_t generated = 0;  ///< by its longest sample, in earlier attempts
   Time arrival;            ///< on any one clock
   PriorityClass priority = PriorityClass::kStandard;
-  // Tokens; 0 = nobody says, which is so far always (no event brings them).
+  // Tokens; 0 = nobody says.
   uint32_t hint = 0;   ///< what its client expects
   uint32_t truth = 0;  ///< how long it will be: known where a trace is simulated
 };

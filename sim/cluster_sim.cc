@@ -86,6 +86,8 @@ class Run {
     arrived.prompt_tokens = request.prompt_tokens;
     arrived.max_tokens = request.max_tokens;
     arrived.arrival = now_;
+    arrived.hint = request.hint;
+    if (core_.policy().needs.truth) arrived.truth = request.longest();
     tell(arrived);
     if (request.law.kind != LengthLaw::Kind::kNone)
       push(now_ + options_.prediction_delay, What::kPrediction, index);

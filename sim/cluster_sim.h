@@ -6,6 +6,7 @@
 // Left out so far: the hop between coordinator and replica, and faults.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -24,10 +25,16 @@ struct SimRequest {
   uint32_t length = 1;      ///< of the answer, tokens; at most max_tokens
   uint32_t max_tokens = 1;  ///< what the scheduler is told
   LengthLaw law;            ///< what the predictor will say; kind none = nothing
+  uint32_t hint = 0;        ///< what its client expects; 0 = nothing
   /// Of the samples beside the first: there are as many more.
   std::vector<uint32_t> more_lengths;
 
   uint32_t samples() const { return 1 + static_cast<uint32_t>(more_lengths.size()); }
+  uint32_t longest() const {
+    uint32_t longest = length;
+    for (const uint32_t more : more_lengths) longest = std::max(longest, more);
+    return longest;
+  }
 };
 
 struct SimOptions {
