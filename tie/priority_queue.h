@@ -1,15 +1,17 @@
-// PriorityQueue: an indexed 4-ary heap with stable handles. The smallest (key, arrival, id) is on
-// top, so equal keys come out by arrival and then by id: the order is total and the same on every
-// machine. Keys may change while inside (`rekey`), and any entry can leave (`erase`); both by the
-// handle that `push` gave.
+// PriorityQueue: an indexed 4-ary heap. The smallest (key, arrival, id) is on top, so equal keys
+// come out by arrival and then by id: the order is total and the same on every machine. Keys may
+// change while inside (`rekey`), and any entry can leave (`erase`); both by the handle under which
+// it was pushed. Handles are the owner's own: small dense numbers (the slots of a table), so that
+// whoever gets an entry back has the place of what it stands for, without a look-up.
 //
 // Scheduling keys are time-invariant (a waiting decay that is the same factor for everybody cancels
 // out of the order), so nothing here ever ages: one rekey when a request's own law changes is all
-// it takes; `rekey_all` is for the rare moment when the formula itself changes. Frugal: handles and
-// places are reused; after the largest size has been reached once, nothing allocates. Pure; owned
-// by whoever holds it. Cost: push, rekey, erase, pop O(log n); top O(1).
+// it takes; `rekey_all` is for the rare moment when the formula itself changes. Frugal: after the
+// largest size and the largest handle have been reached once, nothing allocates. Pure; owned by
+// whoever holds it. Cost: push, rekey, erase, pop O(log n); top O(1); 4 bytes per handle.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +25,7 @@ namespace tailor::tie {
 class PriorityQueue {
  public:
   using Handle = uint32_t;
-  static constexpr Handle kNone = UINT32_MAX;
+  static constexpr uint32_t kNone = UINT32_MAX;
 
   struct Entry {
     double key = 0;       ///< smaller runs first; never NaN
@@ -36,30 +38,16 @@ class PriorityQueue {
     }
   };
 
-  /// Room for `count` entries without another allocation.
-  void reserve(size_t count) {
-    heap_.reserve(count);
-    place_.reserve(count);
-    free_.reserve(count);
-  }
-
-  /// The handle stays valid until the entry leaves (erase or pop); it is reused afterwards.
-  Handle push(const Entry& entry) {
+  /// `handle` names the entry until it leaves (erase or pop); no two inside have the same.
+  void push(Handle handle, const Entry& entry) {
     TAILOR_CHECK(!std::isnan(entry.key), "a scheduling key must be a number");
-    Handle handle;
-    if (free_.empty()) {
-      handle = static_cast<Handle>(place_.size());
-      place_.push_back(0);
-      free_.reserve(place_.capacity());
-    } else {
-      handle = free_.back();
-      free_.pop_back();
-    }
+    TAILOR_CHECK(!contains(handle), "a handle names one entry");
+    if (handle >= place_.size()) place_.resize(size_t{handle} + 1, kNone);
     heap_.push_back({entry, handle});
     place_[handle] = static_cast<uint32_t>(heap_.size() - 1);
     sift_up(heap_.size() - 1);
-    return handle;
   }
+  bool contains(Handle handle) const { return handle < place_.size() && place_[handle] != kNone; }
 
   void rekey(Handle handle, double key) {
     TAILOR_CHECK(!std::isnan(key), "a scheduling key must be a number");
@@ -82,7 +70,6 @@ class PriorityQueue {
   void erase(Handle handle) {
     const size_t at = place_of(handle);
     place_[handle] = kNone;
-    free_.push_back(handle);
     const Node last = heap_.back();
     heap_.pop_back();
     if (at == heap_.size()) return;
@@ -109,13 +96,14 @@ class PriorityQueue {
 
   /// Aborts when the heap's order or a handle's place is broken. Cost: O(n).
   void check_integrity() const {
-    TAILOR_CHECK(heap_.size() + free_.size() == place_.size(), "every handle is in use or free");
     for (size_t i = 0; i < heap_.size(); ++i) {
       TAILOR_CHECK(place_[heap_[i].handle] == i, "a handle knows its place");
       TAILOR_CHECK(i == 0 || !(heap_[i].entry < heap_[(i - 1) / kArity].entry),
                    "a parent is not after its child");
     }
-    for (Handle handle : free_) TAILOR_CHECK(place_[handle] == kNone, "a free handle has no place");
+    const auto used =
+        std::count_if(place_.begin(), place_.end(), [](uint32_t p) { return p != kNone; });
+    TAILOR_CHECK(static_cast<size_t>(used) == heap_.size(), "every handle is in use or free");
   }
 
  private:
@@ -126,8 +114,7 @@ class PriorityQueue {
   };
 
   size_t place_of(Handle handle) const {
-    TAILOR_CHECK(handle < place_.size() && place_[handle] != kNone,
-                 "a handle of an entry that is inside");
+    TAILOR_CHECK(contains(handle), "a handle of an entry that is inside");
     return place_[handle];
   }
   void put(size_t at, const Node& node) {
@@ -164,7 +151,6 @@ class PriorityQueue {
 
   std::vector<Node> heap_;
   std::vector<uint32_t> place_;  // handle -> index in heap_, kNone when free
-  std::vector<Handle> free_;
 };
 
 }  // namespace tailor::tie

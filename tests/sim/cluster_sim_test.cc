@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -97,6 +98,39 @@ TEST(ClusterSim, KnowledgePaysInABurstAndNotWithoutAQueue) {
   EXPECT_LT(tie, 0.3 * fcfs);
   EXPECT_NEAR(blind, fcfs, 0.02 * fcfs);  // one law for all is first come, first served
   EXPECT_NEAR(latency("sept", 5, true), latency("fcfs", 5, false), 0.03 * fcfs);
+}
+
+TEST(ClusterSim, AnOracleIsToldTheTruthAndHintsAreTheClients) {
+  static constexpr coordinator::PolicyRow kRows[] = {
+      {.name = "shortest-answer",
+       .needs = {.truth = true},
+       .waiting_key = [](const coordinator::WorkView& work,
+                         const coordinator::PolicyParameters&) -> double { return work.truth; }},
+      {.name = "shortest-hint",
+       .needs = {.hint = true},
+       .waiting_key = [](const coordinator::WorkView& work, const coordinator::PolicyParameters&)
+           -> double { return work.hint + work.truth; }}};
+  const uint32_t lengths[] = {50, 30, 10, 20}, hints[] = {5, 20, 30, 10};  // the first runs at once
+  std::vector<SimRequest> requests(4);
+  for (size_t i = 0; i < 4; ++i) {
+    requests[i].max_tokens = 100;
+    requests[i].length = lengths[i];
+    requests[i].hint = hints[i];
+  }
+  const auto order = [&](const char* policy) {
+    SimOptions o = options_for("fcfs", 1);
+    o.policies = kRows;
+    o.core.policy = *coordinator::policy_named(policy, kRows);
+    const auto result = simulate(o, requests);
+    EXPECT_TRUE(result.has_value());
+    std::vector<size_t> by_finish = {0, 1, 2, 3};
+    std::sort(by_finish.begin(), by_finish.end(), [&](size_t a, size_t b) {
+      return result->outcomes[a].finish < result->outcomes[b].finish;
+    });
+    return by_finish;
+  };
+  EXPECT_EQ(order("shortest-answer"), (std::vector<size_t>{0, 2, 3, 1}));
+  EXPECT_EQ(order("shortest-hint"), (std::vector<size_t>{0, 3, 1, 2})) << "nobody told the truth";
 }
 
 TEST(ClusterSim, APolicyOfOnesOwnOrdersTheSimulatedQueue) {

@@ -14,10 +14,10 @@ using Order = std::tuple<double, int64_t, uint64_t>;
 
 TEST(PriorityQueue, OrdersByKeyThenArrivalThenId) {
   PriorityQueue queue;
-  queue.push({2.0, 5, 1});
-  queue.push({1.0, 9, 3});
-  queue.push({1.0, 9, 2});
-  queue.push({1.0, 7, 8});
+  queue.push(0, {2.0, 5, 1});
+  queue.push(1, {1.0, 9, 3});
+  queue.push(2, {1.0, 9, 2});
+  queue.push(3, {1.0, 7, 8});
   EXPECT_EQ(queue.pop().id, 8u);
   EXPECT_EQ(queue.pop().id, 2u);
   EXPECT_EQ(queue.pop().id, 3u);
@@ -27,8 +27,9 @@ TEST(PriorityQueue, OrdersByKeyThenArrivalThenId) {
 
 TEST(PriorityQueue, HandlesSurviveTheMovesOfOthers) {
   PriorityQueue queue;
-  const auto late = queue.push({100.0, 0, 1});
-  for (uint64_t i = 2; i < 60; ++i) queue.push({static_cast<double>(i), 0, i});
+  const PriorityQueue::Handle late = 77;  // handles need not be dense
+  queue.push(late, {100.0, 0, 1});
+  for (uint32_t i = 2; i < 60; ++i) queue.push(i, {static_cast<double>(i), 0, i});
   for (int i = 0; i < 30; ++i) queue.pop();
   EXPECT_EQ(queue.at(late).id, 1u);
   queue.rekey(late, -1.0);
@@ -56,9 +57,10 @@ TEST(PriorityQueue, EqualsASortedSetUnderRandomOperations) {
         // Few distinct keys and arrivals, so that ties happen all the time.
         const Order order{static_cast<double>(random() % 5), static_cast<int64_t>(random() % 3),
                           next_id++};
-        const auto handle =
-            queue.push({std::get<0>(order), std::get<1>(order), std::get<2>(order)});
-        ASSERT_FALSE(inside.count(handle));
+        PriorityQueue::Handle handle = 0;  // the first that is free: they are used again
+        while (inside.count(handle)) ++handle;
+        ASSERT_FALSE(queue.contains(handle));
+        queue.push(handle, {std::get<0>(order), std::get<1>(order), std::get<2>(order)});
         inside[handle] = order;
         model.insert(order);
       } else if (choice < 6) {
@@ -95,8 +97,11 @@ TEST(PriorityQueue, RekeyAllOrdersByTheNewKeys) {
   for (size_t size = 0; size < 200; ++size) {
     PriorityQueue queue;
     std::map<PriorityQueue::Handle, uint64_t> ids;
-    for (uint64_t id = 0; id < size; ++id)
-      ids[queue.push({static_cast<double>(random() % 50), 0, id})] = id;
+    for (uint32_t id = 0; id < size; ++id) {
+      const auto handle = static_cast<PriorityQueue::Handle>(size) - id;
+      queue.push(handle, {static_cast<double>(random() % 50), 0, id});
+      ids[handle] = id;
+    }
     std::set<Order> model;
     queue.rekey_all([&](PriorityQueue::Handle handle, const PriorityQueue::Entry& entry) {
       EXPECT_EQ(ids.at(handle), entry.id);
@@ -110,12 +115,13 @@ TEST(PriorityQueue, RekeyAllOrdersByTheNewKeys) {
   }
 }
 
-TEST(PriorityQueueDeathTest, RefusesNanAndStaleHandles) {
+TEST(PriorityQueueDeathTest, RefusesNanTakenAndStaleHandles) {
   PriorityQueue queue;
-  EXPECT_DEATH(queue.push({std::nan(""), 0, 0}), "must be a number");
-  const auto handle = queue.push({1.0, 0, 0});
-  queue.erase(handle);
-  EXPECT_DEATH(queue.erase(handle), "that is inside");
+  EXPECT_DEATH(queue.push(5, {std::nan(""), 0, 0}), "must be a number");
+  queue.push(5, {1.0, 0, 0});
+  EXPECT_DEATH(queue.push(5, {1.0, 0, 0}), "names one entry");
+  queue.erase(5);
+  EXPECT_DEATH(queue.erase(5), "that is inside");
 }
 
 }  // namespace
