@@ -15,8 +15,7 @@ void ReplicaDoor::on(comm::FromWorker& input, Time now) {
 
 // ---- who is there ----
 
-void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Hello& hello, StepPayload&,
-                     Time) {
+void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Hello& hello, StepPayload&, Time) {
   const ReplicaId replica = from.replica;
   if (links_.repeated(link, replica, hello))
     return say({{replica, links_.find(replica)->epoch}, Welcome{}});

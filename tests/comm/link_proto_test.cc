@@ -8,8 +8,8 @@
 #include <cctype>
 #include <set>
 
-#include "comm/codec_control.h"
 #include "base/wire_reader.h"
+#include "comm/codec_control.h"
 #include "link_values.h"
 #include "proto/control.pb.h"
 

@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "base/bytes_held.h"
-#include "comm/codec_control.h"
 #include "base/wire_reader.h"
+#include "comm/codec_control.h"
 #include "link_values.h"
 
 namespace tailor::comm {
