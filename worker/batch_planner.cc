@@ -58,6 +58,7 @@ void BatchPlanner::add(RequestId request, int32_t prompt_tokens, std::span<const
 
 const BatchPlan& BatchPlanner::plan(bool under_way) {
   under_way_ = under_way;
+  ++plans_;
   plan_.chunks.clear();
   plan_.preempted.clear();
   plan_.reclaimed.clear();
@@ -187,6 +188,7 @@ void BatchPlanner::admit(int32_t budget) {
   while (!waiting_.empty() && running_.size() + retired_ < slots && budget > 0) {
     SequenceIndex index = waiting_.front();
     Sequence& s = sequences_[index];
+    if (under_way_ && s.drawn_in + 1 == plans_) return;  // its token is still being drawn
 
     SequenceIndex source = -1;
     const int32_t shareable = (s.prompt_tokens - 1) / options_.block_tokens * options_.block_tokens;
@@ -229,6 +231,7 @@ void BatchPlanner::token_drawn(SequenceIndex index) {
   TAILOR_CHECK(s.live && s.table >= 0 && s.computed == s.known,
                "a token was drawn from a sequence that was not due");
   ++s.known;
+  s.drawn_in = plans_;
 }
 
 void BatchPlanner::finish(SequenceIndex index) {

@@ -33,7 +33,9 @@
 // Launch-ahead: a step may be planned while the step before is still computed. Steps are computed
 // in the order of their plans, so the blocks of a victim go to others at once. Those of a sequence
 // that has ended stay held while a step that names it is under way (retire, then release); until
-// they come back nobody is pushed out or given up for the want of blocks, he waits one step.
+// they come back nobody is pushed out or given up for the want of blocks, he waits one step. A
+// sequence may be paused and resumed while its token is drawn; it is admitted again when that is
+// known, as a slot is opened behind known tokens.
 //
 // Steady state: no allocation, hash or virtual call per sequence and step.
 #pragma once
@@ -126,8 +128,8 @@ class BatchPlanner {
   void retire(SequenceIndex index);
   void release(SequenceIndex index);
 
-  /// Out of the race until resume(); no step under way may name it. Tokens whose keys and values
-  /// are lost: 0 where it keeps its blocks, all that were computed where no table is left for it.
+  /// Out of the race until resume(). Tokens whose keys and values are lost: 0 where it keeps its
+  /// blocks, all that were computed where no table is left for it.
   int32_t pause(SequenceIndex index);
   /// A paused sequence waits again, in its place in the order.
   void resume(SequenceIndex index);
@@ -136,7 +138,10 @@ class BatchPlanner {
   /// waiting).
   void find(RequestId request, std::vector<SequenceIndex>& out) const;
 
+  /// Somebody runs or waits to.
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
+  /// Nobody is here, not even paused.
+  bool empty() const { return !has_work() && paused_.empty() && retired_ == 0; }
   int32_t running_sequences() const { return static_cast<int32_t>(running_.size()); }
   int32_t waiting_sequences() const { return static_cast<int32_t>(waiting_.size()); }
   int32_t paused_sequences() const { return static_cast<int32_t>(paused_.size()); }
@@ -163,6 +168,7 @@ class BatchPlanner {
     int32_t computed = 0;    // of which in the KV pool
     kv::TableId table = -1;  // -1 = holds no blocks
     int32_t slot = -1;       // -1 = does not run
+    uint64_t drawn_in = 0;   // the plan that draws its last known token; 0 = it came with it
     bool live = false;
     bool paused = false;
     bool retired = false;  // live, but in no list
@@ -196,6 +202,7 @@ class BatchPlanner {
   bool ever_paused_ = false;
   int32_t retired_ = 0;
   bool under_way_ = false;  // while planning
+  uint64_t plans_ = 0;
   uint64_t next_order_ = 0;
   BatchPlan plan_;
 };

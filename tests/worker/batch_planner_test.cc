@@ -287,6 +287,42 @@ TEST(BatchPlanner, WithoutATableLeftAPausedSequenceGivesBackEverything) {
 }
 
 // Random workloads. The model knows for each sequence its tokens, and that its KV is there or not.
+// Two steps under way: the token of step n is drawn while n + 1 is planned.
+TEST(BatchPlanner, PausedAndResumedWhileItsTokenIsDrawnItWaitsForTheToken) {
+  for (const int32_t tables : {1, 0}) {
+    PlannerOptions o = options(20, 2, 64);
+    o.paused_tables = tables;
+    BatchPlanner p(o);
+    const SequenceIndex a = add_one(p, 1, 20), b = add_one(p, 2, 5);
+    draw_all(p, p.plan());
+    p.pause(a);
+    EXPECT_FALSE(p.empty());
+    p.resume(a);
+    const BatchPlan& ahead = p.plan(true);
+    ASSERT_EQ(ahead.chunks.size(), 1u);
+    EXPECT_EQ(ahead.chunks[0].index, b);
+    EXPECT_TRUE(ahead.admitted.empty());
+    draw_all(p, ahead);  // the first step has ended: the token is known
+    const BatchPlan& plan = p.plan(true);
+    ASSERT_EQ(plan.chunks.size(), 2u);
+    EXPECT_EQ(plan.chunks[1].index, a);
+    EXPECT_EQ(plan.chunks[1].first_position, tables > 0 ? 20 : 0);
+    EXPECT_EQ(plan.chunks[1].num_tokens, tables > 0 ? 1 : 21);
+    EXPECT_TRUE(plan.chunks[1].wants_logits);
+    EXPECT_TRUE(p.check_integrity().has_value());
+  }
+}
+
+TEST(BatchPlanner, AsLongAsOneIsPausedItIsNotEmpty) {
+  BatchPlanner p(options(20, 2, 64));
+  const SequenceIndex a = add_one(p, 1, 20);
+  p.pause(a);
+  EXPECT_FALSE(p.has_work());
+  EXPECT_FALSE(p.empty());
+  p.finish(a);
+  EXPECT_TRUE(p.empty());
+}
+
 // `pausing`: sequences are paused and resumed at random.
 void run_random_workload(int seed, bool pausing) {
   std::mt19937 rng(seed);
