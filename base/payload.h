@@ -1,5 +1,5 @@
-// What a StepReport's payload holds of each of its entries: parts put and taken one behind the
-// other. Pure.
+// Messages and their payloads: whether a Dispatch and its own belong together, and what a
+// StepReport's holds of each entry, taken one behind the other. Pure.
 #pragma once
 
 #include <span>
@@ -8,6 +8,16 @@
 #include "base/messages.h"
 
 namespace tailor {
+
+/// What a Dispatch says in numbers is what its payload holds, but for the prompt, which stays away
+/// where lengths only are known (the simulator).
+inline bool fits(const Dispatch& dispatch, const DispatchPayload& payload) {
+  if (!payload.request) return false;
+  const SamplingParams& sampling = payload.request->sampling;
+  return dispatch.samples >= 1 && sampling.n == static_cast<int64_t>(dispatch.samples) &&
+         sampling.max_tokens == static_cast<int64_t>(dispatch.max_tokens) &&
+         (payload.generated.empty() || payload.generated.size() == dispatch.samples);
+}
 
 /// What a StepPayload holds of one entry.
 struct ProgressParts {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/payload.h"
 #include "base/wire_reader.h"
 #include "base/wire_writer.h"
 
@@ -39,11 +40,8 @@ bool read(std::string_view bytes, uint32_t& version, Take&& take) {
 }
 
 bool whole(const Dispatch& dispatch, const DispatchPayload& payload) {
-  return payload.request && payload.request->prompt.size() == dispatch.prompt_tokens &&
-         dispatch.samples >= 1 &&
-         payload.request->sampling.n == static_cast<int64_t>(dispatch.samples) &&
-         payload.request->priority <= WireEnum<PriorityClass>::last &&
-         payload.generated.size() <= dispatch.samples;
+  return fits(dispatch, payload) && payload.request->prompt.size() == dispatch.prompt_tokens &&
+         payload.request->priority <= WireEnum<PriorityClass>::last;
 }
 
 /// Every part belongs to an entry, and no entry claims more than is there.
@@ -105,8 +103,9 @@ Result<CommandFrame> decode_command(std::string_view bytes) {
   if (command == 0) return not_understood("command");
   if (const auto* dispatch = std::get_if<Dispatch>(&frame.to.command)) {
     if (!whole(*dispatch, frame.payload)) return not_understood("command");
-    // Nobody else holds it yet.
-    std::const_pointer_cast<Request>(frame.payload.request)->id = dispatch->request;
+    Request request = *frame.payload.request;
+    request.id = dispatch->request;
+    frame.payload.request = std::make_shared<const Request>(std::move(request));
   }
   return frame;
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/payload.h"
 
 namespace tailor::worker {
 
@@ -81,11 +82,8 @@ Result<void> ReplicaCore::check(const Dispatch& dispatch, const DispatchPayload&
     return fail(ErrorCode::kLimitExceeded, "the prompt has " + std::to_string(prompt) +
                                                " tokens, this replica's context is " +
                                                std::to_string(options_.limits.max_context));
-  if (dispatch.samples != static_cast<uint32_t>(request.sampling.n) ||
-      (options_.token_ids && prompt != request.prompt.size()))
+  if (!fits(dispatch, payload) || (options_.token_ids && prompt != request.prompt.size()))
     return fail(ErrorCode::kInvalidArgument, "the numbers of a dispatch are not its request's");
-  if (payload.generated.size() > dispatch.samples)
-    return fail(ErrorCode::kInvalidArgument, "more samples were generated than the request has");
   if (!options_.token_ids) return {};
   const auto known = [vocab = options_.vocab_size](const std::vector<TokenId>& ids) {
     return std::all_of(ids.begin(), ids.end(),

@@ -413,8 +413,9 @@ TEST(LinkProto, TheLargestAndTheLeastNumbersCross) {
   request->priority = PriorityClass::kInteractive;  // 0, which protobuf leaves out
   request->sampling.logprobs = -1;
   request->sampling.seed = UINT64_MAX;
+  request->sampling.max_tokens = INT32_MAX;
   frame.to.envelope = {ReplicaId{UINT32_MAX}, Epoch{UINT32_MAX}, UINT64_MAX};
-  frame.to.command = Dispatch{request->id, Attempt{UINT32_MAX}, 1, 3, UINT32_MAX};
+  frame.to.command = Dispatch{request->id, Attempt{UINT32_MAX}, 1, 3, INT32_MAX};
   frame.payload = {request, {{INT32_MIN}}};
   v2::Command read;
   ASSERT_TRUE(read.ParseFromString(encode(frame)));

@@ -140,6 +140,8 @@ class RandomValues : public tailor::test::RandomMessages {
       dispatch->prompt_tokens = static_cast<uint32_t>(request.prompt.size());
       dispatch->samples = static_cast<uint32_t>(1 + number(4));
       request.sampling.n = static_cast<int32_t>(dispatch->samples);
+      request.sampling.max_tokens = static_cast<int32_t>(number(INT32_MAX));
+      dispatch->max_tokens = static_cast<uint32_t>(request.sampling.max_tokens);
       frame.payload.request = std::make_shared<const Request>(std::move(request));
       if (coin()) frame.payload.generated.resize(dispatch->samples);
       for (auto& ids : frame.payload.generated) ids = tokens();

@@ -149,8 +149,9 @@ TEST(LinkWire, WhatIsMissingHasItsDefault) {
   EXPECT_EQ(Dump::of(step.prefills[0]), Dump::of(PrefillDone{{}, {}, 6}));
   EXPECT_EQ(Dump::of(taken_step(step_frame({}, {}))), Dump::of(StepReport{}));
 
+  const Bytes said = Bytes().varint(5, 256);  // max_tokens, as the request's default
   const auto command = decode_command(
-      versioned().bytes(kDispatch, Bytes()).bytes(kPayload, Bytes().bytes(1, Bytes())).str());
+      versioned().bytes(kDispatch, said).bytes(kPayload, Bytes().bytes(1, Bytes())).str());
   ASSERT_TRUE(command);  // one sample of no prompt
   EXPECT_EQ(Dump::of(*command->payload.request), Dump::of(Request{}));
 }
@@ -268,6 +269,7 @@ CommandFrame dispatch_of_three() {
   request.id = RequestId{5};
   request.prompt = {1, 2, 3};
   request.sampling.n = 2;
+  request.sampling.max_tokens = 64;
   DispatchPayload payload;
   payload.request = std::make_shared<const Request>(request);
   payload.generated = {{4}, {}};
@@ -295,6 +297,10 @@ TEST(LinkWire, ADispatchWithoutItsRequestIsRefused) {
   expect_command_refused(with([](Dispatch& d, Request&) { d.samples = 0; }), "no samples");
   expect_command_refused(with([](Dispatch& d, Request& r) { d.samples = r.sampling.n = 0; }), "0");
   expect_command_refused(with([](Dispatch&, Request& r) { r.sampling.n = -2; }), "negative n");
+  expect_command_refused(with([](Dispatch& d, Request&) { d.max_tokens = 65; }), "more tokens");
+  expect_command_refused(
+      with([](Dispatch& d, Request& r) { r.sampling.max_tokens = -1, d.max_tokens = UINT32_MAX; }),
+      "max_tokens -1");
   expect_command_refused(
       with([](Dispatch& d, Request& r) { r.sampling.n = -1, d.samples = UINT32_MAX; }), "-1");
   CommandFrame more = dispatch_of_three();
@@ -321,9 +327,9 @@ TEST(LinkWire, EnumsOutOfRange) {
   EXPECT_EQ(code(0), ErrorCode::kOk);
   EXPECT_EQ(code(15), ErrorCode::kShutdown);
   const auto priority = [](uint64_t value) {
-    const Bytes request = Bytes().varint(4, value);
+    const Bytes request = Bytes().varint(4, value), said = Bytes().varint(5, 256);
     return decode_command(
-        versioned().bytes(kDispatch, Bytes()).bytes(kPayload, Bytes().bytes(1, request)).str());
+        versioned().bytes(kDispatch, said).bytes(kPayload, Bytes().bytes(1, request)).str());
   };
   ASSERT_TRUE(priority(0) && priority(2));
   EXPECT_EQ(priority(2)->payload.request->priority, PriorityClass::kBatch);

@@ -305,6 +305,11 @@ TEST_P(ReplicaCoreDepth, RefusesWhatCannotRunAndSaysWhy) {
   replica.dispatch(std::make_shared<const Request>(outside));
   replica.dispatch(make_request(5, 161, 10));
   replica.dispatch(make_request(6, 5, 10), 1, {{}, {2}});
+  replica.dispatch(make_request(9, 5, 10, 3), 1, {{}, {}});  // of two samples only
+  const auto numbers = make_request(10, 5, 10);
+  replica.dispatch(numbers, 1);
+  replica.cancel(numbers->id);
+  replica.send(Dispatch{numbers->id, Attempt{1}, 1, 5, 9}, {numbers, {}});
   Dispatch other{RequestId{7}, Attempt{1}, 2, 5, 10};
   replica.answers[{RequestId{7}, 0}] = replica.answers[{RequestId{7}, 1}] = {};
   replica.attempts[RequestId{7}] = Attempt{1};
@@ -325,6 +330,8 @@ TEST_P(ReplicaCoreDepth, RefusesWhatCannotRunAndSaysWhy) {
   EXPECT_EQ(code(5), ErrorCode::kOutOfBlocks);
   EXPECT_EQ(code(6), ErrorCode::kInvalidArgument);
   EXPECT_EQ(code(7, 1), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(9, 2), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code(10), ErrorCode::kInvalidArgument);
   EXPECT_EQ(code(8), ErrorCode::kUnavailable);
   const auto farewell = replica.core.drained();
   ASSERT_TRUE(farewell.has_value());
