@@ -127,6 +127,7 @@ class Run {
     told = std::move(draft.report);
     tell(report_);
     draft.report = std::move(told);  // its memory
+    for (FromReplica& word : replicas_[r].take_words()) tell(std::move(word));
   }
 
   void tell(const CoreEvent& event) {

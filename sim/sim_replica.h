@@ -57,8 +57,8 @@ class SimReplica {
     return draft;
   }
 
-  /// Its farewell, once, when it was told to drain and has done so.
-  std::optional<FromReplica> drained() { return core_.drained(); }
+  /// What it says beside its steps: worker::ReplicaCore::take_words().
+  std::vector<FromReplica> take_words() { return core_.take_words(); }
 
   const worker::ReplicaCore& core() const { return core_; }
 

@@ -54,7 +54,7 @@ LoopExit LeaderLoop::run() {
       LOG_ERROR("a step failed: {}", to_string(done.error()));
       exit_ = LoopExit{kExitDevice, false};
     }
-    if (const auto farewell = core_.drained()) text_.send(*farewell);
+    for (FromReplica& word : core_.take_words()) text_.send(std::move(word));
   }
   if (exit_->together) {
     auto told = wake_followers_and_send({PlanKind::kShutdown, exit_->code}, {});

@@ -65,6 +65,7 @@ void ReplicaCore::welcome(const Envelope& envelope) {
   auto changes = std::move(draft_->changes);
   draft_->clear();
   draft_->changes = std::move(changes);
+  words_.clear();
   draining_ = drained_ = false;
   epoch_ = envelope.epoch;
   applied_ = envelope.sequence;
@@ -385,10 +386,16 @@ ReportDraft& ReplicaCore::report() {
 
 Envelope ReplicaCore::next_envelope() { return {options_.replica, epoch_, ++reported_}; }
 
-std::optional<FromReplica> ReplicaCore::drained() {
-  if (!draining_ || drained_ || has_work() || unreported_) return std::nullopt;
-  drained_ = true;
-  return FromReplica{next_envelope(), Drained{}};
+std::vector<FromReplica> ReplicaCore::take_words() {
+  const bool at_rest = planner_.empty() && !has_work() && !unreported_;
+  if (draining_ && !drained_ && at_rest) {
+    drained_ = true;
+    words_.push_back(Drained{});
+  }
+  std::vector<FromReplica> told;
+  for (WorkerReport& word : words_) told.push_back({next_envelope(), std::move(word)});
+  words_.clear();
+  return told;
 }
 
 Result<void> ReplicaCore::check_integrity() const {

@@ -6,7 +6,7 @@
 //
 // A driver's turn: apply() what has come; begin() a step and compute it; end() it with what was
 // drawn, which gives a draft of the report (worker/report_draft.h); report() where something
-// changed without a step.
+// changed without a step; take_words() and send them behind that: every other report.
 //
 // Two steps under way (`depth` 2): begin() may be called again before end() of the step before. A
 // sequence whose token is still being drawn is planned with a reference to it (drawn_in), unless
@@ -21,7 +21,6 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -145,8 +144,9 @@ class ReplicaCore {
   /// Something is to be told and no step will do it.
   bool unreported() const { return unreported_; }
   ReportDraft& report();
-  /// The farewell, once: draining, and all that ran has ended and been told.
-  std::optional<FromReplica> drained();
+  /// Reports that are not of a step, in order: to be sent behind the draft that was given last,
+  /// before the next. Drained: once, when a drain was asked for and all has ended and been told.
+  std::vector<FromReplica> take_words();
 
   /// Slots that running sequences have left since the last call (appended): to be closed before
   /// others are opened in them.
@@ -210,6 +210,7 @@ class ReplicaCore {
   uint64_t reported_ = 0;  // of the last report
   bool draining_ = false, drained_ = false;
   bool unreported_ = false;
+  std::vector<WorkerReport> words_;    // to be taken
   std::array<ReportDraft, 2> drafts_;  // the one that is gathered, and the last that was given
   ReportDraft* draft_ = &drafts_[0];   // the one that is gathered
 };

@@ -34,7 +34,7 @@ void TextThread::run() {
 }
 
 void TextThread::handle(TextInput& input) {
-  if (auto* farewell = std::get_if<FromReplica>(&input)) return report_({std::move(*farewell), {}});
+  if (auto* word = std::get_if<FromReplica>(&input)) return report_({std::move(*word), {}});
   ReportDraft& draft = std::get<ReportDraft>(input);
   answers_.complete(draft);
   report_({{draft.envelope, std::move(draft.report)}, std::move(draft.payload)});

@@ -145,7 +145,7 @@ class ScriptedLeader {
     } else if (core_.unreported()) {
       tell(core_.report());
     }
-    if (auto farewell = core_.drained()) io_->report({std::move(*farewell), {}});
+    for (FromReplica& word : core_.take_words()) io_->report({std::move(word), {}});
   }
 
   /// The text of a letter is the letter.

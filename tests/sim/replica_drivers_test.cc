@@ -67,7 +67,8 @@ class DirectReplica : public test::ReplicaEnd {
     for (const StopFound& stop : texts_.take_stops()) core_.apply(stop);
     std::deque<comm::ReportFrame> out;
     out.push_back({{draft.envelope, std::move(draft.report)}, std::move(draft.payload)});
-    if (auto farewell = core_.drained()) out.push_back({std::move(*farewell), {}});
+    if (drafts_.empty())
+      for (FromReplica& word : core_.take_words()) out.push_back({std::move(word), {}});
     return out;
   }
 
@@ -100,9 +101,13 @@ class SimulatedReplica : public test::ReplicaEnd {
     replica_.apply(frame.to, sim::lengths_only(*dispatch, generated, lengths));
   }
   std::deque<comm::ReportFrame> listen() override {
-    if (!replica_.begin()) return {};
-    ReportDraft& draft = replica_.end([this](SequenceId id) { return lengths_.at(id); });
-    return {{{draft.envelope, draft.report}, {{}, {}, {}, {}, draft.payload.ends}}};
+    std::deque<comm::ReportFrame> out;
+    if (replica_.begin()) {
+      ReportDraft& draft = replica_.end([this](SequenceId id) { return lengths_.at(id); });
+      out.push_back({{draft.envelope, draft.report}, {{}, {}, {}, {}, draft.payload.ends}});
+    }
+    for (FromReplica& word : replica_.take_words()) out.push_back({std::move(word), {}});
+    return out;
   }
 
   const std::map<SequenceId, uint32_t> lengths_;

@@ -133,10 +133,12 @@ class World {
     }
     const auto sound = link.replica->core().check_integrity();
     ASSERT_TRUE(sound.has_value()) << to_string(sound.error());
-    if (auto farewell = link.replica->drained()) {
-      link.reports.push_back(std::move(*farewell));
-      link.replica.reset();
+    bool leaves = false;
+    for (FromReplica& word : link.replica->take_words()) {
+      leaves |= std::holds_alternative<Drained>(word.report);
+      link.reports.push_back(std::move(word));
     }
+    if (leaves) link.replica.reset();
   }
   void read(uint32_t r) {
     if (links_[r].reports.empty()) return;

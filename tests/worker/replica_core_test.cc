@@ -333,10 +333,10 @@ TEST_P(ReplicaCoreDepth, RefusesWhatCannotRunAndSaysWhy) {
   EXPECT_EQ(code(9, 2), ErrorCode::kInvalidArgument);
   EXPECT_EQ(code(10), ErrorCode::kInvalidArgument);
   EXPECT_EQ(code(8), ErrorCode::kUnavailable);
-  const auto farewell = replica.core.drained();
-  ASSERT_TRUE(farewell.has_value());
-  EXPECT_TRUE(std::holds_alternative<Drained>(farewell->report));
-  EXPECT_FALSE(replica.core.drained().has_value()) << "once";
+  const auto words = replica.core.take_words();
+  ASSERT_EQ(words.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<Drained>(words[0].report));
+  EXPECT_TRUE(replica.core.take_words().empty()) << "once";
 }
 
 TEST_P(ReplicaCoreDepth, ARepeatAnOlderAttemptAndAnotherEpochChangeNothing) {
@@ -366,7 +366,7 @@ TEST_P(ReplicaCoreDepth, ANewEpochDropsEverythingAndNumbersAnew) {
   replica.dispatch(make_request(2, 5, 20));
   replica.finish();
   expect_truth(replica, RequestId{2});
-  EXPECT_FALSE(replica.core.drained().has_value()) << "the drain was of the old epoch";
+  EXPECT_TRUE(replica.core.take_words().empty()) << "the drain was of the old epoch";
 }
 
 // Random commands and late stops at random moments.
