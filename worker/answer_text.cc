@@ -3,6 +3,8 @@
 #include <span>
 #include <utility>
 
+#include "base/check.h"
+
 namespace tailor::worker {
 namespace {
 
@@ -83,7 +85,9 @@ void AnswerText::complete(ReportDraft& draft) {
     const SequenceProgress& entry = draft.report.progress[i];
     std::string stop_match;
     const auto it = answers_.find(entry.sequence());
-    if (i >= first && it != answers_.end() && it->second.attempt == entry.attempt) {
+    const bool open = it != answers_.end() && it->second.attempt == entry.attempt;
+    TAILOR_CHECK(open || entry.num_tokens == 0, "tokens of an answer that is not open");
+    if (i >= first && open) {
       Piece piece{payload.texts[i], payload.text, payload.text.size()};
       if (it->second.text) piece.text.offset = it->second.text->text_bytes();
       const uint32_t kept = take_entry(it->second, entry, ids, piece, stop_match);

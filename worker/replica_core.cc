@@ -62,14 +62,23 @@ void ReplicaCore::welcome(const Envelope& envelope) {
   }
   for (size_t index = 0; index < sequences_.size(); ++index)
     if (sequences_[index].live) close(static_cast<SequenceIndex>(index));
-  auto changes = std::move(draft_->changes);
-  draft_->clear();
-  draft_->changes = std::move(changes);
+  drop_draft();
   words_.clear();
   draining_ = drained_ = false;
   epoch_ = envelope.epoch;
   applied_ = envelope.sequence;
   reported_ = 0;
+}
+
+/// Only what has been opened and closed is still told. An entry that goes told of an end; nothing
+/// else closes its answer.
+void ReplicaCore::drop_draft() {
+  auto changes = std::move(draft_->changes);
+  if (options_.token_ids)
+    for (const SequenceProgress& entry : draft_->report.progress)
+      changes.push_back({entry.sequence(), entry.attempt, nullptr, {}, {}});
+  draft_->clear();
+  draft_->changes = std::move(changes);
 }
 
 Result<void> ReplicaCore::check(const Dispatch& dispatch, const DispatchPayload& payload) const {

@@ -171,6 +171,7 @@ class ReplicaCore {
 
  private:
   void welcome(const Envelope& envelope);
+  void drop_draft();
   Envelope next_envelope();
   void start(const Dispatch& dispatch, DispatchPayload&& payload);
   Result<void> check(const Dispatch& dispatch, const DispatchPayload& payload) const;

@@ -219,13 +219,18 @@ TEST_F(AnswerTextTest, AStopWithinAnEntryOfManyTokensCutsIt) {
   EXPECT_EQ(answers_.open_answers(), 0u);
 }
 
-// ReplicaCore tells nothing of another attempt (replica_core_test); nothing here would mix it in.
-TEST_F(AnswerTextTest, AnotherAttemptsTokensMakeNoText) {
+// ReplicaCore tells no tokens of an answer that is not open, nor of another attempt.
+TEST_F(AnswerTextTest, TokensOfNoOpenAnswerAreNeverTold) {
   open();
-  add(next_, 0, {1}, FinishReason::kNone, kSequence, Attempt{2});
-  add(next_, 0, {1}, FinishReason::kNone, {RequestId{8}, 0});
-  for (const Told& told : report(answers_)) EXPECT_EQ(told.text, "");
   EXPECT_EQ(draw(0, 0)->text_offset, 0u);
+  const auto told = [&](SequenceId sequence, Attempt attempt) {
+    add(next_, 1, {1}, FinishReason::kNone, sequence, attempt);
+    report(answers_);
+  };
+  EXPECT_DEATH(told(kSequence, Attempt{2}), "not open");
+  EXPECT_DEATH(told({RequestId{8}, 0}, kFirst), "not open");
+  add(next_, 0, {}, FinishReason::kFailed, {RequestId{8}, 0});  // refused: it was never opened
+  EXPECT_EQ(report(answers_).size(), 1u);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "tests/base/allocation_counter.h"
+#include "worker/answer_text.h"
 
 namespace tailor::worker {
 namespace {
@@ -185,6 +186,8 @@ class Replica {
     drafts.pop_front();
     EXPECT_EQ(draft.envelope.sequence, ++report_[draft.envelope.epoch])
         << "a report is out of order";
+    ReportDraft copy = draft;
+    texts_.complete(copy);
     trim_.drop_stopped(draft);
     std::vector<ReportTrim::Stop> found;
     size_t token = 0;
@@ -212,6 +215,7 @@ class Replica {
     EXPECT_EQ(core.planner().blocks().free_blocks(), core.planner().blocks().capacity());
     EXPECT_EQ(model_.open_slots(), 0u);
     EXPECT_EQ(trim_.waiting(), 0u);
+    EXPECT_EQ(texts_.open_answers(), 0u);
   }
   void expect_sound() {
     const auto sound = core.check_integrity();
@@ -254,6 +258,7 @@ class Replica {
   const int32_t depth_;
   Model model_;
   ReportTrim trim_;
+  AnswerText texts_{nullptr};  // what it opens and closes
   uint64_t sequence_ = 0;
   std::map<Epoch, uint64_t> report_;
 };
@@ -369,6 +374,16 @@ TEST_P(ReplicaCoreDepth, ANewEpochDropsEverythingAndNumbersAnew) {
   EXPECT_TRUE(replica.core.take_words().empty()) << "the drain was of the old epoch";
 }
 
+TEST_P(ReplicaCoreDepth, ANewEpochClosesAnswersWhoseEndIsNotToldYet) {
+  Replica replica({.num_blocks = 40, .slots = 4, .token_budget = 32}, GetParam());
+  const auto r = make_request(1, 5, 20);
+  replica.dispatch(r, 1, {truth(*r, 0).tokens});  // it had ended
+  replica.dispatch(make_request(2, 0, 20));       // refused
+  replica.welcome(7);
+  replica.finish();  // which looks for open answers
+  for (const StepReport& report : replica.reports) EXPECT_TRUE(report.progress.empty());
+}
+
 // Random commands and late stops at random moments.
 class ReplicaCoreProperty : public ::testing::TestWithParam<int> {};
 
@@ -393,7 +408,7 @@ TEST_P(ReplicaCoreProperty, SameTokensAndEndsAtEveryDepth) {
         if (between(0, 4) == 0)
           for (uint32_t s = 0; s < static_cast<uint32_t>(r.sampling.n); ++s) {
             generated.push_back(truth(r, s).tokens);
-            generated.back().resize(rng() % generated.back().size());
+            generated.back().resize(rng() % (generated.back().size() + r.sampling.stop.empty()));
           }
         replica.dispatch(std::make_shared<const Request>(r), 1 + rng() % 3, generated);
       } else if (what < 19 && next > 1) {
