@@ -69,7 +69,7 @@ void ReportTrim::stopped(const StopFound& stop) {
 
 void ReportTrim::stop_at_once(const AnswerChange& opened) {
   const auto behind = static_cast<uint32_t>(opened.generated.size());
-  stopped({opened.sequence, opened.attempt, behind - 1});
+  stopped({opened.sequence, opened.attempt});
   at_once_.push_back({opened.sequence.request, opened.sequence.sample, opened.attempt, behind, 0,
                       FinishReason::kStop});
 }
@@ -99,8 +99,7 @@ void ReportTrim::cut(ReportDraft& draft, std::span<const Stop> stops) {
   if (stops.empty()) return;
   for (const Stop& stop : stops) {
     SequenceProgress& e = draft.report.progress[stop.entry];
-    if (e.finish == FinishReason::kNone)
-      stopped({e.sequence(), e.attempt, e.first_index + stop.tokens - 1});
+    if (e.finish == FinishReason::kNone) stopped({e.sequence(), e.attempt});
     e.finish = FinishReason::kStop;
   }
   auto next = stops.begin();

@@ -39,11 +39,10 @@ struct ReportDraft {
   void clear();
 };
 
-/// The answer ends behind its token `index`: what ReplicaCore is told of a stop.
+/// The answer has ended, behind a token that its text was made of: what ReplicaCore is told.
 struct StopFound {
   SequenceId sequence;
   Attempt attempt;
-  uint32_t index = 0;
 };
 
 class ReportTrim {

@@ -600,7 +600,7 @@ TEST(ReportTrim, CutsBehindAStopAndDropsTheRestUntilItIsClosed) {
   auto found = trim.take_stops();
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].sequence, id(1));
-  EXPECT_EQ(found[0].index, 11u);
+  EXPECT_EQ(found[0].attempt, Attempt{1});
 
   d = draft();
   trim.drop_stopped(d);
