@@ -43,7 +43,8 @@ Result<Plan> PlanChannel::receive(parallel::StepInput& input) {
   TAILOR_TRY(collective_->broadcast(std::span(message_).first(kFirstBytes), 0));
   Header header;
   std::memcpy(&header, message_.data(), sizeof header);
-  if (header.magic != kMagic || header.kind < 1 || header.kind > 5 ||
+  if (header.magic != kMagic || header.kind < 1 ||
+      header.kind > static_cast<uint32_t>(PlanKind::kLast) ||
       header.payload_bytes > (uint64_t{1} << 32))
     return fail(ErrorCode::kProtocol, "the leader's plan is not one of this version");
   size_t first = std::min<size_t>(header.payload_bytes, kInline);

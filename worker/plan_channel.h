@@ -18,6 +18,7 @@ enum class PlanKind : uint32_t {
   kShutdown = 3,  ///< leave, with this exit code
   kCollect = 4,   ///< collect a step: the leader does, and submits no other before
   kAgree = 5,     ///< no step, but moves are open: say how they went (worker/move_runner.h)
+  kLast = kAgree
 };
 
 struct Plan {
