@@ -51,7 +51,7 @@ class BlockPool final : public BlockStore {
   }
   std::byte* device_data() const override { return data_; }
   Result<void> begin(std::span<const BlockMove> moves) override;
-  MoveStatus status(uint64_t) const override { return {begun_, 0}; }
+  MoveStatus status(uint64_t) override { return {begun_, 0}; }
   Result<uint64_t> checksum(TierId tier, BlockId block, int32_t group_local) const override;
 
  private:

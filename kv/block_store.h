@@ -35,10 +35,11 @@ class BlockStore {
   virtual std::byte* device_data() const = 0;
 
   /// Begins these, in order, behind all that were begun before. Errors: InvalidArgument (check() of
-  /// one; none of them is begun).
+  /// one; none of them is begun), DeviceFailure (the device is of no use any more).
   virtual Result<void> begin(std::span<const BlockMove> moves) = 0;
-  /// The fence: how far they are; `failed` is the first above `agreed`. Waits for nothing.
-  virtual MoveStatus status(uint64_t agreed) const = 0;
+  /// The fence: how far they are; `failed` is the first above `agreed`, what is not above may be
+  /// forgotten. Waits for nothing.
+  virtual MoveStatus status(uint64_t agreed) = 0;
 
   /// slab_checksum of what lies there, after the moves that fill it are over. Errors:
   /// InvalidArgument (no such slab), DeviceFailure.

@@ -4,9 +4,10 @@
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <deque>
 #include <span>
+#include <string>
 #include <utility>
-#include <vector>
 
 namespace tailor::parallel {
 namespace {
@@ -24,25 +25,28 @@ class TensorStore final : public kv::BlockStore {
 
   Result<void> begin(std::span<const kv::BlockMove> moves) override {
     for (const kv::BlockMove& move : moves) TAILOR_TRY(check(move, std::span(&num_blocks_, 1)));
-    const auto first = begun_ + 1;
-    begun_ += moves.size();
-    uint64_t number = first;
     for (const kv::BlockMove& move : moves) {
+      ++begun_;
       try {
         memory_.narrow(0, move.to, move.count).copy_(memory_.narrow(0, move.from, move.count));
-        wait_for_device();
-      } catch (const std::exception&) {
-        failed_.push_back(number);  // a miss
+      } catch (const std::exception& error) {
+        if (!failed_.empty() && failed_.back() + 1 == begun_) return broken(error);
+        failed_.push_back(begun_);
       }
-      ++number;
+    }
+    try {
+      if (!moves.empty()) wait_for_device();
+    } catch (const std::exception& error) {
+      return broken(error);
     }
     return {};
   }
 
-  kv::MoveStatus status(uint64_t agreed) const override {
-    for (const uint64_t failed : failed_)
-      if (failed > agreed) return {begun_, failed};
-    return {begun_, 0};
+  /// Keeps the last failure: another may follow it.
+  kv::MoveStatus status(uint64_t agreed) override {
+    while (failed_.size() > 1 && failed_.front() <= agreed) failed_.pop_front();
+    const bool open = !failed_.empty() && failed_.front() > agreed;
+    return {begun_, open ? failed_.front() : 0};
   }
 
   Result<uint64_t> checksum(kv::TierId tier, kv::BlockId block, int32_t group) const override {
@@ -63,6 +67,9 @@ class TensorStore final : public kv::BlockStore {
   }
 
  private:
+  static Unexpected broken(const std::exception& error) {
+    return fail(ErrorCode::kDeviceFailure, std::string("moving KV blocks: ") + error.what());
+  }
   void wait_for_device() const {
     const at::Device device = memory_.device();
     if (device.is_cpu()) return;
@@ -73,7 +80,7 @@ class TensorStore final : public kv::BlockStore {
   const kv::BlockLayout layout_;
   const int32_t num_blocks_;
   uint64_t begun_ = 0;
-  std::vector<uint64_t> failed_;  // ascending
+  std::deque<uint64_t> failed_;  // ascending; the last one and those not agreed about
 };
 
 }  // namespace

@@ -1,5 +1,7 @@
 // The device tier as a tensor: the KV pool of `--engine torch` on a device that is not the CPU. A
-// move is a copy on the device's stream, and over when begin() returns: the reference waits.
+// plan's moves are copies on the device's stream, and over when begin() returns: the reference
+// waits once for all of them. A copy that fails is a miss; two one after the other, or a device
+// that cannot be waited for, is DeviceFailure.
 #pragma once
 
 #include <memory>

@@ -42,7 +42,7 @@ class LateStore final : public kv::BlockStore {
     waiting_.insert(waiting_.end(), moves.begin(), moves.end());
     return {};
   }
-  kv::MoveStatus status(uint64_t agreed) const override {
+  kv::MoveStatus status(uint64_t agreed) override {
     for (uint32_t n = random_() % 3; n > 0 && done_ < waiting_.size(); --n) {
       const kv::BlockMove& move = waiting_[done_++];
       if (failing_.count(done_) > 0) continue;
@@ -58,9 +58,9 @@ class LateStore final : public kv::BlockStore {
  private:
   const std::unique_ptr<kv::BlockPool> pool_;
   const std::set<uint64_t> failing_;
-  mutable std::mt19937 random_;
+  std::mt19937 random_;
   std::vector<kv::BlockMove> waiting_;
-  mutable uint64_t done_ = 0;
+  uint64_t done_ = 0;
 };
 
 kv::BlockLayout layout() {
