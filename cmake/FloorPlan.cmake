@@ -57,6 +57,7 @@ floor(commands              ON base runtime tie tie_data weights tie_head link p
 
 # Programs.
 floor(collective-bench      ON runtime collective mpi)
+floor(coordinator_bench     ON base runtime tie link coordinator_core coordinator)
 floor(tailor                ON program commands)
 floor(tailor-coordinator    ON runtime weights mpi link coordinator_core coordinator program model_text)
 floor(tailor-predictor      ON base runtime tie_data weights tie_head tie_model bench program predictor_serve)

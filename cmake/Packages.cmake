@@ -87,6 +87,8 @@ elseif(WITH_CUDA)
                       "machine with the GPU, or install the CUDA Toolkit and NCCL.")
 endif()
 
+find_package(benchmark QUIET)  # for coordinator_bench alone: without it that target is not there
+
 if(BUILD_TESTS)
   find_package(GTest REQUIRED)
 endif()

@@ -15,7 +15,7 @@ constexpr const char* kNotYours =
     "another client's request: only the token of its Accepted opens it";
 
 /// In a time that does not tell where they differ.
-bool same_secret(const std::string& a, const std::string& b) {
+bool same_secret(std::string_view a, std::string_view b) {
   if (a.size() != b.size()) return false;
   unsigned char difference = 0;
   for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
@@ -24,7 +24,7 @@ bool same_secret(const std::string& a, const std::string& b) {
 
 /// Whether it is the client's request: it submitted it, or resumed it last, or knows its token.
 bool owns(ClientId client, const StoredRequest& request, const std::string& token) {
-  return request.owner == client || same_secret(request.token, token);
+  return request.owner == client || same_secret(request.token(), token);
 }
 
 }  // namespace

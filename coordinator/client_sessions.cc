@@ -7,6 +7,11 @@
 #include "base/check.h"
 
 namespace tailor::coordinator {
+namespace {
+
+constexpr size_t kUsualEvents = 1024;  // of a message: room is made for so many at once
+
+}  // namespace
 
 void ClientSessions::heard(ClientId id, Time now) {
   const auto [it, is_new] = by_id_.try_emplace(id, static_cast<uint32_t>(clients_.size()));
@@ -54,7 +59,7 @@ void ClientSessions::attach(ClientId id, StoredRequest& request, StreamCursor cu
   if (!reads(id, request)) {
     if (request.reader.client != kNobody) {
       put(&clients_[request.reader.client],
-          api::Rejected{request.name,
+          api::Rejected{std::string(request.name()),
                         Error{ErrorCode::kUnavailable,
                               "another connection reads this request now (by Resume)"},
                         {}});
@@ -107,7 +112,7 @@ void ClientSessions::forgotten(const RequestStore::Forgotten& requests) {
   std::vector<Client*> readers;
   for (const auto& request : requests) {
     Client* client = &clients_[request->reader.client];
-    put(client, api::Rejected{request->name,
+    put(client, api::Rejected{std::string(request->name()),
                               Error{ErrorCode::kNotFound,
                                     "the answer was not read in the time for which it is kept"},
                               {}});
@@ -186,6 +191,7 @@ bool ClientSessions::tell(Client& client, Message& message) {
   if (!client.posted.empty()) return true;
   size_t room = options_.max_message_bytes - std::min(options_.max_message_bytes, posted);
   size_t done = 0;
+  message.events.reserve(message.events.size() + std::min(client.dirty.size(), kUsualEvents));
   for (; done < client.dirty.size() && room > 0; ++done) {
     StoredRequest& request = *client.dirty[done];
     room -= std::min(room, request.read(request.reader.cursor, room, message.events));

@@ -9,9 +9,8 @@ namespace tailor::coordinator {
 uint32_t RequestBook::open(const Arrived& event) {
   uint32_t slot;
   if (free_.empty()) {
-    slot = slots();
-    requests_.emplace_back();
-    free_.reserve(requests_.capacity());
+    slot = requests_.grow();
+    if (free_.capacity() < slots()) free_.reserve(2 * slots());
   } else {
     slot = free_.back();
     free_.pop_back();
@@ -19,7 +18,10 @@ uint32_t RequestBook::open(const Arrived& event) {
   LiveRequest& r = requests_[slot];
   std::vector<LiveSample> samples = std::move(r.samples);  // keeps its capacity
   samples.assign(event.samples, LiveSample{});
+  KeptLaw law = std::move(r.law);  // likewise
+  law.keep({});
   r = LiveRequest{};
+  r.law = std::move(law);
   r.arrival = event.arrival;
   r.prompt_tokens = event.prompt_tokens;
   r.max_tokens = event.max_tokens;
@@ -93,8 +95,9 @@ void RequestBook::check_integrity() const {
     TAILOR_CHECK(longest == r.generated, "the longest sample is known");
     TAILOR_CHECK(r.phase != Phase::kPaused, "nothing pauses a request yet");
     TAILOR_CHECK(r.bound() || !r.ahead, "only what is bound is ahead");
-    TAILOR_CHECK((r.law.kind == LengthLaw::Kind::kNone) == (r.law_source == LawSource::kPopulation),
-                 "a law is somebody's word");
+    TAILOR_CHECK(
+        (r.law.kind() == LengthLaw::Kind::kNone) == (r.law_source == LawSource::kPopulation),
+        "a law is somebody's word");
   }
   TAILOR_CHECK(live == by_id_.size() && live + free_.size() == requests_.size(),
                "every slot is live or free");

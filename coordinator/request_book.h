@@ -20,13 +20,16 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "base/length_law.h"
 #include "base/messages.h"
 #include "coordinator/core_messages.h"
 #include "coordinator/id_table.h"
+#include "coordinator/slot_table.h"
 #include "tie/law.h"
 
 namespace tailor::coordinator {
@@ -57,6 +60,30 @@ struct LiveSample {
 /// Whose word the law of a request is.
 enum class LawSource : uint8_t { kPopulation, kPredictor, kProbe };
 
+/// A law as it is kept for a request: its bins only where it has some. A slot keeps the room for
+/// them when it is reused.
+class KeptLaw {
+ public:
+  void keep(const LengthLaw& law) {
+    kind_ = law.kind;
+    mu_ = law.mu, sigma_ = law.sigma, nu_ = law.nu, low_ = law.low, high_ = law.high;
+    if (kind_ != LengthLaw::Kind::kHistogram) return;
+    if (!bins_) bins_ = std::make_unique<std::array<float, LengthLaw::kBins>>();
+    *bins_ = law.bins;
+  }
+  LengthLaw law() const {
+    LengthLaw law{kind_, mu_, sigma_, nu_, low_, high_, {}};
+    if (kind_ == LengthLaw::Kind::kHistogram) law.bins = *bins_;
+    return law;
+  }
+  LengthLaw::Kind kind() const { return kind_; }
+
+ private:
+  LengthLaw::Kind kind_ = LengthLaw::Kind::kNone;
+  float mu_ = 0, sigma_ = 0, nu_ = 0, low_ = 0, high_ = 0;
+  std::unique_ptr<std::array<float, LengthLaw::kBins>> bins_;
+};
+
 struct LiveRequest {
   // What a key is made of stands first and together: when beta moves, all that wait are read.
   tie::Moments moments;  ///< of the work left, when it last began to wait or a law came
@@ -80,7 +107,7 @@ struct LiveRequest {
   uint32_t ended_before = 0;
   RequestId id;         ///< 0: the slot is free
   uint32_t losses = 0;  ///< attempts that a lost replica took along
-  LengthLaw law;        ///< kind none: the population's
+  KeptLaw law;          ///< kind none: the population's
 
   bool live() const { return id.value != 0; }
   bool waiting() const { return live() && phase == Phase::kWaiting; }
@@ -110,7 +137,7 @@ class RequestBook {
   LiveRequest& operator[](uint32_t slot) { return requests_[slot]; }
   uint32_t live() const { return static_cast<uint32_t>(by_id_.size()); }
   /// Every slot's number is below: free ones too.
-  uint32_t slots() const { return static_cast<uint32_t>(requests_.size()); }
+  uint32_t slots() const { return requests_.size(); }
 
   /// Waiting to prefilling: the next attempt begins on `replica`. Cost: O(samples).
   void bind(uint32_t slot, ReplicaId replica);
@@ -137,7 +164,7 @@ class RequestBook {
   void check_integrity() const;
 
  private:
-  std::vector<LiveRequest> requests_;  // by slot
+  SlotTable<LiveRequest> requests_;
   std::vector<uint32_t> free_;
   IdTable by_id_;
 };

@@ -28,8 +28,8 @@ size_t whole_characters(const std::string& text, size_t from, size_t limit) {
 // ---- one request ----
 
 api::Accepted StoredRequest::accepted() const {
-  return {name, request->prompt, request->sampling.seed,
-          static_cast<uint32_t>(request->sampling.max_tokens), token};
+  return {std::string(name()), request->prompt, request->sampling.seed,
+          static_cast<uint32_t>(request->sampling.max_tokens), std::string(token())};
 }
 
 std::vector<std::vector<TokenId>> StoredRequest::generated() const {
@@ -66,7 +66,7 @@ size_t StoredRequest::read(StreamCursor& cursor, size_t max_bytes,
     while (taken < max_bytes &&
            (place.token < sample.tokens.size() || place.text < sample.text.size())) {
       api::TokenChunk chunk;
-      chunk.request_id = name;
+      chunk.request_id = name();
       chunk.sample = s;
       chunk.first_index = place.token;
       chunk.text_offset = place.text;
@@ -113,13 +113,12 @@ StoredRequest& RequestStore::open(uint32_t slot, Opening opening) {
   if (slot >= live_.size()) live_.resize(slot + 1);
   TAILOR_CHECK(live_[slot] == nullptr, "a slot is one request's");
   // Not make_shared: whoever holds a weak pointer keeps nothing of the request itself.
-  const Owner owner(new StoredRequest(std::move(opening.request), std::move(opening.name),
-                                      std::move(opening.token)));
+  const Owner owner(new StoredRequest(std::move(opening.request), opening.name, opening.token));
   TAILOR_CHECK(requests_.insert(owner).second, "a name is one request's");
   owner->owner = opening.owner;
   owner->detached = opening.detached;
-  owner->bytes_ = kInTables + sizeof(StoredRequest) + bytes_outside(owner->request) +
-                  owner->name.size() + owner->token.size();
+  owner->bytes_ =
+      kInTables + sizeof(StoredRequest) + bytes_outside(owner->request) + owner->words_.size();
   live_bytes_ += owner->bytes_;
   live_[slot] = owner.get();
   return *owner;
@@ -188,7 +187,7 @@ RequestStore::Forgotten RequestStore::end(uint32_t slot, FinishReason reason, Er
   live_[slot] = nullptr;
   live_bytes_ -= request.bytes_;
   auto end = std::make_unique<api::Finished>();
-  end->request_id = request.name;
+  end->request_id = request.name();
   end->prompt_tokens = static_cast<uint32_t>(request.request->prompt.size());
   end->timings = request.timings;
   end->error = std::move(error);
@@ -225,7 +224,7 @@ RequestStore::Forgotten RequestStore::expire(Time now) {
 void RequestStore::forget_oldest(Forgotten& still_read) {
   const StoredRequest& oldest = *ended_.front().request;
   ended_bytes_ -= oldest.bytes_;
-  const auto it = requests_.find(oldest.name);
+  const auto it = requests_.find(oldest.name());
   if (oldest.reader.client != StoredRequest::Reader::kNobody) still_read.push_back(*it);
   requests_.erase(it);
   ended_.pop_front();
@@ -242,7 +241,7 @@ void RequestStore::check_integrity() const {
     if (!request) continue;
     ++live;
     live_bytes += request->bytes_;
-    TAILOR_CHECK(!request->ended() && find(request->name) == request,
+    TAILOR_CHECK(!request->ended() && find(request->name()) == request,
                  "a live request is found by its name");
     for (const auto& sample : request->samples_)
       TAILOR_CHECK(sample.logprobs.empty() || sample.logprobs.size() == sample.tokens.size(),
@@ -251,7 +250,7 @@ void RequestStore::check_integrity() const {
   for (size_t i = 0; i < ended_.size(); ++i) {
     const StoredRequest& request = *ended_[i].request;
     ended_bytes += request.bytes_;
-    TAILOR_CHECK(request.ended() && find(request.name) == &request,
+    TAILOR_CHECK(request.ended() && find(request.name()) == &request,
                  "an ended request is found by its name");
     TAILOR_CHECK(i == 0 || ended_[i - 1].at <= ended_[i].at, "the oldest goes first");
   }

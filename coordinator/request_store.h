@@ -48,8 +48,10 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
  public:
   // ---- constant -------------------------------------------------------------------------------
   const std::shared_ptr<const Request> request;
-  const std::string name;   ///< its client's for it
-  const std::string token;  ///< proves whose it is
+  /// Its client's for it.
+  std::string_view name() const { return std::string_view(words_).substr(0, name_bytes_); }
+  /// Proves whose it is.
+  std::string_view token() const { return std::string_view(words_).substr(name_bytes_); }
 
   // ---- the loop's and its doors' --------------------------------------------------------------
   ClientId owner;         ///< may ask again without its token
@@ -103,8 +105,14 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
     std::unique_ptr<SequenceEnd> said;  // at its end, when there was something to say
     FinishReason finish = FinishReason::kNone;
   };
-  StoredRequest(std::shared_ptr<const Request> request, std::string name, std::string token)
-      : request(std::move(request)), name(std::move(name)), token(std::move(token)) {}
+  StoredRequest(std::shared_ptr<const Request> request, const std::string& name,
+                const std::string& token)
+      : request(std::move(request)),
+        words_(name + token),
+        name_bytes_(static_cast<uint32_t>(name.size())) {}
+
+  const std::string words_;  // name and token, in one piece of memory
+  const uint32_t name_bytes_;
 
   std::vector<Sample> samples_;               // empty before the first token
   std::unique_ptr<const api::Finished> end_;  // null: live
@@ -157,7 +165,7 @@ class RequestStore {
   using Owner = std::shared_ptr<StoredRequest>;
   struct ByName {
     using is_transparent = void;
-    static std::string_view name(const Owner& one) { return one->name; }
+    static std::string_view name(const Owner& one) { return one->name(); }
     static std::string_view name(std::string_view name) { return name; }
     size_t operator()(const auto& one) const { return std::hash<std::string_view>()(name(one)); }
     bool operator()(const auto& a, const auto& b) const { return name(a) == name(b); }

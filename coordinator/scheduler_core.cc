@@ -222,7 +222,7 @@ void SchedulerCore::learn(uint32_t slot, LawSource source, const LengthLaw& law,
                           uint32_t generated) {
   LiveRequest& request = requests_[slot];
   request.law_source = source;
-  request.law = law;
+  request.law.keep(law);
   request.law_generated = generated;
   if (request.waiting()) waiting_.rekey(slot, request);
 }
@@ -362,7 +362,7 @@ SchedulerCore::Standing SchedulerCore::standing(RequestId id) const {
   out.live = true;
   out.waiting = request.waiting();
   out.probed = request.law_source == LawSource::kProbe;
-  out.law = request.law;
+  out.law = request.law.law();
   out.moments = out.waiting ? request.moments : waiting_.work_left(request);
   out.key = waiting_.key(request, out.moments);
   return out;

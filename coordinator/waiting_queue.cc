@@ -75,7 +75,8 @@ bool WaitingQueue::rekey_all(const RequestBook& requests) {
 
 tie::Moments WaitingQueue::work_left(const LiveRequest& request) const {
   if (!math_) return {};
-  const LengthLaw& law = request.law_source == LawSource::kPopulation ? population_ : request.law;
+  const LengthLaw law =
+      request.law_source == LawSource::kPopulation ? population_ : request.law.law();
   if (request.num_samples > 1)
     return tie::moments_of_largest(*math_, law, request.num_samples, request.max_tokens);
   const uint32_t known = std::min(request.law_generated, request.max_tokens);
@@ -85,9 +86,14 @@ tie::Moments WaitingQueue::work_left(const LiveRequest& request) const {
 
 double WaitingQueue::key(const LiveRequest& request, const tie::Moments& work_left) const {
   WorkView work;
+  LengthLaw own;
   if (math_) {
     work.moments = work_left;
-    work.law = request.law_source == LawSource::kPopulation ? &population_ : &request.law;
+    work.law = &population_;
+    if (request.law_source != LawSource::kPopulation) {
+      own = request.law.law();
+      work.law = &own;
+    }
     work.law_from = request.law_generated;
     work.math = &*math_;
   }
