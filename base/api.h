@@ -131,6 +131,7 @@ struct Finished {
   uint32_t prompt_tokens = 0;
   Timings timings;
   Error error;  ///< code kOk unless a sample's reason is kFailed or kCancelled
+  uint32_t cached_tokens = 0;  ///< of the prompt's, found in a prefix cache when first computed
 };
 
 /// The request was not accepted (or a Resume / Cancel named one that is not known).
@@ -153,6 +154,7 @@ struct ReplicaStatus {
   uint32_t running_sequences = 0;
   uint32_t dispatched_requests = 0;
   uint32_t free_blocks = 0;
+  uint64_t commands_in_flight = 0;  ///< said to it, and not yet taken into account by a report
   uint64_t steps = 0;
   uint64_t tokens = 0;
   double busy_s = 0;     ///< sum of step times since Hello,

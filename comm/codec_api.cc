@@ -343,6 +343,7 @@ void put(const api::Finished& in, v1::ServerEvent* event) {
     entry->set_completion_tokens(sample.completion_tokens);
   }
   out->set_prompt_tokens(in.prompt_tokens);
+  out->set_cached_tokens(in.cached_tokens);
   auto* timings = out->mutable_timings();
   timings->set_tokenized_us(wire_us(in.timings.tokenized));
   timings->set_dispatched_us(wire_us(in.timings.dispatched));
@@ -363,6 +364,7 @@ api::Finished take(v1::Finished& in) {
     out.samples.push_back({finish_reason_from_wire(sample.reason()),
                            std::move(*sample.mutable_stop_match()), sample.completion_tokens()});
   out.prompt_tokens = in.prompt_tokens();
+  out.cached_tokens = in.cached_tokens();
   const auto& timings = in.timings();
   out.timings.tokenized = from_us(timings.tokenized_us());
   out.timings.dispatched = from_us(timings.dispatched_us());
@@ -419,6 +421,7 @@ void put(const api::StatusReport& in, v1::ServerEvent* event) {
     entry->set_running_sequences(r.running_sequences);
     entry->set_dispatched_requests(r.dispatched_requests);
     entry->set_free_blocks(r.free_blocks);
+    entry->set_commands_in_flight(r.commands_in_flight);
     entry->set_steps(r.steps);
     entry->set_tokens(r.tokens);
     entry->set_step_ms(r.step_ms);
@@ -460,6 +463,7 @@ api::StatusReport take(v1::StatusReport& in) {
     entry.running_sequences = r.running_sequences();
     entry.dispatched_requests = r.dispatched_requests();
     entry.free_blocks = r.free_blocks();
+    entry.commands_in_flight = r.commands_in_flight();
     entry.steps = r.steps();
     entry.tokens = r.tokens();
     entry.step_ms = r.step_ms();

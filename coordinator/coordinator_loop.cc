@@ -66,20 +66,22 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
                  clients_.set_max_context(replicas_.links().max_context(options_.max_context));
                },
            .lost = options.on_lost}),
+      operator_(options.orders_fd, core_, [this](const CoreEvent& event) { tell(event); }),
       predictor_(options.predictor),
       now_(started_) {}
 
 // ---- turns ----
 
 void CoordinatorLoop::run(int stop_fd) {
-  bool stop_asked = false;
+  bool stop_asked = false, ordered = false;
   while (!stop_asked) {
     if (options_.progress)
       ++options_.progress->counter;  // a turn waits for no longer than a moment
-    wait(stop_fd, stop_asked);
+    wait(stop_fd, stop_asked, ordered);
     heard_until_ = io_.clients_heard_until();
     for (auto& input : io_.inbox().drain()) std::visit([this](auto& value) { on(value); }, input);
     clients_.take_tokenized();
+    if (ordered) operator_.read();
     if (core_.next_deadline() <= now_) tell(Tick{});
     if (now_ >= next_house_) keep_house();
     clients_.send();
@@ -87,14 +89,17 @@ void CoordinatorLoop::run(int stop_fd) {
   stop();
 }
 
-void CoordinatorLoop::wait(int stop_fd, bool& stop) {
-  pollfd fds[3] = {
-      {io_.inbox().fd(), POLLIN, 0}, {clients_.tokenized_fd(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
+void CoordinatorLoop::wait(int stop_fd, bool& stop, bool& ordered) {
+  pollfd fds[4] = {{io_.inbox().fd(), POLLIN, 0},
+                   {clients_.tokenized_fd(), POLLIN, 0},
+                   {operator_.fd(), POLLIN, 0},
+                   {stop_fd, POLLIN, 0}};
   const Duration timeout = time_to_wait();
-  poll(fds, 3, static_cast<int>(std::chrono::ceil<milliseconds>(timeout).count()));
+  poll(fds, 4, static_cast<int>(std::chrono::ceil<milliseconds>(timeout).count()));
   const Time before = now_;
   now_ = now();
-  stop = (fds[2].revents & POLLIN) != 0;
+  ordered = (fds[2].revents & POLLIN) != 0;
+  stop = (fds[3].revents & POLLIN) != 0;
   // A machine that slept or starved this process has heard nobody: that is no silence of theirs.
   const Duration paused = now_ - before - timeout;
   if (paused > options_.heartbeat_timeout / 4) {
@@ -204,7 +209,7 @@ void CoordinatorLoop::tell(const CoreEvent& event) {
   }
   const auto* from = std::get_if<FromReplica>(&event);
   const auto* report = from ? std::get_if<StepReport>(&from->report) : nullptr;
-  if (report) note_preemptions(*report);  // before the ends that it may bring
+  if (report) note_events(*report);  // before the ends that it may bring
   commands_.clear();
   core_.handle(now_, event, commands_);
   for (const auto& command : commands_) std::visit([this](const auto& c) { execute(c); }, command);
@@ -241,10 +246,15 @@ DispatchPayload CoordinatorLoop::payload_of(const Envelope& to, const Dispatch& 
   return {request.request, request.generated()};
 }
 
-void CoordinatorLoop::note_preemptions(const StepReport& report) {
+void CoordinatorLoop::note_events(const StepReport& report) {
   for (const SequencePreempted& preempted : report.preempted)
     if (const uint32_t slot = core_.slot_of(preempted.request); slot != SchedulerCore::kNoSlot)
       ++store_.live(slot).timings.preemptions;
+  for (const PrefillDone& done : report.prefills)
+    if (const uint32_t slot = core_.slot_of(done.request); slot != SchedulerCore::kNoSlot) {
+      StoredRequest& request = store_.live(slot);  // computed again, it may find its own blocks
+      if (!request.cached_tokens) request.cached_tokens = done.cached_tokens;
+    }
 }
 
 void CoordinatorLoop::log_probed(const StepReport& report) const {

@@ -4,7 +4,7 @@
 //
 //   clients ──► ClientDoor ───┐                               ┌──► ReplicaDoor ──► leaders
 //   leaders ──► ReplicaDoor ──┼──► event ─► SchedulerCore ─► commands
-//   predictor, deadlines ─────┘                               └──► RequestStore ─► ClientSessions
+//   predictor, operator, time ┘                               └──► RequestStore ─► ClientSessions
 //                                                                    ─► ClientDoor ──► clients
 //
 // One turn: wait, drain everything, handle it, look after time (deadlines, leases, silent
@@ -25,6 +25,7 @@
 #include "coordinator/client_door.h"
 #include "coordinator/client_sessions.h"
 #include "coordinator/event_log.h"
+#include "coordinator/operator_door.h"
 #include "coordinator/predictor_link.h"
 #include "coordinator/replica_door.h"
 #include "coordinator/request_store.h"
@@ -44,6 +45,7 @@ struct CoordinatorOptions : ClientDoorOptions {
   std::string model_name;
   std::string version;
   std::vector<api::EndToken> end_tokens;  ///< for the status
+  int orders_fd = -1;                     ///< an operator's orders (operator_door.h); not owned
   std::string record_path;                ///< write the event log there; empty = none
   Progress* progress = nullptr;  ///< counts the turns, for a watchdog; null: nobody watches
 };
@@ -62,7 +64,7 @@ class CoordinatorLoop {
  private:
   CoordinatorLoop(const CoordinatorOptions& options, comm::CoordinatorIo& io, PromptText text);
 
-  void wait(int stop_fd, bool& stop);
+  void wait(int stop_fd, bool& stop, bool& ordered);
   Duration time_to_wait() const;
   void keep_house();
   void stop();
@@ -85,7 +87,7 @@ class CoordinatorLoop {
   void execute(const Emit& command);
   void execute(const Finish& command);
   DispatchPayload payload_of(const Envelope& to, const Dispatch& dispatch);
-  void note_preemptions(const StepReport& report);
+  void note_events(const StepReport& report);
   void log_probed(const StepReport& report) const;
   api::StatusReport status() const;
 
@@ -97,6 +99,7 @@ class CoordinatorLoop {
   ClientSessions sessions_;
   ClientDoor clients_;
   ReplicaDoor replicas_;
+  OperatorDoor operator_;
   PredictorLink predictor_;
   std::optional<EventLogWriter> log_;
 

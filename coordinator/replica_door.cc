@@ -53,7 +53,9 @@ void ReplicaDoor::join(const Envelope& welcome, Time now) {
 
 void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Drained&, StepPayload&, Time) {
   if (!links_.speaks(link, from.replica)) return;
-  LOG_INFO("replica {} has drained", from.replica.value);
+  ++drained_;
+  LOG_INFO("replica {} has drained and leaves", from.replica.value);
+  say({from, Shutdown{}});
   links_.drained(from.replica);
   outside_.tell(FromReplica{from, Drained{}});
   outside_.contexts_changed();

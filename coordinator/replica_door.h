@@ -55,6 +55,7 @@ class ReplicaDoor {
   const ReplicaLinks& links() const { return links_; }
   uint64_t lost() const { return lost_; }
   uint64_t refused() const { return refused_; }
+  uint64_t drained() const { return drained_; }
 
  private:
   struct Joining {
@@ -74,7 +75,7 @@ class ReplicaDoor {
   comm::CoordinatorIo& io_;
   const Outside outside_;
   ReplicaLinks links_;
-  uint64_t lost_ = 0, refused_ = 0;
+  uint64_t lost_ = 0, refused_ = 0, drained_ = 0;
 
   // While the core is told of it.
   std::optional<Joining> joining_;

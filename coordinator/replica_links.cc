@@ -51,6 +51,7 @@ void ReplicaLinks::joined(ReplicaId replica, Epoch epoch, comm::LinkId link,
   l.epoch = epoch;
   l.info = info;
   l.heard.assign(std::clamp(info.tp_size, 1u, 1024u), now);
+  drained_.erase(replica);
   const uint64_t in_blocks = uint64_t{info.num_blocks} * info.block_tokens;
   contexts_[replica] = in_blocks > 0
                            ? static_cast<uint32_t>(std::min<uint64_t>(info.max_context, in_blocks))
@@ -60,6 +61,7 @@ void ReplicaLinks::joined(ReplicaId replica, Epoch epoch, comm::LinkId link,
 void ReplicaLinks::drained(ReplicaId replica) {
   links_.erase(replica);
   contexts_.erase(replica);
+  drained_.insert(replica);
 }
 
 void ReplicaLinks::heard(const Envelope& from, const Heartbeat& heartbeat, comm::LinkId link,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,7 @@ class ReplicaLinks {
   void joined(ReplicaId replica, Epoch epoch, comm::LinkId link, const ReplicaInfo& info, Time now);
   /// It is lost; its context is remembered, for it is expected back.
   void left(ReplicaId replica) { links_.erase(replica); }
-  /// It left for good.
+  /// It left for good: nobody waits for it any more.
   void drained(ReplicaId replica);
   void heard(const Envelope& from, const Heartbeat& heartbeat, comm::LinkId link, Time now);
   /// A leader that serves an epoch of its replica which is over (it was lost, or another took its
@@ -61,6 +62,8 @@ class ReplicaLinks {
   };
   std::vector<Silent> silent(Time now) const;
   size_t size() const { return links_.size(); }
+  /// Replicas that drained and have not joined anew.
+  size_t left_for_good() const { return drained_.size(); }
   const std::map<ReplicaId, Link>& all() const { return links_; }
   /// The tokens that prompt and answer may have together on every replica that has joined, the lost
   /// ones included; at most `model_context`.
@@ -69,6 +72,7 @@ class ReplicaLinks {
  private:
   const Duration heartbeat_timeout_;
   std::map<ReplicaId, Link> links_;
+  std::set<ReplicaId> drained_;
   std::map<ReplicaId, uint32_t> contexts_;  // of those joined or lost, bounded by kMaxReplicas
 };
 

@@ -189,6 +189,7 @@ RequestStore::Forgotten RequestStore::end(uint32_t slot, FinishReason reason, Er
   auto end = std::make_unique<api::Finished>();
   end->request_id = request.name();
   end->prompt_tokens = static_cast<uint32_t>(request.request->prompt.size());
+  end->cached_tokens = request.cached_tokens.value_or(0);
   end->timings = request.timings;
   end->error = std::move(error);
   end->samples.resize(request.num_samples(), {.reason = reason});

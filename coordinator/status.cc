@@ -1,5 +1,6 @@
 #include "coordinator/status.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace tailor::coordinator {
@@ -16,6 +17,7 @@ api::ReplicaStatus status_of(ReplicaId id, const ReplicaLinks::Link& link,
   r.running_sequences = view.running_sequences;
   r.dispatched_requests = view.requests;
   r.free_blocks = view.free_blocks;
+  r.commands_in_flight = view.commands_in_flight;
   r.steps = link.steps;
   r.tokens = link.tokens;
   r.busy_s = to_seconds(link.busy);
@@ -47,6 +49,7 @@ CounterSnapshot counters_of(const StatusView& view) {
   add("worker_complaints", view.worker_complaints);
   add("replicas_lost", view.replicas.lost());
   add("replicas_refused", view.replicas.refused());
+  add("replicas_drained", view.replicas.drained());
   add("tokenizing", view.clients.tokenizing());
   add("clients", view.sessions.size());
   add("streams", view.store.size());
@@ -86,14 +89,16 @@ api::StatusReport status_of(const StatusView& view) {
   s.active_requests = view.core.live() - view.core.waiting();
   s.predictor = view.predictor.describe();
   s.queue_limit = view.core.options().queue_limit;
-  s.expected_replicas = view.core.options().expected_replicas;
   s.uptime_s = to_seconds(view.uptime);
-  uint32_t ready = 0;
+  uint32_t ready = 0, leaving = static_cast<uint32_t>(view.replicas.links().left_for_good());
   for (const auto& [id, link] : view.replicas.links().all()) {
     s.replicas.push_back(status_of(id, link, view.core.replica(id)));
     ready += s.replicas.back().ready;
+    leaving += s.replicas.back().draining;
   }
-  s.ready = !view.stopping && ready >= view.core.options().expected_replicas;
+  const uint32_t configured = view.core.options().expected_replicas;
+  s.expected_replicas = configured - std::min(configured, leaving);
+  s.ready = !view.stopping && ready >= std::max(s.expected_replicas, 1u);
 
   s.counters = counters_of(view);
   return s;

@@ -112,6 +112,18 @@ void tell_supervisor(const std::string& run_dir, const ReplicaInfo& lost) {
   close(fifo);
 }
 
+/// The FIFO of an operator's orders, for our user only; -1 where there is none.
+int open_orders(const std::string& run_dir) {
+  if (run_dir.empty()) return -1;
+  const std::string path = run_dir + "/orders";
+  unlink(path.c_str());
+  // Open for writing too: without a writer it would be at its end.
+  const int fifo =
+      mkfifo(path.c_str(), 0600) == 0 ? open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC) : -1;
+  if (fifo < 0) LOG_WARN("nobody can give orders: {}: {}", path, std::strerror(errno));
+  return fifo;
+}
+
 Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& watchdog) {
   coordinator::CoordinatorOptions options;
   TAILOR_ASSIGN(options.core.policy, coordinator::policy_named(o.policy));
@@ -140,6 +152,7 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
   options.progress = &progress;
   if (!o.run_dir.empty())
     options.on_lost = [&o](const ReplicaInfo& lost) { tell_supervisor(o.run_dir, lost); };
+  options.orders_fd = open_orders(o.run_dir);
   options.tokenizer_threads = o.tokenizer_threads > 0
                                   ? o.tokenizer_threads
                                   : std::clamp(std::thread::hardware_concurrency() / 4, 2u, 8u);

@@ -320,8 +320,9 @@ struct Signs {
   Progress main, text;
 };
 
-Step<LoopExit> serve(const Options& o, comm::Collective& control, Signs& signs,
-                     Watchdog& watchdog) {
+/// `alone`: this mpirun runs nothing but this replica.
+Step<LoopExit> serve(const Options& o, comm::Collective& control, Signs& signs, Watchdog& watchdog,
+                     bool alone) {
   const bool leader = control.rank() == 0;
   LoadProgress shown(o, leader);
   shown.show(0);
@@ -342,6 +343,7 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control, Signs& signs,
   comm::Collective* followers = control.size() > 1 ? &transport : nullptr;
   LeaderOptions options = leader_options(o, *loaded);
   options.probe = load_probe(o, *loaded);
+  options.leaves_when_drained = alone;
   LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer, &signs.text,
                    loaded->store.get()},
                   options);
@@ -385,9 +387,10 @@ int run(int argc, char** argv) {
   auto control = comm::make_mpi_collective(*communicator, {.deadline = collective_deadline(o)});
   rename_logging(name + " rank " + std::to_string(control->rank()));
 
+  const bool alone = mpi.world_size() == o.tp;
   Step<LoopExit> end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, "no reason given"}});
   try {
-    end = serve(o, *control, signs, watchdog);
+    end = serve(o, *control, signs, watchdog, alone);
   } catch (const std::exception& error) {
     end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, error.what()}});
   }
@@ -395,7 +398,7 @@ int run(int argc, char** argv) {
   const int code = end ? end->code : end.error().code;
   // MPI_Finalize waits for the whole world. The peers may be gone or stuck; and where one mpirun
   // runs more than this replica, the others stay: it is one failure domain, mpirun takes it down.
-  const bool others_stay = mpi.world_size() != o.tp && code != kExitOk;
+  const bool others_stay = !alone && code != kExitOk;
   if (!end || !end->together || others_stay) {
     LOG_INFO("leaving at once with code {}", code);
     mpi.abandon();

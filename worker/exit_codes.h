@@ -13,6 +13,8 @@ inline constexpr int kExitUnavailable = 69;
 // 70: the watchdog saw a thread at work without progress (base/watchdog.h); start again.
 inline constexpr int kExitDevice = 71;  ///< a step failed: device or collective; start again
 inline constexpr int kExitCoordinatorLost = 75;  ///< the coordinator stayed silent; start again
+/// An operator had this replica drained: it is not started again.
+inline constexpr int kExitDrained = 79;
 
 /// The end of a rank's loop. `together`: all ranks of the replica leave in the same step, so MPI
 /// may be finalized where the world is the replica or stops too; otherwise the process must end at

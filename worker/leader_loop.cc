@@ -54,7 +54,10 @@ LoopExit LeaderLoop::run() {
       LOG_ERROR("a step failed: {}", to_string(done.error()));
       exit_ = LoopExit{kExitDevice, false};
     }
-    for (FromReplica& word : core_.take_words()) text_.send(std::move(word));
+    for (FromReplica& word : core_.take_words()) {
+      drained_ = drained_ || std::holds_alternative<Drained>(word.report);
+      text_.send(std::move(word));
+    }
   }
   if (exit_->together) {
     auto told = wake_followers_and_send({PlanKind::kShutdown, exit_->code}, {});
@@ -89,14 +92,22 @@ Time LeaderLoop::take_inputs() {
 
 void LeaderLoop::apply(comm::CommandFrame& frame) {
   if (const auto* shutdown = std::get_if<Shutdown>(&frame.to.command)) {
-    if (!shutdown->cluster_stops)
+    if (shutdown->cluster_stops) {
+      exit_ = LoopExit{kExitOk, true};
+    } else if (!drained_) {
       LOG_WARN("the coordinator does without this replica: leaving, to be started again");
-    exit_ = LoopExit{shutdown->cluster_stops ? kExitOk : kExitUnavailable, true};
+      exit_ = LoopExit{kExitUnavailable, true};
+    } else if (options_.leaves_when_drained) {
+      LOG_INFO("drained: leaving for good");
+      exit_ = LoopExit{kExitDrained, true};
+    }
     return;
   }
   const Epoch before = core_.epoch();
   core_.apply(frame.to, std::move(frame.payload));
-  if (before != Epoch{0} && core_.epoch() != before)
+  if (core_.epoch() == before) return;
+  drained_ = false;
+  if (before != Epoch{0})
     LOG_WARN("joined anew as epoch {} (it was {}): what ran before is dropped", core_.epoch().value,
              before.value);
 }

@@ -37,6 +37,9 @@ struct LeaderOptions {
   SequenceLimits limits;
   size_t max_backlog = 64;  ///< reports, in the text thread and in the io thread together
   Duration idle_wait = seconds(1);
+  /// A drained replica leaves when it is told to; false: it stays, idle, until the cluster stops
+  /// (its mpirun runs more than it, and would take all of them down).
+  bool leaves_when_drained = true;
   LengthProbe probe;  ///< off without heads for this model
 };
 
@@ -87,6 +90,7 @@ class LeaderLoop {
   std::vector<LengthLaw> laws_;
   bool awake_ = false;       // the followers are in replay
   bool only_moves_ = false;  // the last turn had nothing to compute, but moves to hear of
+  bool drained_ = false;     // and it has said so
   std::optional<LoopExit> exit_;
 
   TextThread text_;  // last: joins before what it reports to goes

@@ -81,6 +81,7 @@ void Answer::finish(const api::Finished& finished) {
     samples_[i].stop_match = finished.samples[i].stop_match;
   }
   prompt_tokens_ = finished.prompt_tokens;
+  cached_tokens_ = finished.cached_tokens;
   timings_ = finished.timings;
   error_ = finished.error;
   if (error_.code == ErrorCode::kOk) accepted_ = true;
@@ -101,7 +102,9 @@ json Answer::to_json() const {
   if (!token_.empty()) out["token"] = token_;
   size_t completion_tokens = 0;
   for (const SampleAnswer& sample : samples_) completion_tokens += sample.token_ids.size();
-  out["usage"] = {{"prompt_tokens", prompt_tokens_}, {"completion_tokens", completion_tokens}};
+  out["usage"] = {{"prompt_tokens", prompt_tokens_},
+                  {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}},
+                  {"completion_tokens", completion_tokens}};
   if (samples_.size() > 1) {
     json list = json::array();
     for (const SampleAnswer& sample : samples_) list.push_back(sample_to_json(sample));

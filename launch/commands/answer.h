@@ -53,7 +53,7 @@ class Answer {
   std::vector<TokenId> prompt_token_ids_;
   uint64_t seed_ = 0;
   std::string token_;
-  uint32_t prompt_tokens_ = 0;
+  uint32_t prompt_tokens_ = 0, cached_tokens_ = 0;
   std::vector<SampleAnswer> samples_;
   api::Timings timings_;
   Error error_{ErrorCode::kOk, ""};

@@ -50,10 +50,10 @@ int run_tailor(int argc, char** argv) {
   app.fallthrough();
   app.option_defaults()->always_capture_default();
 
-  std::vector<Command> commands = {add_serve(app),      add_generate(app), add_chat(app),
-                                   add_status(app),     add_doctor(app),   add_replay(app),
-                                   add_bench(app),      add_collect(app),  add_score(app),
-                                   add_fit_report(app), add_restamp(app)};
+  std::vector<Command> commands = {add_serve(app),  add_generate(app),   add_chat(app),
+                                   add_status(app), add_drain(app),      add_doctor(app),
+                                   add_replay(app), add_bench(app),      add_collect(app),
+                                   add_score(app),  add_fit_report(app), add_restamp(app)};
   list_passed_on(app);
   check_number_options(app);
   try {

@@ -21,6 +21,7 @@ Command add_serve(CLI::App& parent);
 Command add_generate(CLI::App& parent);
 Command add_chat(CLI::App& parent);
 Command add_status(CLI::App& parent);
+Command add_drain(CLI::App& parent);
 Command add_doctor(CLI::App& parent);
 Command add_replay(CLI::App& parent);
 Command add_bench(CLI::App& parent);

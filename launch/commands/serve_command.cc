@@ -33,16 +33,6 @@ struct Options : ClusterOptions {
   CLI::App* app = nullptr;
 };
 
-/// The coordinator's addresses, once it has written them.
-std::optional<nlohmann::json> read_addresses(const RunDir& run) {
-  std::ifstream file(run.coordinator_json());
-  if (!file) return std::nullopt;
-  auto addresses = parse_json(std::string(std::istreambuf_iterator<char>(file), {}));
-  if (!addresses || !addresses->is_object() || !addresses->contains("control_endpoint"))
-    return std::nullopt;
-  return std::move(*addresses);
-}
-
 double read_progress(const std::string& path) {
   double value = 0;
   std::ifstream(path) >> value;
@@ -194,9 +184,9 @@ int print_lines(const Options& options, const RunDir& run) {
 
 /// Where the coordinator binds: as configured the first time; a restarted one goes back to the
 /// addresses it had, which the workers and clients know.
-class Addresses {
+class BoundAddresses {
  public:
-  Addresses(const ClusterOptions& cluster, const RunDir& run)
+  BoundAddresses(const ClusterOptions& cluster, const RunDir& run)
       : run_(run), endpoint_(cluster.endpoint), control_(cluster.control_endpoint) {}
 
   void before_coordinator_start() {
@@ -208,8 +198,8 @@ class Addresses {
   /// False until the coordinator is bound.
   bool refresh() {
     if (const auto addresses = read_addresses(run_)) {
-      control_ = addresses->value("control_endpoint", control_);
-      endpoint_ = addresses->value("api_endpoint", endpoint_);
+      control_ = addresses->control_endpoint;
+      endpoint_ = addresses->api_endpoint;
       bound_ = true;
     }
     return bound_;
@@ -224,7 +214,8 @@ class Addresses {
 };
 
 /// Asked again at each start, like the replicas, for the coordinator may have moved.
-ChildSpec predictor_child(const ClusterOptions& cluster, const RunDir& run, Addresses& addresses) {
+ChildSpec predictor_child(const ClusterOptions& cluster, const RunDir& run,
+                          BoundAddresses& addresses) {
   return {"predictor",
           run.logs + "/predictor.log",
           [&]() -> std::optional<CommandLine> {
@@ -236,7 +227,7 @@ ChildSpec predictor_child(const ClusterOptions& cluster, const RunDir& run, Addr
 }
 
 std::vector<ChildSpec> children_of(const Options& options, const RunDir& run,
-                                   Addresses& addresses) {
+                                   BoundAddresses& addresses) {
   const ClusterOptions& cluster = options;
   std::vector<ChildSpec> children;
   if (options.single) {
@@ -297,7 +288,7 @@ int serve(Options& options, RunDir& run) {
   const Time began = now();
   LineOutput out(STDOUT_FILENO), err(STDERR_FILENO);
   LoadBars bars(run, options.replicas, err);
-  Addresses addresses(options, run);
+  BoundAddresses addresses(options, run);
   SupervisorOptions supervisor;
   supervisor.children = children_of(options, run, addresses);
   supervisor.mark = "tailor-" + std::to_string(getuid()) + "-" + std::to_string(getpid()) + "-" +

@@ -50,6 +50,7 @@ json to_json(const api::StatusReport& report) {
                  {"running_sequences", replica.running_sequences},
                  {"dispatched_requests", replica.dispatched_requests},
                  {"free_blocks", replica.free_blocks},
+                 {"commands_in_flight", replica.commands_in_flight},
                  {"steps", replica.steps},
                  {"tokens", replica.tokens},
                  {"step_ms", replica.step_ms},
@@ -111,11 +112,12 @@ std::string table(const std::string& endpoint, const api::StatusReport& report) 
   add("\n%-8s %-9s %3s %-6s %9s %14s %9s %9s %10s %9s\n", "replica", "state", "tp", "engine",
       "running", "KV blocks used", "steps", "step ms", "tokens", "tokens/s");
   for (const api::ReplicaStatus& r : report.replicas) {
-    const char* state = !r.ready ? "starting" : r.draining ? "draining" : "ready";
+    const char* state = r.draining ? "draining" : r.ready ? "ready" : "starting";
     const uint32_t used = r.info.num_blocks > r.free_blocks ? r.info.num_blocks - r.free_blocks : 0;
     add("%-8u %-9s %3u %-6s %4u/%-4u %6u/%-7u %9llu %9.1f %10llu %9.1f\n", r.replica.value, state,
         r.info.tp_size, r.info.engine.c_str(), r.running_sequences, r.info.slots,
-        r.ready ? used : 0, r.info.num_blocks, static_cast<unsigned long long>(r.steps), r.step_ms,
+        r.ready || r.draining ? used : 0, r.info.num_blocks,
+        static_cast<unsigned long long>(r.steps), r.step_ms,
         static_cast<unsigned long long>(r.tokens), r.tokens_per_s);
   }
   return out;

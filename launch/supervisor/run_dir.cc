@@ -11,8 +11,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
 
+#include "base/endpoint.h"
 #include "base/hex.h"
+#include "base/json_text.h"
 
 namespace tailor::launch {
 namespace {
@@ -77,8 +82,8 @@ std::string shared_for(const std::string& tag) {
 }  // namespace
 
 std::vector<std::string> RunDir::private_paths(int replicas) const {
-  std::vector<std::string> paths = {mpi,    shared,         link_key(), coordinator_json(),
-                                    lost(), path + "/ready"};
+  std::vector<std::string> paths = {mpi,    shared,   link_key(),     coordinator_json(),
+                                    lost(), orders(), path + "/ready"};
   for (int i = 0; i < replicas; ++i) paths.push_back(progress(i));
   return paths;
 }
@@ -98,6 +103,28 @@ RunDir plan_run_dir(const std::string& path, const std::string& log_dir, int pid
   plan.shared = shared_for(std::to_string(pid));
   if (plan.shared.empty()) plan.shared = plan.path + "/shared";
   return plan;
+}
+
+std::optional<Addresses> read_addresses(const RunDir& run) {
+  std::ifstream file(run.coordinator_json());
+  if (!file) return std::nullopt;
+  const auto addresses = parse_json(std::string(std::istreambuf_iterator<char>(file), {}));
+  if (!addresses || !addresses->is_object() || !addresses->contains("control_endpoint"))
+    return std::nullopt;
+  return Addresses{addresses->value("api_endpoint", ""), addresses->value("control_endpoint", "")};
+}
+
+std::vector<RunDir> run_dirs_at(const std::string& endpoint) {
+  std::vector<RunDir> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(run_root(), error)) {
+    RunDir run;
+    run.path = entry.path().string();
+    const auto addresses = read_addresses(run);
+    if (addresses && local_address(addresses->api_endpoint) == local_address(endpoint))
+      found.push_back(std::move(run));
+  }
+  return found;
 }
 
 namespace {

@@ -24,6 +24,8 @@ struct RunDir {
   std::string coordinator_json() const { return path + "/coordinator.json"; }
   /// A FIFO: who finds a process lost writes its id there (launch/supervisor/supervisor.h).
   std::string lost() const { return path + "/lost"; }
+  /// A FIFO of the coordinator's: an operator's orders, one a line (coordinator/operator_door.h).
+  std::string orders() const { return path + "/orders"; }
   std::string progress(int replica) const {
     return path + "/replica-" + std::to_string(replica) + ".progress";
   }
@@ -36,6 +38,16 @@ std::string run_root();
 
 /// Where a cluster started by process `pid` would live; creates nothing.
 RunDir plan_run_dir(const std::string& path, const std::string& log_dir, int pid);
+
+/// Where a running coordinator listens.
+struct Addresses {
+  std::string api_endpoint, control_endpoint;
+};
+/// As the coordinator wrote them; nothing until it is bound.
+std::optional<Addresses> read_addresses(const RunDir& run);
+/// The folders of the user's clusters on this machine whose clients connect to `endpoint`: that of
+/// a living one, and what dead ones have left.
+std::vector<RunDir> run_dirs_at(const std::string& endpoint);
 
 /// Creates the folders of `plan`, for our eyes only, and a new link key, and takes the lock.
 /// Errors: Unavailable (in use by another cluster, not ours, cannot be created).

@@ -250,6 +250,7 @@ class Supervisor {
     pid_t pid = 0;  // 0 = not running
     int starts = 0;
     int start_failures = 0;
+    bool left = false;  // for good
     std::chrono::steady_clock::time_point started;
   };
 
@@ -311,6 +312,10 @@ class Supervisor {
       stop_if_all_ended();
       return;
     }
+    if (WIFEXITED(status) && lists(options_.farewell_codes, WEXITSTATUS(status))) {
+      child.left = true;
+      return say(child.spec.name + " has left for good (log: " + child.output.path() + ")");
+    }
     if (!ever_ready_ && !child.spec.optional &&
         (is_permanent(status) || ++child.start_failures >= options_.max_start_failures)) {
       give_up(failure_text(child, status));
@@ -333,13 +338,15 @@ class Supervisor {
     child.backoff = std::min(child.backoff * 2, options_.backoff_max);
   }
 
+  static bool lists(const std::vector<int>& codes, int code) {
+    return std::find(codes.begin(), codes.end(), code) != codes.end();
+  }
+
   /// mpirun reports a rank killed by signal S as code 128 + S.
   bool is_permanent(int status) const {
     if (!WIFEXITED(status)) return false;
     const int code = WEXITSTATUS(status);
-    const auto& passing = options_.passing_codes;
-    return code != 0 && code < 128 &&
-           std::find(passing.begin(), passing.end(), code) == passing.end();
+    return code != 0 && code < 128 && !lists(options_.passing_codes, code);
   }
 
   /// What the child said of its end; where it said nothing itself, all that was printed (by
@@ -410,7 +417,7 @@ class Supervisor {
   void probe() {
     if (stopping_ || ready_ || probe_pid_ != 0) return;
     const bool all_run = std::all_of(children_.begin(), children_.end(), [](const auto& child) {
-      return child->pid != 0 || child->spec.optional;
+      return child->pid != 0 || child->spec.optional || child->left;
     });
     if (!all_run) return probe_soon();
     if (!options_.probe) return now_ready();

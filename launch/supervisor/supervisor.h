@@ -5,7 +5,8 @@
 //
 //   child ends ──► its leftovers are killed ──► wait ──► start
 //
-// The wait is 0.5 s, doubling to 30 s; 0.5 s again after 60 s of health.
+// The wait is 0.5 s, doubling to 30 s; 0.5 s again after 60 s of health. A child that leaves with
+// one of `farewell_codes` is not started again.
 //
 // While the cluster has never been ready, a child that exits with an error that starting again
 // cannot mend (a wrong option, a missing file) ends the whole run with that error, and so does the
@@ -58,7 +59,9 @@ struct SupervisorOptions {
   Duration stop_grace = seconds(3);  ///< from SIGTERM to SIGKILL
   std::vector<int> passing_codes = {69, 70, 71,
                                     75};  ///< exit codes that starting again may mend (sysexits.h)
-  int max_start_failures = 5;             ///< of one child, before the cluster was ever ready
+  /// Who leaves with one of these leaves for good, and the others go on without it.
+  std::vector<int> farewell_codes = {79};
+  int max_start_failures = 5;  ///< of one child, before the cluster was ever ready
 
   // None of these may block: nobody restarts anything meanwhile.
   std::function<void(const std::string& line)> say;  ///< a line for the user

@@ -40,6 +40,8 @@ class TwoReplicas(unittest.TestCase):
         self.assertTrue(answer["text"])
         self.assertGreater(answer["timings"]["first_token"], 0)
         self.assertGreaterEqual(answer["timings"]["finished"], answer["timings"]["first_token"])
+        self.assertEqual(answer["usage"], {"prompt_tokens": len(answer["prompt_token_ids"]), "completion_tokens": 24,
+                                           "prompt_tokens_details": {"cached_tokens": 0}})
 
     def test_many_prompts_come_back_in_the_order_of_the_file(self):
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -131,6 +133,8 @@ class TwoReplicas(unittest.TestCase):
         self.assertTrue(status["ready"])
         self.assertEqual(len(status["replicas"]), 2)
         self.assertEqual(status["policy"], "tie")
+        for replica in status["replicas"]:
+            self.assertLess(replica["commands_in_flight"], 10)  # its Welcome, until its first report
 
     def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(self):
         done = run_tailor("generate", "--endpoint", self.cluster.endpoint, "--prompt", "many words " * 9000)
@@ -385,6 +389,74 @@ class Idle(unittest.TestCase):
             used = (cpu_ticks() - ticks) / ticks_per_s / (time.monotonic() - start)
             print(f"idle 2 x 2 cluster: {100 * used:.2f} % of one core")
             self.assertLess(used, 0.03)
+
+
+class DrainedReplica(unittest.TestCase):
+    def drain(self, cluster, *args):
+        return run_tailor("drain", *args, "--endpoint", cluster.endpoint, "--run-dir", cluster.run_dir, timeout=PATIENCE_S)
+
+    def test_it_finishes_what_it_runs_leaves_for_good_and_the_others_serve_on(self):
+        with Cluster(replicas=2) as cluster, tempfile.NamedTemporaryFile("w+", suffix=".jsonl") as prompts:
+            for i in range(8):
+                prompts.write(json.dumps({"prompt": f"{i} and one makes", "max_tokens": 150, "temperature": 0,
+                                          "ignore_eos": True}) + "\n")
+            prompts.flush()
+            workers = cluster.workers()
+            ask = subprocess.Popen([BIN / "tailor", "generate", "--endpoint", cluster.endpoint, "--json", "--prompts",
+                                    prompts.name], stdout=subprocess.PIPE, text=True)
+            wait_until(lambda: all(r["running_sequences"] > 0 for r in cluster.status()["replicas"]), PATIENCE_S,
+                       "both replicas run requests")
+            begun = self.drain(cluster, 1, "--no-wait")
+            self.assertEqual((begun.returncode, begun.stderr), (0, ""))
+            self.assertRegex(begun.stdout, r"^replica 1 is draining: \d+ requests run on it\n$")
+            over = self.drain(cluster, 1)  # said again it only waits
+            # It may have been quicker than us; then it is not there any more.
+            self.assertRegex(over.stdout + over.stderr, "replica 1 has drained after|no replica 1 is in the cluster")
+            answers = [json.loads(line) for line in ask.communicate(timeout=PATIENCE_S)[0].splitlines()]
+            self.assertEqual([len(a["token_ids"]) for a in answers], [150] * 8)
+            self.assertEqual({a["timings"]["attempts"] for a in answers if a["timings"]["replica"] == 1}, {1})
+
+            wait_until(lambda: "replica 1 has left for good" in cluster.output(), PATIENCE_S, cluster.output())
+            status = cluster.status()
+            self.assertEqual([r["replica"] for r in status["replicas"]], [0])
+            self.assertEqual((status["ready"], status["expected_replicas"]), (True, 1))
+            self.assertEqual((status["counters"]["replicas_drained"], status["counters"]["replicas_lost"]), (1, 0))
+            (left,) = cluster.workers()
+            self.assertIn(left, workers)
+            # A replica that dies is still started again: by then the drained one would be back long ago.
+            os.kill(left, signal.SIGKILL)
+            wait_until(lambda: "replica 0 started again" in cluster.output(), PATIENCE_S, cluster.output())
+            cluster.wait_ready()
+            self.assertNotIn("replica 1 started again", cluster.output())
+            (answer,) = cluster.generate("--prompt", "1 and one makes", "--max-tokens", 150, "--temperature", 0,
+                                         "--ignore-eos")
+            self.assertEqual(answer["token_ids"], answers[1]["token_ids"])
+
+            none = self.drain(cluster, 7)
+            self.assertEqual(none.returncode, 1)
+            self.assertIn("no replica 7 is in the cluster", none.stderr)
+            self.assertIn("its replicas: 0", none.stderr)
+
+    def test_only_who_may_write_in_the_run_folder_drains(self):
+        with Cluster() as cluster:
+            orders = pathlib.Path(cluster.run_dir, "orders")
+            self.assertEqual(orders.stat().st_mode & 0o777, 0o600)
+            done = run_tailor("drain", 0, "--endpoint", cluster.endpoint)  # its folder is not where ours are looked for
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("no cluster of yours", done.stderr)
+            self.assertTrue(cluster.status()["ready"])
+            cluster.stop()
+            self.assertFalse(orders.exists())
+
+    def test_one_of_a_single_launch_stays_idle_and_takes_nobody_down(self):
+        with Cluster("--single", replicas=2) as cluster:
+            workers = cluster.workers()
+            done = self.drain(cluster, 0)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("replica 0 has drained", done.stdout)
+            (answer,) = cluster.generate("--prompt", "1 and one makes", "--max-tokens", 8, "--temperature", 0)
+            self.assertEqual(answer["timings"]["replica"], 1)
+            self.assertEqual(cluster.workers(), workers)
 
 
 class BadStarts(unittest.TestCase):

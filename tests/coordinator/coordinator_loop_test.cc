@@ -1,5 +1,6 @@
 #include "coordinator/coordinator_loop.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -60,6 +61,7 @@ TEST(CoordinatorLoop, ServesManyClientsAndTellsEachItsOwn) {
   EXPECT_TRUE(status.ready);
   ASSERT_EQ(status.replicas.size(), 1u);
   EXPECT_GT(status.replicas[0].tokens, 1000u);
+  EXPECT_EQ(status.replicas[0].commands_in_flight, 0u);
   EXPECT_EQ(status.active_requests + status.waiting_requests, 0u);
   EXPECT_EQ(status.model, "letters");
 }
@@ -211,6 +213,41 @@ TEST(CoordinatorLoop, RefusesAReplicaOfAnotherModel) {
   stranger->wait_until_gone();
   EXPECT_TRUE(stranger->was_shut_down());
   EXPECT_FALSE(caller.status().ready);
+}
+
+TEST(CoordinatorLoop, AnOperatorsOrderDrainsAReplica) {
+  int orders[2];
+  ASSERT_EQ(pipe2(orders, O_NONBLOCK), 0);
+  CoordinatorOptions options;
+  options.core.expected_replicas = 2;
+  options.orders_fd = orders[0];
+  {
+    LiveCluster cluster(options);
+    ScriptedLeader::Options other;
+    other.replica = 1;
+    auto stays = cluster.leader(), drains = cluster.leader(other);
+    Caller caller(cluster.endpoint());
+    ASSERT_TRUE(caller.wait_status([](const auto& status) { return status.ready; }));
+    ASSERT_EQ(write(orders[1], "drain 1\n", 8), 8);
+    ASSERT_TRUE(caller.wait_status([](const auto& status) {
+      return status.replicas.size() < 2 || status.replicas[1].draining;
+    }));
+    std::vector<std::string> ids;
+    for (int i = 0; i < 6; ++i) {
+      ids.push_back("r" + std::to_string(i));
+      caller.submit(Caller::ask(ids.back(), "hello", 20));
+    }
+    ASSERT_TRUE(caller.listen_until_over(ids));
+    for (const auto& id : ids) {
+      expect_answer(caller.answers[id], 20);
+      EXPECT_EQ(caller.answers[id].finished[0].timings.replica, 0u);
+    }
+    const auto status = caller.status();
+    EXPECT_TRUE(status.ready);  // nobody waits for who leaves
+    EXPECT_EQ(status.expected_replicas, 1u);
+  }
+  close(orders[0]);
+  close(orders[1]);
 }
 
 TEST(CoordinatorLoop, CancelAndDeadlineEndARequestOnce) {

@@ -104,6 +104,31 @@ TEST(RequestStore, FinishedTellsEachSamplesOwnEndAndTheFirstError) {
   EXPECT_EQ(end.error.code, ErrorCode::kOutOfBlocks);
 }
 
+TEST(RequestStore, AnEndedRequestLeavesItsSlotAndIsFoundByItsName) {
+  RequestStore store({});
+  StoredRequest& first = open_request(store, 1, 0);
+  ASSERT_TRUE(append(store, first, report_piece(0, 0, {5}, 0, "a"), 0).has_value());
+  EXPECT_EQ(&store.live(0), &first);
+  first.cached_tokens = 16;
+  first.timings.attempts = 3;
+  EXPECT_TRUE(store.end(0, FinishReason::kStop, {ErrorCode::kOk, {}}, kStart).empty());
+  StoredRequest& second = open_request(store, 2, 0);
+  EXPECT_EQ(&store.live(0), &second);
+  EXPECT_EQ(store.live_count(), 1u);
+  EXPECT_EQ(store.find("r1"), &first);
+  EXPECT_EQ(store.find("r2"), &second);
+  EXPECT_TRUE(first.ended() && !second.ended());
+  EXPECT_EQ(first.finished().prompt_tokens, 2u);
+  EXPECT_EQ(first.finished().cached_tokens, 16u);
+  EXPECT_EQ(first.finished().timings.attempts, 3u);
+  EXPECT_EQ(first.accepted().prompt_token_ids, (std::vector<TokenId>{1, 2}));
+  StreamCursor cursor;
+  std::vector<api::ServerEvent> events;
+  first.read(cursor, 1000, events);
+  EXPECT_EQ(std::get<api::TokenChunk>(events.at(0)).text, "a");
+  store.check_integrity();
+}
+
 TEST(RequestStore, EndedStreamsAreKeptWithinAgeCountAndBytes) {
   RequestStoreOptions options;
   options.max_ended = 3;

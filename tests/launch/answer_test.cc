@@ -42,6 +42,7 @@ TEST(Answer, WritesOneObjectWithTimingsInSecondsAndAllSamples) {
   api::Finished finished;
   finished.samples = {{FinishReason::kStop, "", 1}, {FinishReason::kLength, "", 2}};
   finished.prompt_tokens = 2;
+  finished.cached_tokens = 1;
   finished.timings.first_token = milliseconds(250);
   finished.error.code = ErrorCode::kOk;
   answer.finish(finished);
@@ -56,6 +57,7 @@ TEST(Answer, WritesOneObjectWithTimingsInSecondsAndAllSamples) {
   EXPECT_EQ(out["samples"][1]["finish_reason"], "length");
   EXPECT_EQ(out["samples"][1]["text"], "\xEF\xBF\xBD");
   EXPECT_EQ(out["usage"]["completion_tokens"], 3);
+  EXPECT_EQ(out["usage"]["prompt_tokens_details"]["cached_tokens"], 1);
   EXPECT_FALSE(out.contains("error"));
 }
 

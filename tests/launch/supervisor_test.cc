@@ -319,6 +319,26 @@ TEST_F(SupervisorTest, AProcessThatIsLostThoughItHasNotEndedIsKilledWithItsChild
   EXPECT_EQ(alive(), 0);
 }
 
+TEST_F(SupervisorTest, AChildThatLeavesForGoodIsNotStartedAgainAndTheOthersStay) {
+  add_child("echo $$ >> $DIR/leaver; while [ ! -e $DIR/go ]; do sleep 0.05; done; exit 79");
+  add_child("echo $$ >> $DIR/others; exec sleep 1000");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("leaver") == 1; })) << text_of("said");
+  std::ofstream(folder_ + "/go") << "x";
+  ASSERT_TRUE(eventually(
+      [&] { return text_of("said").find("child 0 has left for good") != std::string::npos; }));
+  // The others are looked after as before, and readiness does not wait for who has left.
+  kill(std::stoi(text_of("others")), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return lines_of("others") == 2; })) << text_of("said");
+  ASSERT_TRUE(eventually([&] {
+    return text_of("said").find("every child is up again") != std::string::npos;
+  })) << text_of("said");
+  EXPECT_EQ(lines_of("leaver"), 1u);
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(seconds(5)), 0);
+  EXPECT_EQ(alive(), 0);
+}
+
 TEST_F(SupervisorTest, AfterReadyWhatCannotBeStartedIsTriedAgainAndTheOthersStay) {
   fs::create_symlink("/bin/sh", folder_ + "/shell");
   options_.children.push_back(

@@ -67,6 +67,7 @@ class Finished:
     request_id: str
     samples: list  # of dict(reason, stop_match, completion_tokens)
     prompt_tokens: int
+    cached_tokens: int  # of the prompt's, found in a prefix cache
     timings: dict  # seconds since arrival, and counts
     error: Optional[RequestFailed]
 
@@ -473,7 +474,7 @@ class Client:
             error = None
             if f.error.code != 0:
                 error = RequestFailed(f.request_id, _code_name(f.error.code), f.error.message)
-            return Finished(f.request_id, samples, f.prompt_tokens, timings, error)
+            return Finished(f.request_id, samples, f.prompt_tokens, f.cached_tokens, timings, error)
         if kind == "rejected":
             r = event.rejected
             self._open.pop(r.request_id, None)
