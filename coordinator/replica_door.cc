@@ -9,13 +9,31 @@ namespace tailor::coordinator {
 
 void ReplicaDoor::on(comm::FromWorker& input, Time now) {
   FromReplica& from = input.frame.from;
-  std::visit([&](auto& report) { on(input.link, from.envelope, report, input.frame.payload, now); },
-             from.report);
+  const Envelope envelope = from.envelope;
+  if (auto* hello = std::get_if<Hello>(&from.report)) return greet(input.link, envelope, *hello);
+  if (const auto* beat = std::get_if<Heartbeat>(&from.report))
+    return hear(input.link, envelope, *beat, now);
+  // All else is told to the core, when it comes from who speaks for the replica. What a leader had
+  // said before it joined anew is counted there, and changes nothing here either.
+  if (!links_.speaks(input.link, envelope.replica)) return;  // refused or given up
+  const bool current = links_.find(envelope.replica)->epoch == envelope.epoch;
+  parts_.clear();
+  if (const auto* report = std::get_if<StepReport>(&from.report)) {
+    if (current) links_.stepped(envelope.replica, *report, now);
+    PayloadReader reader(input.frame.payload);
+    for (const SequenceProgress& entry : report->progress) parts_.push_back(reader.next(entry));
+  }
+  if (current && std::holds_alternative<Drained>(from.report)) part(envelope);
+  const CoreEvent event = std::move(from);
+  report_ = std::get_if<StepReport>(&std::get<FromReplica>(event).report);
+  outside_.tell(event);
+  report_ = nullptr;
+  if (!links_.find(envelope.replica)) outside_.contexts_changed();  // it has just left
 }
 
 // ---- who is there ----
 
-void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Hello& hello, StepPayload&, Time) {
+void ReplicaDoor::greet(comm::LinkId link, const Envelope& from, Hello& hello) {
   const ReplicaId replica = from.replica;
   if (links_.repeated(link, replica, hello))
     return say({{replica, links_.find(replica)->epoch}, Welcome{}});
@@ -51,18 +69,14 @@ void ReplicaDoor::join(const Envelope& welcome, Time now) {
       info.slots, info.num_blocks, info.block_tokens, info.max_context);
 }
 
-void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Drained&, StepPayload&, Time) {
-  if (!links_.speaks(link, from.replica)) return;
+void ReplicaDoor::part(const Envelope& from) {
   ++drained_;
   LOG_INFO("replica {} has drained and leaves", from.replica.value);
   say({from, Shutdown{}});
   links_.drained(from.replica);
-  outside_.tell(FromReplica{from, Drained{}});
-  outside_.contexts_changed();
 }
 
-void ReplicaDoor::on(comm::LinkId link, const Envelope& from, Heartbeat& beat, StepPayload&,
-                     Time now) {
+void ReplicaDoor::hear(comm::LinkId link, const Envelope& from, const Heartbeat& beat, Time now) {
   links_.heard(from, beat, link, now);
   if (links_.is_stale(from, beat))  // until it hears it: what it was sent may be lost
     io_.send(comm::ToWorker{link, {{from, Shutdown{}}, {}}});
@@ -89,20 +103,7 @@ void ReplicaDoor::lose(const ReplicaLinks::Silent& silent) {
   outside_.contexts_changed();
 }
 
-// ---- what it says and is told ----
-
-void ReplicaDoor::on(comm::LinkId link, const Envelope& from, StepReport& report,
-                     StepPayload& payload, Time now) {
-  if (!links_.speaks(link, from.replica)) return;  // refused or given up
-  links_.stepped(from.replica, report, now);
-  parts_.clear();
-  PayloadReader reader(payload);
-  for (const SequenceProgress& progress : report.progress) parts_.push_back(reader.next(progress));
-  const CoreEvent event = FromReplica{from, std::move(report)};
-  report_ = &std::get<StepReport>(std::get<FromReplica>(event).report);
-  outside_.tell(event);
-  report_ = nullptr;
-}
+// ---- what it is told ----
 
 void ReplicaDoor::send(const ToReplica& message, DispatchPayload payload, Time now) {
   if (std::holds_alternative<Welcome>(message.command)) join(message.envelope, now);

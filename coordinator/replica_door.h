@@ -63,10 +63,9 @@ class ReplicaDoor {
     ReplicaInfo info;
   };
 
-  void on(comm::LinkId link, const Envelope& from, Hello& hello, StepPayload&, Time now);
-  void on(comm::LinkId link, const Envelope& from, StepReport& report, StepPayload&, Time now);
-  void on(comm::LinkId link, const Envelope& from, Drained&, StepPayload&, Time now);
-  void on(comm::LinkId link, const Envelope& from, Heartbeat& beat, StepPayload&, Time now);
+  void greet(comm::LinkId link, const Envelope& from, Hello& hello);
+  void hear(comm::LinkId link, const Envelope& from, const Heartbeat& beat, Time now);
+  void part(const Envelope& from);
   void lose(const ReplicaLinks::Silent& silent);
   void join(const Envelope& welcome, Time now);
   void say(const ToReplica& message, DispatchPayload payload = {});
