@@ -130,7 +130,7 @@ struct Finished {
   std::vector<SampleResult> samples;
   uint32_t prompt_tokens = 0;
   Timings timings;
-  Error error;  ///< code kOk unless a sample's reason is kFailed or kCancelled
+  Error error;                 ///< code kOk unless a sample's reason is kFailed or kCancelled
   uint32_t cached_tokens = 0;  ///< of the prompt's, found in a prefix cache when first computed
 };
 
