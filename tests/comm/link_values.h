@@ -83,11 +83,13 @@ class RandomValues : public tailor::test::RandomMessages {
         return api::TokenChunk{name(), u32(), u32(), tokens(), u64(), text(), logprobs};
       }
       case 2:
-        return api::Finished{name(), list([&] {
-                               return api::SampleResult{any<FinishReason>(), text(), u32()};
-                             }),
-                             u32(), api::Timings{us(), us(), us(), us(), u32(), u32(), u32()},
-                             any<Error>()};
+        return api::Finished{name(),
+                             list([&] {
+                               return api::SampleResult{any<FinishReason>(), text(), u32()}; }),
+                             u32(),
+                             api::Timings{us(), us(), us(), us(), u32(), u32(), u32()},
+                             any<Error>(),
+                             u32()};
       case 3:
         return api::Rejected{name(), any<Error>(), us()};
       case 4:
@@ -113,6 +115,7 @@ class RandomValues : public tailor::test::RandomMessages {
                                     u32(),
                                     u32(),
                                     u32(),
+                                    u64(),
                                     u64(),
                                     u64(),
                                     wide(),
@@ -261,8 +264,8 @@ void dump_fields(const Timings& v, All all) {
 }
 template <class All>
 void dump_fields(const Finished& v, All all) {
-  const auto& [a, b, c, d, e] = v;
-  all(a, b, c, d, e);
+  const auto& [a, b, c, d, e, f] = v;
+  all(a, b, c, d, e, f);
 }
 template <class All>
 void dump_fields(const Rejected& v, All all) {
@@ -275,8 +278,8 @@ void dump_fields(const Forgotten&, All all) {
 }
 template <class All>
 void dump_fields(const ReplicaStatus& v, All all) {
-  const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v;
-  all(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
+  const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q] = v;
+  all(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q);
 }
 template <class All>
 void dump_fields(const EndToken& v, All all) {
