@@ -26,8 +26,7 @@ struct ChatMessage {
   std::string content;
 };
 
-// ---- client to coordinator
-// ---------------------------------------------------------------------------------
+// ---- client to coordinator ----
 
 /// How the answer's tokens are drawn. What is absent has the served model's default.
 struct Sampling : AnswerParams {
@@ -44,12 +43,12 @@ struct Sampling : AnswerParams {
 };
 
 struct Submit {
-  std::string
-      request_id;  ///< chosen by the client, 1..128 bytes, unique in the cluster (a UUID will do)
+  /// chosen by the client, 1..128 bytes, unique in the cluster (a UUID will do)
+  std::string request_id;
   /// Exactly one of these: text, chat messages (rendered by the model's chat template), token ids.
   std::variant<std::string, std::vector<ChatMessage>, std::vector<TokenId>> prompt;
-  bool add_special_tokens =
-      true;  ///< for text: put the model's begin token in front where the model has one
+  /// for text: put the model's begin token in front where the model has one
+  bool add_special_tokens = true;
   /// Special tokens written in the text, or in the messages' roles and contents, are recognised;
   /// else they are words. Without it: recognised in text, words in messages (whose template adds
   /// its own).
@@ -86,8 +85,7 @@ struct StatusQuery {};
 
 using ClientMessage = std::variant<Submit, Cancel, Credit, Resume, StatusQuery>;
 
-// ---- coordinator to client
-// ---------------------------------------------------------------------------------
+// ---- coordinator to client ----
 
 struct Accepted {
   std::string request_id;

@@ -56,7 +56,7 @@ constexpr void for_each_field(M& message, F&& f) {
 #define F(field_number, member) Field<field_number, &M::member>{#member}
 #define C(field_number, member) Field<field_number, &M::member, Layout::kColumns>{#member}
 
-// ---- values inside messages ---------------------------------------------------------------------
+// ---- values inside messages ----
 
 template <> struct Fields<LengthLaw> {
   TAILOR_MESSAGE(LengthLaw, 0)
@@ -100,7 +100,7 @@ template <> struct Fields<Envelope> {
   static constexpr auto list = std::tuple{F(1, replica), F(2, epoch), F(3, sequence)};
 };
 
-// ---- commands -----------------------------------------------------------------------------------
+// ---- commands ----
 
 template <> struct Fields<Welcome> {
   TAILOR_MESSAGE(Welcome, 10)
@@ -133,7 +133,7 @@ template <> struct Fields<DispatchPayload> {
   static constexpr auto list = std::tuple{F(1, request), F(2, generated)};
 };
 
-// ---- reports ------------------------------------------------------------------------------------
+// ---- reports ----
 
 template <> struct Fields<Hello> {
   TAILOR_MESSAGE(Hello, 10)

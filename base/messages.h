@@ -30,14 +30,13 @@ inline constexpr uint32_t kProtocolVersion = 2;
 struct Envelope {
   ReplicaId replica;  ///< of a report: as the launcher configured it
   Epoch epoch;        ///< 0: before the first Welcome
-  uint64_t sequence =
-      0;  ///< within the epoch, from 1; 0 = outside the count (said again, farewell)
+  /// within the epoch, from 1; 0 = outside the count (said again, farewell)
+  uint64_t sequence = 0;
 
   friend bool operator==(const Envelope&, const Envelope&) = default;
 };
 
-// ---- coordinator to the leader of a replica
-// ------------------------------------------------------
+// ---- coordinator to the leader of a replica ----
 
 /// The answer to Hello: the envelope's epoch is the replica's from now on.
 struct Welcome {};
@@ -81,8 +80,7 @@ struct ToReplica {
   WorkerCommand command;
 };
 
-// ---- leader to coordinator
-// -----------------------------------------------------------------------
+// ---- leader to coordinator ----
 
 /// What a replica is and can hold.
 struct ReplicaInfo {
@@ -206,8 +204,8 @@ struct FromReplica {
   WorkerReport report;
 };
 
-// ---- between the coordinator and the predictor
-// --------------------------------------------------- Advice only: no request waits for it.
+// ---- between the coordinator and the predictor ----
+// Advice only: no request waits for it.
 
 /// First message of a predictor, and its sign of life: said again each second.
 struct PredictorHello {

@@ -27,8 +27,7 @@ Duration from_us(int64_t us) {
   return microseconds(std::clamp(us, -kLimit, kLimit));
 }
 
-// ---- a message's fields before protobuf sees it
-// ---------------------------------------------------------
+// ---- a message's fields before protobuf sees it ----
 
 // Reads a protobuf varint at `at`; false at the end of the bytes.
 bool read_varint(std::string_view bytes, size_t& at, uint64_t& value) {
@@ -157,8 +156,7 @@ Sizes measure(std::string_view message) {
   return sizes;
 }
 
-// ---- decoding what a client says
-// -------------------------------------------------------------------------------
+// ---- decoding what a client says ----
 
 tl::unexpected<BadClientMessage> refuse(std::string id, ErrorCode code, std::string message) {
   const std::string_view head = std::string_view(id).substr(0, kMaxRequestIdBytes);
@@ -287,8 +285,7 @@ void put(const api::Resume& in, v1::ClientMessage* message) {
 
 void put(const api::StatusQuery&, v1::ClientMessage* message) { message->mutable_status(); }
 
-// ---- what the server says
-// ---------------------------------------------------------------------------------------
+// ---- what the server says ----
 
 void put(const api::Accepted& in, v1::ServerEvent* event) {
   auto* out = event->mutable_accepted();

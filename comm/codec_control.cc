@@ -71,7 +71,7 @@ bool whole(const StepReport& report, const StepPayload& payload) {
 
 }  // namespace
 
-// ---- commands -----------------------------------------------------------------------------------
+// ---- commands ----
 
 std::string encode(const CommandFrame& frame) {
   std::string bytes;
@@ -110,7 +110,7 @@ Result<CommandFrame> decode_command(std::string_view bytes) {
   return frame;
 }
 
-// ---- reports ------------------------------------------------------------------------------------
+// ---- reports ----
 
 std::string encode(const ReportFrame& frame) {
   std::string bytes;
@@ -178,7 +178,7 @@ Result<ReportFrame> decode_report(std::string_view bytes) {
   return not_understood("worker's report");
 }
 
-// ---- the predictor's questions, the doorbell ----------------------------------------------------
+// ---- the predictor's questions, the doorbell ----
 
 std::string encode(const Predict& question) {
   std::string bytes;

@@ -31,11 +31,11 @@ constexpr int kMessagesPerTurn = 256;               // read from the control lin
 constexpr Duration kClientTurn = milliseconds(10);  // and for so long from the clients
 // Per client inside ZeroMQ: towards us few, for each may be as long as max_message_bytes.
 constexpr int kClientPipeMessagesIn = 4, kClientPipeMessagesOut = 64;
-constexpr size_t kMaxUnsentMessages =
-    4096;  // per client beside ZeroMQ's; above it the client is gone
+// per client beside ZeroMQ's; above it the client is gone
+constexpr size_t kMaxUnsentMessages = 4096;
 constexpr size_t kMaxUnsentBytes = 64u << 20;
-constexpr Duration kForgettable =
-    seconds(30);  // a client silent for so long makes room for a new one
+// a client silent for so long makes room for a new one
+constexpr Duration kForgettable = seconds(30);
 constexpr Duration kFlushLimit = seconds(1);
 constexpr int kRetryMs = 5;              // a full client buffer, a full inbox
 constexpr int kIdleMs = 500;             // says again that all clients have been heard
@@ -160,8 +160,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     }
   }
 
-  // ---- from clients
-  // -----------------------------------------------------------------------------------------
+  // ---- from clients ----
 
   void read_clients() {
     const Time until = now() + kClientTurn;
@@ -241,8 +240,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
       counters_.dropped_to_clients.add();
   }
 
-  // ---- to clients
-  // -----------------------------------------------------------------------------------------
+  // ---- to clients ----
 
   SendStatus put_on_wire(const std::string& identity, bool delimiter, const std::string& bytes) {
     const SendStatus status =
@@ -321,8 +319,7 @@ class CoordinatorIoThread final : public CoordinatorIo {
     client->forgotten = true;
   }
 
-  // ---- control link
-  // -----------------------------------------------------------------------------------------
+  // ---- control link ----
 
   void read_control() {
     for (int i = 0; i < kMessagesPerTurn && inbox_.bytes() < options_.max_inbox_bytes; ++i) {

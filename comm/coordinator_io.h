@@ -100,8 +100,8 @@ class CoordinatorIo {
   /// Binds both sockets and starts the thread. Errors: Unavailable (address in use, names it),
   /// InvalidArgument.
   static Result<std::unique_ptr<CoordinatorIo>> start(const CoordinatorIoOptions& options);
-  virtual ~CoordinatorIo() =
-      default;  ///< stops and joins the thread; pending output is flushed for at most 1 s
+  /// stops and joins the thread; pending output is flushed for at most 1 s
+  virtual ~CoordinatorIo() = default;
 
   virtual Mailbox<CoordinatorInput>& inbox() = 0;
   /// What clients had said by then is in the inbox, as far as this host has received it. Any

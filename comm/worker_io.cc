@@ -164,8 +164,7 @@ class WorkerIoThread final : public WorkerIo {
     }
   }
 
-  // ---- reports
-  // -----------------------------------------------------------------------------------------
+  // ---- reports ----
 
   void handle(ReportFrame& report) {
     std::string bytes = encode(report);
@@ -199,8 +198,7 @@ class WorkerIoThread final : public WorkerIo {
                     : Time{};  // else with the next heartbeat
   }
 
-  // ---- the link and its commands
-  // --------------------------------------------------------------------------------
+  // ---- the link and its commands ----
 
   void follow_link() {
     while (const int event = control_events_.next_event()) {
@@ -254,8 +252,7 @@ class WorkerIoThread final : public WorkerIo {
     inbox_.push_always(std::move(command));  // read only while there is room
   }
 
-  // ---- heartbeat
-  // -----------------------------------------------------------------------------------
+  // ---- heartbeat ----
 
   void beat(Time at) {
     const uint64_t count = progress_.counter.load(std::memory_order_relaxed);
@@ -277,8 +274,7 @@ class WorkerIoThread final : public WorkerIo {
       if (followers_[rank].told < rings_ && !followers_[rank].identity.empty()) tell_follower(rank);
   }
 
-  // ---- doorbell
-  // -----------------------------------------------------------------------------------------
+  // ---- doorbell ----
 
   struct Follower {
     std::string identity;  // empty until it has joined

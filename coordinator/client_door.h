@@ -22,12 +22,12 @@ namespace tailor::coordinator {
 
 struct ClientDoorOptions {
   uint32_t tokenizer_threads = 2;
-  TokenizerLimits tokenizing;          ///< submitted requests whose prompt is not tokenized yet
-  size_t max_live_bytes = 512u << 20;  ///< held by live requests' prompts and answers: above it no
-                                       ///< further request is accepted
-  size_t max_outbound_bytes = 64u << 20;  ///< on their way to the io thread: above it the clients'
-                                          ///< messages wait
-  uint32_t max_context = 0;               ///< of the model: prompt and answer together
+  TokenizerLimits tokenizing;  ///< submitted requests whose prompt is not tokenized yet
+  /// held by live requests' prompts and answers: above it no further request is accepted
+  size_t max_live_bytes = 512u << 20;
+  /// on their way to the io thread: above it the clients' messages wait
+  size_t max_outbound_bytes = 64u << 20;
+  uint32_t max_context = 0;  ///< of the model: prompt and answer together
   /// Request ids begin above it. A worker may outlive a coordinator with reports still in its
   /// hands, so neither ids nor epochs (core.epoch_base) of two coordinators may be the same;
   /// launch/ takes both from the wall clock.
@@ -50,7 +50,7 @@ class ClientDoor {
   ClientDoor(const ClientDoorOptions& options, PromptText text, comm::CoordinatorIo& io,
              RequestStore& store, ClientSessions& sessions, Outside outside);
 
-  // ---- what happens ---------------------------------------------------------------------------
+  // ---- what happens ----
   void on(comm::FromClient& input, Time now);
   void on(comm::ClientGone& input) { sessions_.unreachable(input.client); }
   /// Prompts that have been tokenized arrive at the core.
@@ -63,7 +63,7 @@ class ClientDoor {
   /// Prompt and answer together, from now on: what the replicas can hold.
   void set_max_context(uint32_t tokens) { pool_.set_max_context(tokens); }
 
-  // ---- what the core says of the request that has just arrived --------------------------------
+  // ---- what the core says of the request that has just arrived ----
   /// What is to be predicted about it: its words, none where it came as token ids.
   struct Taken {
     StoredRequest& request;
@@ -72,7 +72,7 @@ class ClientDoor {
   Taken take(const Accept& command, Time now);
   void refuse(const Reject& command);
 
-  // ---- to the clients -------------------------------------------------------------------------
+  // ---- to the clients ----
   /// At most one message for each; none while too much is on its way.
   void send();
   bool has_room() const { return io_.outbound_bytes() < options_.max_outbound_bytes; }

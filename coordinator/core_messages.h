@@ -13,7 +13,7 @@
 
 namespace tailor::coordinator {
 
-// ---- events -------------------------------------------------------------------------------------
+// ---- events ----
 
 /// A request that passed every check and wants in. Ids grow from event to event.
 struct Arrived {
@@ -60,7 +60,7 @@ struct Stop {};
 using CoreEvent = std::variant<Arrived, Abandoned, FromReplica, ReplicaLost, DrainReplica,
                                PredictorHello, Predicted, Tick, Stop>;
 
-// ---- commands -----------------------------------------------------------------------------------
+// ---- commands ----
 // `slot` is the request's place in the core's books: dense from 0, its own from Accept to Finish,
 // then another's. The driver keeps what it knows of the request at the same place.
 

@@ -31,8 +31,8 @@ struct PredictorCounters {
   uint64_t answered = 0;
   uint64_t unasked = 0;  ///< requests while no predictor was there
   uint64_t dropped = 0;  ///< requests not asked about because max_open questions were open
-  uint64_t unanswered =
-      0;                ///< questions closed by their deadline, or taken along by a lost predictor
+  /// questions closed by their deadline, or taken along by a lost predictor
+  uint64_t unanswered = 0;
   uint64_t strays = 0;  ///< answers nobody (any longer) waits for
   uint64_t losses = 0;
 };

@@ -16,8 +16,8 @@ namespace tailor::coordinator {
 
 /// The text side of the served model. Immutable; shared by threads.
 struct PromptText {
-  std::shared_ptr<const text::Tokenizer>
-      tokenizer;  ///< null: token ids only (random weights of a bare config)
+  /// null: token ids only (random weights of a bare config)
+  std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const text::ChatTemplate> chat_template;  ///< null: no chat
   std::string no_chat;                                      ///< then: why, for clients
   int64_t vocab_size = 0;     ///< of the model's output: bounds token ids

@@ -32,8 +32,8 @@ namespace tailor::coordinator {
 /// The numbers a policy can be turned by; a row reads those that it knows. They are in the event
 /// log.
 struct PolicyParameters {
-  double tau_seconds =
-      tie::kTieTauSeconds;  ///< after a wait of tau a score counts `gamma` of itself
+  /// after a wait of tau a score counts `gamma` of itself
+  double tau_seconds = tie::kTieTauSeconds;
   double gamma = tie::kDecayPerTau;
 };
 

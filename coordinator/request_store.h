@@ -46,14 +46,14 @@ struct StreamCursor {
 
 class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
  public:
-  // ---- constant -------------------------------------------------------------------------------
+  // ---- constant ----
   const std::shared_ptr<const Request> request;
   /// Its client's for it.
   std::string_view name() const { return std::string_view(words_).substr(0, name_bytes_); }
   /// Proves whose it is.
   std::string_view token() const { return std::string_view(words_).substr(name_bytes_); }
 
-  // ---- the loop's and its doors' --------------------------------------------------------------
+  // ---- the loop's and its doors' ----
   ClientId owner;         ///< may ask again without its token
   bool detached = false;  ///< stays when its client goes silent
   bool broken = false;    ///< its text did not join: it is about to fail
@@ -61,7 +61,7 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
   std::optional<uint32_t> cached_tokens;
   api::Timings timings;
 
-  // ---- ClientSessions' ------------------------------------------------------------------------
+  // ---- ClientSessions' ----
   /// The one client to whom the answer is sent.
   struct Reader {
     static constexpr uint32_t kNobody = UINT32_MAX;
@@ -72,7 +72,7 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
   };
   Reader reader;
 
-  // ---- the answer so far ----------------------------------------------------------------------
+  // ---- the answer so far ----
   RequestId id() const { return request->id; }
   bool ended() const { return end_ != nullptr; }
   const api::Finished& finished() const { return *end_; }  ///< once it has ended

@@ -37,7 +37,7 @@ Time SchedulerCore::next_deadline() const {
   return deadlines_.empty() ? Time::max() : Time(Duration(deadlines_.top().arrival));
 }
 
-// ---- clients ------------------------------------------------------------------------------------
+// ---- clients ----
 
 void SchedulerCore::on(const Arrived& event) {
   TAILOR_CHECK(event.id > last_id_, "request ids grow with acceptance");
@@ -90,7 +90,7 @@ void SchedulerCore::on(const Stop&) {
   }
 }
 
-// ---- replicas -----------------------------------------------------------------------------------
+// ---- replicas ----
 
 void SchedulerCore::on(const FromReplica& event) {
   std::visit([&](const auto& report) { on(event.envelope, report); }, event.report);
@@ -193,7 +193,7 @@ void SchedulerCore::leave(ReplicaId id, bool lost) {
   }
 }
 
-// ---- laws ---------------------------------------------------------------------------------------
+// ---- laws ----
 
 void SchedulerCore::on(const PredictorHello& event) {
   counters_.rekeyed_all += waiting_.take_population(event.population, requests_);
@@ -227,7 +227,7 @@ void SchedulerCore::learn(uint32_t slot, LawSource source, const LengthLaw& law,
   if (request.waiting()) waiting_.rekey(slot, request);
 }
 
-// ---- waiting and binding ------------------------------------------------------------------------
+// ---- waiting and binding ----
 
 void SchedulerCore::dispatch_waiting() {
   if (stopping_) return;
@@ -280,7 +280,7 @@ void SchedulerCore::cancel_on_replica(uint32_t slot) {
   say_to(request.replica, CancelRequest{request.id, request.attempt});
 }
 
-// ---- the end of a request -----------------------------------------------------------------------
+// ---- the end of a request ----
 
 /// Ends it from outside, on its replica too.
 void SchedulerCore::abort(uint32_t slot, FinishReason reason, Error error) {
@@ -334,7 +334,7 @@ void SchedulerCore::say_to(ReplicaId replica, WorkerCommand command) {
   say(ToReplica{replicas_.address(replica), std::move(command)});
 }
 
-// ---- what people and tests see ------------------------------------------------------------------
+// ---- what people and tests see ----
 
 SchedulerCore::ReplicaView SchedulerCore::replica(ReplicaId id) const {
   ReplicaView view;

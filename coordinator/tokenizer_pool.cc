@@ -42,8 +42,7 @@ TokenizerPool::~TokenizerPool() {
   for (auto& thread : threads_) thread.join();
 }
 
-// ---- the main thread's side
-// -----------------------------------------------------------------------------------------
+// ---- the main thread's side ----
 
 bool TokenizerPool::submit(TokenizeJob&& job) {
   const size_t bytes = api::bytes_held(job.submit);
@@ -132,8 +131,7 @@ void TokenizerPool::hand_on() {
   }
 }
 
-// ---- the threads' side
-// -----------------------------------------------------------------------------------------
+// ---- the threads' side ----
 
 void TokenizerPool::run() noexcept {
   while (!stopping_.load(std::memory_order_relaxed)) {

@@ -68,8 +68,8 @@ struct EngineOptions {
   int32_t max_rows = 2048;  ///< rows of one step
   int32_t slots = 32;       ///< sequences that draw at once
   std::vector<TokenId> end_tokens;  ///< impossible before a request's min_tokens
-  int32_t ranks_on_host =
-      0;  ///< processes that share this host's memory; 0 = all ranks of the replica
+  /// processes that share this host's memory; 0 = all ranks of the replica
+  int32_t ranks_on_host = 0;
   /// Asked once, when the engine knows what it needs; who moves blocks keeps the store too. Null: a
   /// device tier alone, of the engine's device.
   kv::MakeBlockStore make_store;

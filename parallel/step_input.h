@@ -22,8 +22,8 @@ namespace tailor::parallel {
 struct Chunk {
   int32_t first_row = 0;  ///< into StepInput::token_ids
   int32_t num_rows = 0;
-  int32_t first_position =
-      0;  ///< of first_row: as many tokens of the sequence are in the KV pool already
+  /// of first_row: as many tokens of the sequence are in the KV pool already
+  int32_t first_position = 0;
   int32_t first_block = 0;  ///< into StepInput::block_ids: the table that covers positions 0..last
   int32_t num_blocks = 0;
   int32_t wants_logits = 0;  ///< 1 = the last row's logits are wanted

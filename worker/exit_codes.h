@@ -5,8 +5,8 @@ namespace tailor::worker {
 
 inline constexpr int kExitOk = 0;      ///< the cluster stops; nothing to restart
 inline constexpr int kExitUsage = 64;  ///< wrong command line; starting again cannot help
-inline constexpr int kExitModel =
-    66;  ///< the model cannot be opened, loaded or held; nor can it here
+/// the model cannot be opened, loaded or held; nor can it here
+inline constexpr int kExitModel = 66;
 /// MPI, a port or the peers were not there, or the coordinator lost or refused this replica; start
 /// again.
 inline constexpr int kExitUnavailable = 69;

@@ -30,8 +30,8 @@ Result<int32_t> measure_token_budget(parallel::Engine& engine, bool leader, int3
   const int64_t room =
       std::min<int64_t>(int64_t{num_blocks} * block_tokens, engine.info().max_context);
   auto rows = [&](int32_t wanted) { return static_cast<int32_t>(std::min<int64_t>(wanted, room)); };
-  auto run = [&](int32_t n)
-      -> Result<double> {  // the better of two: another process may get in the way of one
+  // the better of two: another process may get in the way of one
+  auto run = [&](int32_t n) -> Result<double> {
     TAILOR_ASSIGN(const double first, seconds_of_prompt(engine, leader, n, block_tokens));
     TAILOR_ASSIGN(const double second, seconds_of_prompt(engine, leader, n, block_tokens));
     return std::min(first, second);

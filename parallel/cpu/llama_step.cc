@@ -144,7 +144,7 @@ Result<void> LlamaStep::run(const StepInput& input, std::span<float> logits, con
   return {};
 }
 
-// ---- the step's shape ---------------------------------------------------------------------------
+// ---- the step's shape ----
 
 void LlamaStep::lay_out(const StepInput& input) {
   rows_ = input.num_rows();
@@ -205,7 +205,7 @@ void LlamaStep::normalize(const std::vector<float>& weight, const float* x, int6
   });
 }
 
-// ---- column-parallel products -------------------------------------------------------------------
+// ---- column-parallel products ----
 
 std::vector<LlamaStep::Strip> LlamaStep::strips(std::span<const Range> rows, int64_t tiles) const {
   std::vector<Strip> out;
@@ -280,7 +280,7 @@ void LlamaStep::gate_and_up(const LayerWeights& layer) {
   });
 }
 
-// ---- attention ----------------------------------------------------------------------------------
+// ---- attention ----
 
 std::byte* LlamaStep::plane(int32_t block, int64_t group, int64_t layer, int64_t kv) const {
   const kv::BlockLayout& layout = p_.layout;
@@ -340,7 +340,7 @@ void LlamaStep::attend(const StepInput& input, int64_t layer) {
   });
 }
 
-// ---- row-parallel products ----------------------------------------------------------------------
+// ---- row-parallel products ----
 
 Result<void> LlamaStep::gathered(std::span<const std::byte> mine, std::span<std::byte> all,
                                  bool to_all) {
@@ -415,7 +415,7 @@ void LlamaStep::copy_hidden(const HiddenTaps& taps, size_t layer) const {
                 x_ + taps.rows[i] * c_.hidden_size, hidden * sizeof(float));
 }
 
-// ---- logits -------------------------------------------------------------------------------------
+// ---- logits ----
 
 Result<void> LlamaStep::head(const StepInput& input, std::span<float> logits) {
   int64_t count = 0;

@@ -69,7 +69,7 @@ inline F keep_from(F x, F limit, F a) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_GE_OQ), a);
 }
 
-// ---- sums of products of bytes: unsigned weights [kLanes][4] with four signed activations ------
+// ---- sums of products of bytes: unsigned weights [kLanes][4] with four signed activations ----
 
 using Bytes = __m512i;
 inline Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }

@@ -16,7 +16,7 @@
 namespace tailor {
 namespace {
 
-// ---- as many fields as members ------------------------------------------------------------------
+// ---- as many fields as members ----
 
 /// What any member can be made of.
 struct Anything {
@@ -113,7 +113,7 @@ TEST(Fields, TheMessagesOfALinkAreNumberedApart) {
   expect_numbered_apart<WorkerReport, PredictorReport>(Fields<StepPayload>::number);
 }
 
-// ---- what walks the lists -----------------------------------------------------------------------
+// ---- what walks the lists ----
 
 TEST(Fields, AreNamedAsTheirMembersAndInTheirOrder) {
   EXPECT_EQ(describe(Dispatch{RequestId{7}, Attempt{1}, 2, 20, 64}),

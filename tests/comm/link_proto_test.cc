@@ -33,7 +33,7 @@ std::string field_name(const std::string& message) {
   return out;
 }
 
-// ---- the lists and the descriptors --------------------------------------------------------------
+// ---- the lists and the descriptors ----
 
 template <class T>
 constexpr FieldDescriptor::Type number_type() {
@@ -218,7 +218,7 @@ TEST(LinkProto, DescribesNothingElse) {
       << "a message of control.proto that nobody sends";
 }
 
-// ---- the bytes ----------------------------------------------------------------------------------
+// ---- the bytes ----
 
 template <class M>
 void expect_same(const M& value, const Message& read);

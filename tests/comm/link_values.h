@@ -178,7 +178,7 @@ class RandomValues : public tailor::test::RandomMessages {
 
 }  // namespace tailor::comm::test
 
-// ---- Dump of what has no field list ------------------------------------------------------------
+// ---- Dump of what has no field list ----
 
 namespace tailor {
 

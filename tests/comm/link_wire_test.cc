@@ -92,7 +92,7 @@ void expect_command_refused(const std::string& bytes, const char* what) {
   EXPECT_EQ(frame.error().code, ErrorCode::kProtocol) << what;
 }
 
-// ---- other versions -----------------------------------------------------------------------------
+// ---- other versions ----
 
 TEST(LinkWire, UnknownFieldsAreSkippedWhereverTheyStand) {
   const Bytes envelope = Bytes().varint(1, 3).unknown().varint(2, 4).varint(3, 5);
@@ -171,7 +171,7 @@ TEST(LinkWire, ListsOfNumbersMayComeOneByOneAndInPieces) {
   EXPECT_EQ(frame.payload.token_ids, (std::vector<TokenId>{70, 80, -1}));
 }
 
-// ---- what does not add up -----------------------------------------------------------------------
+// ---- what does not add up ----
 
 TEST(LinkWire, ColumnsOfDifferentLengthsAreRefused) {
   for (const Bytes& columns :
@@ -308,7 +308,7 @@ TEST(LinkWire, ADispatchWithoutItsRequestIsRefused) {
   expect_command_refused(encode(more), "more answers than samples");
 }
 
-// ---- values that are none -----------------------------------------------------------------------
+// ---- values that are none ----
 
 TEST(LinkWire, EnumsOutOfRange) {
   const auto finish = [](uint64_t value) {
@@ -405,7 +405,7 @@ TEST(LinkWire, TextThatIsNotUtf8ComesBackAsItWas) {
   EXPECT_EQ(Dump::of(std::get<PredictorReport>(*advice)), Dump::of(hello));
 }
 
-// ---- harm ---------------------------------------------------------------------------------------
+// ---- harm ----
 
 size_t most_memory(size_t bytes) {
   return WireReader::kMemoryPerByte * bytes + WireReader::kMemoryAnyway;

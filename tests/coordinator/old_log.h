@@ -27,7 +27,7 @@ struct OldLog {
   static OldLog read(const std::string& path);
 };
 
-// ---- the old layout -----------------------------------------------------------------------------
+// ---- the old layout ----
 
 /// The numbers of one record, little endian, one behind the other.
 class OldRecord {

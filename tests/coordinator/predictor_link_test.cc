@@ -54,12 +54,12 @@ TEST(PredictorLink, AMutePredictorIsLostButForOneQuestionAtATimeUntilItAnswers) 
   link.hello(kOne, {"p", "minilm", "head", {}, "1", 7}, now);
   link.ask(RequestId{1}, now);
   link.ask(RequestId{2}, now + seconds(10));
-  const auto live_until =
-      [&](Time time) {  // its io thread says hello whatever its main thread does
-        now = time;
-        link.hello(kOne, {}, now);
-        EXPECT_FALSE(link.fell_silent(now));
-      };
+  // its io thread says hello whatever its main thread does
+  const auto live_until = [&](Time time) {
+    now = time;
+    link.hello(kOne, {}, now);
+    EXPECT_FALSE(link.fell_silent(now));
+  };
   live_until(Time{seconds(40) - Duration(1)});
   EXPECT_FALSE(link.fell_mute(now));
   link.forgive(seconds(1));  // we slept

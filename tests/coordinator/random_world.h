@@ -237,14 +237,14 @@ class RandomWorld {
         if (!orderly && chance(3)) entries.push_back(entry);  // the same entry twice
       }
     }
-    if (!orderly && chance(10) &&
-        last_id_ > 0)  // of an attempt that never was, or of a request long gone
+    // of an attempt that never was, or of a request long gone
+    if (!orderly && chance(10) && last_id_ > 0)
       entries.push_back(
           {RequestId{1 + below(last_id_)}, 0, Attempt{77}, 0, 3, FinishReason::kStop});
     Epoch epoch = replica.epoch;
     if (!orderly && chance(3)) {
-      ++epoch.value;  // nothing of it may count; the runs above are then behind, so lose the
-                      // replica for real
+      // nothing of it may count; the runs above are then behind, so lose the replica for real
+      ++epoch.value;
       say(r, epoch, 0, 50, std::move(entries));
       return lose_for_sure(r);
     }

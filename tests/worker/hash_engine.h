@@ -17,8 +17,8 @@ namespace tailor::worker::test {
 
 inline constexpr int64_t kVocab = 64;
 inline constexpr TokenId kEos = 0;
-inline constexpr TokenId kPoison =
-    63;  ///< a prompt that begins with it gives NaN after `kPoisonAt` tokens
+/// a prompt that begins with it gives NaN after `kPoisonAt` tokens
+inline constexpr TokenId kPoison = 63;
 inline constexpr size_t kPoisonAt = 12;
 inline constexpr TokenId kBroken = 62;  ///< a prompt that begins with it breaks the device
 

@@ -21,8 +21,8 @@ namespace tailor {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr double kTieGap =
-    0.01;  // of the reference's two best logits: as in tests/parallel/parity_test.cc
+// of the reference's two best logits: as in tests/parallel/parity_test.cc
+constexpr double kTieGap = 0.01;
 
 /// The small model with a tokenizer of one word per token beside it.
 class Worker : public testing::Test {
