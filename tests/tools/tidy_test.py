@@ -97,6 +97,13 @@ class Tidy(unittest.TestCase):
         self.finds({"docs/page.md": "# Page\n\n" + wide + "\n| " + wide + "\n```text\n" + wide + "```\n" + wide},
                    "docs/page.md:3: 103 columns", "docs/page.md:10: 103 columns")
 
+    def test_comments_that_the_formatter_breaks(self):
+        self.finds({"core/core.h": "#pragma once\n#include \"base/ids.h\"\n// ---- events\n// ----------------\n"
+                                   "// ---- laws ----\nstruct Core {\n  int first =\n      0;  ///< much about it\n"
+                                   "  int second = 0;  ///< more\n                   ///< of it\n  int third = 0;  ///< little\n"
+                                   "  /// much\n  int fourth = 0;\n};\n"},
+                   "core/core.h:4: a section's rule", "core/core.h:8: broken for its comment", "core/core.h:10: a comment of several")
+
     def test_files_that_a_page_names(self):
         self.finds({"docs/page.md": "See base/ids.h and `core/gone.h`, docs/page.md, elsewhere/x.h, core/x_*.cc.\n",
                     "docs/decisions/001-old.md": "core/gone.h\n"},
