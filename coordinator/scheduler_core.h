@@ -138,7 +138,7 @@ class SchedulerCore {
   void on(const Envelope& from, const Hello& hello);
   void on(const Envelope& from, const StepReport& report);
   void on(const Envelope& from, const Drained&);
-  void on(const Envelope&, const Heartbeat&) {}  // the driver's
+  void on(const Envelope&, const auto&) {}  // a heartbeat: the driver's
   void on(const ReplicaLost& event);
   void on(const DrainReplica& event);
   void on(const PredictorHello& event);
