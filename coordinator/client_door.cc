@@ -196,7 +196,7 @@ void ClientDoor::on_cancel(ClientId client, const api::Cancel& cancel) {
   if (!request) return reject(client, cancel.request_id, ErrorCode::kNotFound, "no such request");
   if (!owns(client, *request, cancel.token))
     return reject(client, cancel.request_id, ErrorCode::kUnauthenticated, kNotYours);
-  outside_.tell(Abandoned{request->id()});  // one that has ended by itself stays as it is
+  outside_.tell(Abandoned{request->id});  // one that has ended by itself stays as it is
   request = store_.find(cancel.request_id);
   if (request && !sessions_.reads(client, *request)) sessions_.post(client, request->finished());
 }

@@ -13,6 +13,45 @@ constexpr size_t kUsualEvents = 1024;  // of a message: room is made for so many
 
 }  // namespace
 
+// ---- what has changed ----
+
+void ClientSessions::Changes::add(StoredRequest& request) {
+  request.reader.changed = true;
+  request.reader.change = first_ + static_cast<uint32_t>(list_.size());
+  list_.push_back(&request);
+}
+
+void ClientSessions::Changes::remove(StoredRequest& request) {
+  request.reader.changed = false;
+  list_[request.reader.change - first_] = nullptr;
+  ++holes_;
+  for (; !list_.empty() && list_.front() == nullptr; list_.pop_front()) {
+    ++first_;
+    --holes_;
+  }
+  if (2 * holes_ <= list_.size()) return;
+  std::erase(list_, nullptr);
+  holes_ = 0;
+  for (size_t i = 0; i < list_.size(); ++i)
+    list_[i]->reader.change = first_ + static_cast<uint32_t>(i);
+}
+
+void ClientSessions::Changes::check_integrity(uint32_t client) const {
+  size_t holes = 0;
+  for (size_t i = 0; i < list_.size(); ++i) {
+    const StoredRequest* request = list_[i];
+    holes += request == nullptr;
+    TAILOR_CHECK(
+        request == nullptr || (request->reader.client == client && request->reader.changed &&
+                               request->reader.change == first_ + static_cast<uint32_t>(i)),
+        "a changed request is its reader's, at its number");
+  }
+  TAILOR_CHECK(holes == holes_ && 2 * holes <= list_.size(), "holes are counted and few");
+  TAILOR_CHECK(list_.empty() || list_.front() != nullptr, "the front one is no hole");
+}
+
+// ---- clients ----
+
 void ClientSessions::heard(ClientId id, Time now) {
   const auto [it, is_new] = by_id_.try_emplace(id, static_cast<uint32_t>(clients_.size()));
   if (is_new) {
@@ -42,7 +81,7 @@ void ClientSessions::grant(ClientId id, uint32_t messages) {
   if (!client) return;
   client->credit = static_cast<uint32_t>(
       std::min<uint64_t>(uint64_t{client->credit} + messages, options_.max_credit));
-  if (!client->posted.empty() || !client->dirty.empty()) list(*client);
+  if (!client->posted.empty() || !client->changes.empty()) list(*client);
 }
 
 void ClientSessions::unreachable(ClientId id) {
@@ -101,28 +140,21 @@ size_t ClientSessions::bytes_of(const Posted& posted) {
 }
 
 void ClientSessions::changed(StoredRequest& request) {
-  if (request.reader.client == kNobody || request.reader.dirty) return;
-  request.reader.dirty = true;
+  if (request.reader.client == kNobody || request.reader.changed) return;
   Client& client = clients_[request.reader.client];
-  client.dirty.push_back(&request);
+  client.changes.add(request);
   list(client);
 }
 
 void ClientSessions::forgotten(const RequestStore::Forgotten& requests) {
-  std::vector<Client*> readers;
   for (const auto& request : requests) {
-    Client* client = &clients_[request->reader.client];
-    put(client, api::Rejected{std::string(request->name()),
-                              Error{ErrorCode::kNotFound,
-                                    "the answer was not read in the time for which it is kept"},
-                              {}});
-    if (std::exchange(request->reader.dirty, false) &&
-        std::find(readers.begin(), readers.end(), client) == readers.end())
-      readers.push_back(client);
+    put(&clients_[request->reader.client],
+        api::Rejected{
+            std::string(request->name()),
+            Error{ErrorCode::kNotFound, "the answer was not read in the time for which it is kept"},
+            {}});
     leave(*request);
   }
-  for (Client* client : readers)
-    std::erase_if(client->dirty, [](const StoredRequest* one) { return !one->reader.dirty; });
 }
 
 ClientSessions::Client* ClientSessions::find(ClientId id) {
@@ -139,7 +171,7 @@ void ClientSessions::list(Client& client) {
 void ClientSessions::leave(StoredRequest& request) {
   auto& reader = request.reader;
   Client& client = clients_[reader.client];
-  if (reader.dirty) std::erase(client.dirty, &request);  // taken by another: rare
+  if (reader.changed) client.changes.remove(request);
   client.requests[reader.place] = client.requests.back();
   client.requests[reader.place]->reader.place = reader.place;
   client.requests.pop_back();
@@ -184,26 +216,23 @@ size_t ClientSessions::tell_posted(Client& client, Message& message) const {
   return taken;
 }
 
-/// Adds what was posted, then the chunks and ends of the client's dirty requests; true when some
+/// Adds what was posted, then the chunks and ends of the client's changed requests; true when some
 /// did not find room.
 bool ClientSessions::tell(Client& client, Message& message) {
   const size_t posted = tell_posted(client, message);
   if (!client.posted.empty()) return true;
   size_t room = options_.max_message_bytes - std::min(options_.max_message_bytes, posted);
-  size_t done = 0;
-  message.events.reserve(message.events.size() + std::min(client.dirty.size(), kUsualEvents));
-  for (; done < client.dirty.size() && room > 0; ++done) {
-    StoredRequest& request = *client.dirty[done];
+  message.events.reserve(message.events.size() + std::min(client.changes.size(), kUsualEvents));
+  while (!client.changes.empty() && room > 0) {
+    StoredRequest& request = client.changes.front();
     room -= std::min(room, request.read(request.reader.cursor, room, message.events));
     if (!request.read_up(request.reader.cursor)) break;
-    request.reader.dirty = false;
+    client.changes.remove(request);
     if (!request.ended()) continue;
     message.events.emplace_back(request.finished());
     leave(request);
   }
-  client.dirty.erase(client.dirty.begin(),
-                     client.dirty.begin() + static_cast<std::ptrdiff_t>(done));
-  return !client.dirty.empty();
+  return !client.changes.empty();
 }
 
 std::vector<ClientSessions::Gone> ClientSessions::gone(Time heard_until) const {
@@ -213,7 +242,7 @@ std::vector<ClientSessions::Gone> ClientSessions::gone(Time heard_until) const {
     if (client.heard + options_.lease > heard_until && !client.overflowed) continue;
     Gone one{id, {}};
     for (const StoredRequest* request : client.requests)
-      if (!request->detached && !request->ended()) one.cancel.push_back(request->id());
+      if (!request->detached && !request->ended()) one.cancel.push_back(request->id);
     std::sort(one.cancel.begin(), one.cancel.end());
     gone.push_back(std::move(one));
   }
@@ -257,11 +286,9 @@ void ClientSessions::check_integrity() const {
       TAILOR_CHECK(reader.client == place && reader.place == i,
                    "a request has the reader that lists it");
     }
-    for (const StoredRequest* request : client.dirty)
-      TAILOR_CHECK(request->reader.client == place && request->reader.dirty,
-                   "a dirty request is its reader's");
+    client.changes.check_integrity(place);
     const bool owes = client.reachable && !client.overflowed && client.credit > 0 &&
-                      (!client.posted.empty() || !client.dirty.empty());
+                      (!client.posted.empty() || !client.changes.empty());
     TAILOR_CHECK(!owes || client.listed, "a client that is owed something is listed");
   }
   TAILOR_CHECK(attached == attached_, "every reader is listed once");

@@ -98,6 +98,22 @@ class ClientSessions {
   /// An event of its own, or a request's Accepted (nothing where it has been forgotten since: it is
   /// told so).
   using Posted = std::variant<api::ServerEvent, std::weak_ptr<const StoredRequest>>;
+  /// Requests with something new, in the order in which they changed. Each of them can be taken out
+  /// at once, which leaves a hole; there are never more holes than requests.
+  class Changes {
+   public:
+    bool empty() const { return list_.empty(); }
+    size_t size() const { return list_.size() - holes_; }
+    StoredRequest& front() const { return *list_.front(); }  ///< never a hole
+    void add(StoredRequest& request);
+    void remove(StoredRequest& request);
+    void check_integrity(uint32_t client) const;
+
+   private:
+    std::deque<StoredRequest*> list_;  // null: a hole
+    uint32_t first_ = 0;               // the number of the front one; they may wrap
+    size_t holes_ = 0;
+  };
   struct Client {
     ClientId id;
     Time heard;
@@ -107,7 +123,7 @@ class ClientSessions {
     bool listed = false;  // in dirty_clients_
     std::deque<Posted> posted;
     size_t posted_bytes = 0;
-    std::vector<StoredRequest*> dirty;     // in the order in which they changed
+    Changes changes;
     std::vector<StoredRequest*> requests;  // all that it reads, unordered
   };
   Client* find(ClientId id);

@@ -265,23 +265,22 @@ void CoordinatorLoop::log_probed(const StepReport& report) const {
 void CoordinatorLoop::execute(const Emit& command) {
   const auto [progress, parts] = replicas_.entry(command.entry);
   StoredRequest& request = store_.live(command.slot);
-  TAILOR_CHECK(request.id() == progress.request,
-               "a request stands at its slot in the core's books");
+  TAILOR_CHECK(request.id == progress.request, "a request stands at its slot in the core's books");
   if (request.broken) return;
   if (request.timings.first_token == Duration{} && progress.num_tokens > command.skip)
     request.timings.first_token = now_ - request.request->arrival;
   if (auto stored = store_.append(request, progress, parts, command.skip); !stored) {
     ++worker_complaints_;
-    LOG_ERROR("request {}: {}; the request fails", request.id().value, stored.error().message);
+    LOG_ERROR("request {}: {}; the request fails", request.id.value, stored.error().message);
     request.broken = true;
-    broken_.push_back({request.id(), FinishReason::kFailed, stored.error().code});
+    broken_.push_back({request.id, FinishReason::kFailed, stored.error().code});
   }
   sessions_.changed(request);
 }
 
 void CoordinatorLoop::execute(const Finish& command) {
   StoredRequest& request = store_.live(command.slot);
-  TAILOR_CHECK(request.id() == command.id, "a live request ends once");
+  TAILOR_CHECK(request.id == command.id, "a live request ends once");
   Error error = command.error;
   FinishReason reason = command.reason;
   if (request.broken) {

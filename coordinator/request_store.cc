@@ -65,7 +65,8 @@ size_t StoredRequest::read(StreamCursor& cursor, size_t max_bytes,
     auto& place = cursor.samples[s];
     while (taken < max_bytes &&
            (place.token < sample.tokens.size() || place.text < sample.text.size())) {
-      api::TokenChunk chunk;
+      auto& chunk =
+          std::get<api::TokenChunk>(out.emplace_back(std::in_place_type<api::TokenChunk>));
       chunk.request_id = name();
       chunk.sample = s;
       chunk.first_index = place.token;
@@ -76,7 +77,7 @@ size_t StoredRequest::read(StreamCursor& cursor, size_t max_bytes,
       const size_t room = max_bytes - taken;
       const size_t text = whole_characters(sample.text, place.text,
                                            std::max<size_t>(room > bytes ? room - bytes : 0, 8));
-      chunk.text = sample.text.substr(place.text, text);
+      chunk.text.assign(sample.text, place.text, text);
       bytes += text;
       uint32_t end = place.token;
       if (place.text + text == sample.text.size())
@@ -92,7 +93,6 @@ size_t StoredRequest::read(StreamCursor& cursor, size_t max_bytes,
       place.token = end;
       place.text += text;
       taken += bytes;
-      out.emplace_back(std::move(chunk));
     }
   }
   return taken;
@@ -131,8 +131,6 @@ StoredRequest& RequestStore::live(uint32_t slot) const {
 
 Result<void> RequestStore::append(StoredRequest& request, const SequenceProgress& progress,
                                   const ProgressParts& parts, uint32_t skip) {
-  TAILOR_CHECK(!request.ended() && progress.sample < request.num_samples(),
-               "a report's entry has its live request");
   size_t grown = 0;
   if (request.samples_.empty()) {
     request.samples_.resize(request.num_samples());
@@ -140,6 +138,8 @@ Result<void> RequestStore::append(StoredRequest& request, const SequenceProgress
     request.bytes_ += grown;
     live_bytes_ += std::exchange(grown, 0);
   }
+  TAILOR_CHECK(!request.ended() && progress.sample < request.samples_.size(),
+               "a report's entry has its live request");
   auto& sample = request.samples_[progress.sample];
   const auto tokens = parts.token_ids;
   TAILOR_CHECK(skip <= tokens.size() && progress.first_index + skip <= sample.tokens.size() &&

@@ -47,6 +47,7 @@ struct StreamCursor {
 class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
  public:
   // ---- constant ----
+  const RequestId id;
   const std::shared_ptr<const Request> request;
   /// Its client's for it.
   std::string_view name() const { return std::string_view(words_).substr(0, name_bytes_); }
@@ -67,13 +68,13 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
     static constexpr uint32_t kNobody = UINT32_MAX;
     uint32_t client = kNobody;  ///< its place among the sessions
     uint32_t place = 0;         ///< of this request in its list
-    bool dirty = false;         ///< in its list of those with something new
+    uint32_t change = 0;        ///< its number among its client's changes, where it is one
+    bool changed = false;       ///< there is something new that has not been sent
     StreamCursor cursor;
   };
   Reader reader;
 
   // ---- the answer so far ----
-  RequestId id() const { return request->id; }
   bool ended() const { return end_ != nullptr; }
   const api::Finished& finished() const { return *end_; }  ///< once it has ended
   api::Accepted accepted() const;
@@ -107,7 +108,8 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
   };
   StoredRequest(std::shared_ptr<const Request> request, const std::string& name,
                 const std::string& token)
-      : request(std::move(request)),
+      : id(request->id),
+        request(std::move(request)),
         words_(name + token),
         name_bytes_(static_cast<uint32_t>(name.size())) {}
 

@@ -325,6 +325,45 @@ TEST(ClientSessions, WhoReadsTooSlowlyIsToldThatTheAnswerIsForgotten) {
   }
 }
 
+TEST(ClientSessions, WhatIsTakenOutOfTheMiddleLeavesTheOthersInOrder) {
+  ClientSessionsOptions options;
+  options.initial_credit = 0;
+  RequestStoreOptions keep;
+  keep.max_ended = 20;
+  World w(options, keep);
+  const ClientId a{1}, b{2};
+  for (const ClientId id : {a, b}) w.sessions.heard(id, w.now);
+  for (uint64_t id = 1; id <= 90; ++id) {
+    StoredRequest& request = open_request(w.store, id, static_cast<uint32_t>(id), 1, a);
+    w.sessions.attach(a, request, {});
+    w.token(id);
+  }
+  // A third is read elsewhere, a third has ended and is partly forgotten, a third just waits.
+  for (uint64_t id = 3; id <= 90; id += 3) {
+    w.attach(b, id);
+    w.sessions.check_integrity();
+  }
+  for (uint64_t id = 1; id <= 90; id += 3) {
+    w.end(id);
+    w.sessions.check_integrity();
+  }
+  EXPECT_EQ(w.sessions.attached(), 80u);
+  w.sessions.grant(a, 1);
+  w.sessions.grant(b, 1);
+  std::map<uint64_t, std::string> heard;
+  for (const auto& message : w.flush())
+    for (const auto& event : message.events)
+      if (const auto* chunk = std::get_if<api::TokenChunk>(&event))
+        heard[message.client.value] += chunk->request_id + " ";
+  std::map<uint64_t, std::string> expected;
+  for (uint64_t id = 1; id <= 90; ++id) {
+    if (id % 3 == 1 && id <= 30) continue;  // forgotten
+    expected[id % 3 == 0 ? 2 : 1] += "r" + std::to_string(id) + " ";
+  }
+  EXPECT_EQ(heard, expected);
+  w.sessions.check_integrity();
+}
+
 TEST(ClientSessions, LargeAnswersAreCutIntoMessagesOfBoundedSize) {
   ClientSessionsOptions options;
   options.max_message_bytes = 4096;

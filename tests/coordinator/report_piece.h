@@ -33,7 +33,7 @@ inline ReportPiece report_piece(uint32_t sample, uint32_t first, std::vector<Tok
 
 inline Result<void> append(RequestStore& store, StoredRequest& request, ReportPiece piece,
                            uint32_t skip) {
-  piece.progress.request = request.id();
+  piece.progress.request = request.id;
   return store.append(request, piece.progress,
                       {piece.ids, piece.offset, piece.text, piece.logprobs, &piece.end}, skip);
 }

@@ -139,7 +139,7 @@ TEST(RequestStore, EndedStreamsAreKeptWithinAgeCountAndBytes) {
   }
   EXPECT_EQ(store.find("r2"), nullptr);
   ASSERT_NE(store.find("r3"), nullptr);
-  EXPECT_EQ(store.find("r3")->id(), RequestId{3});
+  EXPECT_EQ(store.find("r3")->id, RequestId{3});
   EXPECT_TRUE(store.expire(kStart + seconds(3) + options.keep).empty());
   EXPECT_EQ(store.find("r3"), nullptr);
   EXPECT_NE(store.find("r4"), nullptr);
