@@ -25,20 +25,25 @@ void ClientSessions::Changes::remove(StoredRequest& request) {
   request.reader.changed = false;
   list_[request.reader.change - first_] = nullptr;
   ++holes_;
-  for (; !list_.empty() && list_.front() == nullptr; list_.pop_front()) {
-    ++first_;
-    --holes_;
-  }
-  if (2 * holes_ <= list_.size()) return;
+  for (; head_ < list_.size() && list_[head_] == nullptr; ++head_) --holes_;
+  const size_t left = list_.size() - head_;
+  if (2 * holes_ > left || head_ > left) tidy();
+}
+
+/// Closes the holes and forgets what has been passed. Cost: O(size), once per as many removals.
+void ClientSessions::Changes::tidy() {
+  first_ += static_cast<uint32_t>(head_);
+  list_.erase(list_.begin(), list_.begin() + static_cast<std::ptrdiff_t>(head_));
+  head_ = 0;
+  if (std::exchange(holes_, 0) == 0) return;
   std::erase(list_, nullptr);
-  holes_ = 0;
   for (size_t i = 0; i < list_.size(); ++i)
     list_[i]->reader.change = first_ + static_cast<uint32_t>(i);
 }
 
 void ClientSessions::Changes::check_integrity(uint32_t client) const {
   size_t holes = 0;
-  for (size_t i = 0; i < list_.size(); ++i) {
+  for (size_t i = head_; i < list_.size(); ++i) {
     const StoredRequest* request = list_[i];
     holes += request == nullptr;
     TAILOR_CHECK(
@@ -46,8 +51,9 @@ void ClientSessions::Changes::check_integrity(uint32_t client) const {
                                request->reader.change == first_ + static_cast<uint32_t>(i)),
         "a changed request is its reader's, at its number");
   }
-  TAILOR_CHECK(holes == holes_ && 2 * holes <= list_.size(), "holes are counted and few");
-  TAILOR_CHECK(list_.empty() || list_.front() != nullptr, "the front one is no hole");
+  const size_t left = list_.size() - head_;
+  TAILOR_CHECK(holes == holes_ && 2 * holes <= left && head_ <= left, "holes are counted and few");
+  TAILOR_CHECK(left == 0 || list_[head_] != nullptr, "the front one is no hole");
 }
 
 // ---- clients ----

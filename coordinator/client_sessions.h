@@ -102,17 +102,19 @@ class ClientSessions {
   /// at once, which leaves a hole; there are never more holes than requests.
   class Changes {
    public:
-    bool empty() const { return list_.empty(); }
-    size_t size() const { return list_.size() - holes_; }
-    StoredRequest& front() const { return *list_.front(); }  ///< never a hole
+    bool empty() const { return head_ == list_.size(); }
+    size_t size() const { return list_.size() - head_ - holes_; }
+    StoredRequest& front() const { return *list_[head_]; }  ///< never a hole
     void add(StoredRequest& request);
     void remove(StoredRequest& request);
     void check_integrity(uint32_t client) const;
 
    private:
-    std::deque<StoredRequest*> list_;  // null: a hole
-    uint32_t first_ = 0;               // the number of the front one; they may wrap
-    size_t holes_ = 0;
+    void tidy();
+
+    std::vector<StoredRequest*> list_;  // from head_ on; null: a hole
+    size_t head_ = 0, holes_ = 0;
+    uint32_t first_ = 0;  // the number of list_[0]; they may wrap
   };
   struct Client {
     ClientId id;

@@ -17,18 +17,24 @@ void ReplicaDoor::on(comm::FromWorker& input, Time now) {
   // said before it joined anew is counted there, and changes nothing here either.
   if (!links_.speaks(input.link, envelope.replica)) return;  // refused or given up
   const bool current = links_.find(envelope.replica)->epoch == envelope.epoch;
-  parts_.clear();
-  if (const auto* report = std::get_if<StepReport>(&from.report)) {
-    if (current) links_.stepped(envelope.replica, *report, now);
-    PayloadReader reader(input.frame.payload);
-    for (const SequenceProgress& entry : report->progress) parts_.push_back(reader.next(entry));
-  }
+  if (const auto* report = std::get_if<StepReport>(&from.report); report && current)
+    links_.stepped(envelope.replica, *report, now);
   if (current && std::holds_alternative<Drained>(from.report)) part(envelope);
   const CoreEvent event = std::move(from);
   report_ = std::get_if<StepReport>(&std::get<FromReplica>(event).report);
+  payload_.emplace(input.frame.payload);
+  num_read_ = 0;
   outside_.tell(event);
+  payload_.reset();
   report_ = nullptr;
   if (!links_.find(envelope.replica)) outside_.contexts_changed();  // it has just left
+}
+
+ReplicaDoor::Entry ReplicaDoor::entry(uint32_t index) {
+  TAILOR_CHECK(report_ && index + 1 >= num_read_ && index < report_->progress.size(),
+               "a report's entries are asked for in their order");
+  for (; num_read_ <= index; ++num_read_) parts_ = payload_->next(report_->progress[num_read_]);
+  return {report_->progress[index], parts_};
 }
 
 // ---- who is there ----

@@ -9,7 +9,6 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "base/messages.h"
 #include "base/payload.h"
@@ -45,12 +44,13 @@ class ReplicaDoor {
   /// its replica has just left.
   void send(const ToReplica& message, DispatchPayload payload, Time now);
 
-  /// Of the report that the core is being told of: its entries, and what came with them.
+  /// Of the report that the core is being told of: an entry, and what came with it. In their order,
+  /// as the core names them; not each need be asked for.
   struct Entry {
     const SequenceProgress& progress;
     const ProgressParts& parts;
   };
-  Entry entry(uint32_t index) const { return {report_->progress[index], parts_[index]}; }
+  Entry entry(uint32_t index);
 
   const ReplicaLinks& links() const { return links_; }
   uint64_t lost() const { return lost_; }
@@ -79,7 +79,9 @@ class ReplicaDoor {
   // While the core is told of it.
   std::optional<Joining> joining_;
   const StepReport* report_ = nullptr;
-  std::vector<ProgressParts> parts_;  // of its entries; reused
+  std::optional<PayloadReader> payload_;
+  ProgressParts parts_;    // of the entry that was read last
+  uint32_t num_read_ = 0;  // entries
 };
 
 }  // namespace tailor::coordinator

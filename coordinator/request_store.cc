@@ -12,6 +12,7 @@ namespace {
 /// What a request costs in tables and books, the core's among them, about.
 constexpr size_t kInTables = 512;
 constexpr size_t kMaxTokensPerChunk = 4096;
+constexpr uint32_t kMarkEvery = 16;  // tokens, about: whoever resumes reads so many again
 
 size_t bytes_of(const LogprobEntry& entry) { return sizeof entry + bytes_outside(entry); }
 
@@ -51,18 +52,17 @@ StreamCursor StoredRequest::cursor(const std::vector<uint32_t>& from_token) cons
         marks.begin(), marks.end(), place.token,
         [](uint32_t token, const StreamCursor::Place& m) { return token < m.token; });
     if (mark != marks.begin()) place.text = std::prev(mark)->text;
-    cursor.samples.push_back(place);
+    cursor.place(s) = place;
   }
   return cursor;
 }
 
 size_t StoredRequest::read(StreamCursor& cursor, size_t max_bytes,
                            std::vector<api::ServerEvent>& out) const {
-  if (cursor.samples.size() < samples_.size()) cursor.samples.resize(samples_.size());
   size_t taken = 0;
   for (uint32_t s = 0; s < samples_.size() && taken < max_bytes; ++s) {
     const Sample& sample = samples_[s];
-    auto& place = cursor.samples[s];
+    StreamCursor::Place& place = cursor.place(s);
     while (taken < max_bytes &&
            (place.token < sample.tokens.size() || place.text < sample.text.size())) {
       auto& chunk =
@@ -100,7 +100,7 @@ size_t StoredRequest::read(StreamCursor& cursor, size_t max_bytes,
 
 bool StoredRequest::read_up(const StreamCursor& cursor) const {
   for (size_t s = 0; s < samples_.size(); ++s) {
-    const auto place = s < cursor.samples.size() ? cursor.samples[s] : StreamCursor::Place{};
+    const StreamCursor::Place place = cursor.place(s);
     if (place.token < samples_[s].tokens.size() || place.text < samples_[s].text.size())
       return false;
   }
@@ -155,8 +155,9 @@ Result<void> RequestStore::append(StoredRequest& request, const SequenceProgress
     return fail(ErrorCode::kDataLoss, "the numbers of tokens and logprobs differ");
 
   if (skip < tokens.size()) {
-    if (sample.marks.empty() || sample.marks.back().text != sample.text.size()) {
-      sample.marks.push_back({static_cast<uint32_t>(sample.tokens.size()), sample.text.size()});
+    if (const auto at = static_cast<uint32_t>(sample.tokens.size()); at >= sample.next_mark) {
+      sample.marks.push_back({at, sample.text.size()});
+      sample.next_mark = at + kMarkEvery;
       grown += sizeof(StreamCursor::Place);
     }
     sample.tokens.insert(sample.tokens.end(), tokens.begin() + skip, tokens.end());

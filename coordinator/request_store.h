@@ -35,13 +35,27 @@ struct RequestStoreOptions {
   size_t max_ended_bytes = 256u << 20;  ///< with at most so many bytes; the oldest go first
 };
 
-/// How far somebody has read each sample. Samples that it does not name: not at all.
-struct StreamCursor {
+/// How far somebody has read each sample. Most answers have one: its place stands here itself.
+class StreamCursor {
+ public:
   struct Place {
     uint32_t token = 0;
     uint64_t text = 0;
   };
-  std::vector<Place> samples;
+  Place place(size_t sample) const {
+    if (sample == 0) return first_;
+    return others_ && sample <= others_->size() ? (*others_)[sample - 1] : Place{};
+  }
+  Place& place(size_t sample) {
+    if (sample == 0) return first_;
+    if (!others_) others_ = std::make_unique<std::vector<Place>>();
+    if (sample > others_->size()) others_->resize(sample);
+    return (*others_)[sample - 1];
+  }
+
+ private:
+  Place first_;
+  std::unique_ptr<std::vector<Place>> others_;
 };
 
 class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
@@ -101,10 +115,12 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
     std::vector<TokenId> tokens;
     std::string text;
     std::vector<LogprobEntry> logprobs;  // empty, or one per token
-    /// Where each report began: a token index and the text offset that goes with it.
+    /// Here and there a token index, and the text offset from which on its text is: where a report
+    /// began.
     std::vector<StreamCursor::Place> marks;
     std::unique_ptr<SequenceEnd> said;  // at its end, when there was something to say
     FinishReason finish = FinishReason::kNone;
+    uint32_t next_mark = 0;  // the token from which on there is to be one
   };
   StoredRequest(std::shared_ptr<const Request> request, const std::string& name,
                 const std::string& token)

@@ -168,7 +168,7 @@ TEST(RequestStore, ResumeFromAnyTokenAndAnyMessageSizeGivesTheWholeAnswer) {
     std::vector<std::vector<TokenId>> tokens(2);
     std::vector<std::string> text(2);
     Listener steady(2), resuming(2);
-    StreamCursor steady_cursor = r.cursor({}), cursor = steady_cursor;
+    StreamCursor steady_cursor = r.cursor({}), cursor = r.cursor({});
     for (int step = 0; step < 60; ++step) {
       const uint32_t s = random() % 2;
       std::vector<TokenId> ids;
