@@ -12,7 +12,6 @@ namespace {
 /// What a request costs in tables and books, the core's among them, about.
 constexpr size_t kInTables = 512;
 constexpr size_t kMaxTokensPerChunk = 4096;
-constexpr uint32_t kMarkEvery = 16;  // tokens, about: whoever resumes reads so many again
 
 size_t bytes_of(const LogprobEntry& entry) { return sizeof entry + bytes_outside(entry); }
 
@@ -155,9 +154,8 @@ Result<void> RequestStore::append(StoredRequest& request, const SequenceProgress
     return fail(ErrorCode::kDataLoss, "the numbers of tokens and logprobs differ");
 
   if (skip < tokens.size()) {
-    if (const auto at = static_cast<uint32_t>(sample.tokens.size()); at >= sample.next_mark) {
-      sample.marks.push_back({at, sample.text.size()});
-      sample.next_mark = at + kMarkEvery;
+    if (sample.marks.empty() || sample.marks.back().text != sample.text.size()) {
+      sample.marks.push_back({static_cast<uint32_t>(sample.tokens.size()), sample.text.size()});
       grown += sizeof(StreamCursor::Place);
     }
     sample.tokens.insert(sample.tokens.end(), tokens.begin() + skip, tokens.end());

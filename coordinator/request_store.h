@@ -115,12 +115,10 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
     std::vector<TokenId> tokens;
     std::string text;
     std::vector<LogprobEntry> logprobs;  // empty, or one per token
-    /// Here and there a token index, and the text offset from which on its text is: where a report
-    /// began.
+    /// Where each report began: a token index and the text offset that goes with it.
     std::vector<StreamCursor::Place> marks;
     std::unique_ptr<SequenceEnd> said;  // at its end, when there was something to say
     FinishReason finish = FinishReason::kNone;
-    uint32_t next_mark = 0;  // the token from which on there is to be one
   };
   StoredRequest(std::shared_ptr<const Request> request, const std::string& name,
                 const std::string& token)
