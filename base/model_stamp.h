@@ -1,5 +1,5 @@
 // The stamp that ties a file to the model it was made with: heads, length files, feature files and
-// packed weights carry the model's fingerprint (parallel/weights/weight_files.h), "xxh3-" and 32
+// packed weights carry the model's fingerprint (weights/weight_files.h), "xxh3-" and 32
 // hexadecimal digits, a hash of every byte. Files made before there was such a hash carry 32 digits
 // alone, which came from samples and did not tell an edited model from the one it was. Pure.
 #pragma once

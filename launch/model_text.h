@@ -1,5 +1,5 @@
 // The text side of a model: its tokenizer and chat template, from wherever its files carry them.
-// text/ knows no weight files and parallel/weights no text, so the launcher joins them here.
+// text/ knows no weight files and weights no text, so the launcher joins them here.
 #pragma once
 
 #include <memory>
@@ -8,9 +8,9 @@
 
 #include "base/api.h"
 #include "base/result.h"
-#include "parallel/weights/weight_files.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "weights/weight_files.h"
 
 namespace tailor::launch {
 

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "base/model_stamp.h"
-#include "parallel/weights/default_model.h"
-#include "parallel/weights/weight_files.h"
 #include "tie/length_head.h"
+#include "weights/default_model.h"
+#include "weights/weight_files.h"
 
 namespace tailor::launch {
 namespace {

@@ -10,12 +10,12 @@
 
 #include "base/model_stamp.h"
 #include "base/numbers.h"
-#include "parallel/weights/default_model.h"
-#include "parallel/weights/safetensors_file.h"
 #include "tie/feature_file.h"
 #include "tie/length_file.h"
 #include "tie/model/prompt_features.h"
 #include "tie/safetensors_writer.h"
+#include "weights/default_model.h"
+#include "weights/safetensors_file.h"
 
 namespace tailor::launch {
 namespace {

@@ -13,10 +13,10 @@
 #include "base/model_stamp.h"
 #include "launch/predictor_data.h"
 #include "launch/predictor_judge.h"
-#include "parallel/weights/config_json.h"
-#include "parallel/weights/weight_files.h"
 #include "tie/length_head.h"
 #include "tie/model/trained_predictor.h"
+#include "weights/config_json.h"
+#include "weights/weight_files.h"
 
 namespace tailor::launch {
 namespace {

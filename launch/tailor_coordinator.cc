@@ -34,8 +34,8 @@
 #include "launch/number_options.h"
 #include "launch/program_options.h"
 #include "launch/program_start.h"
-#include "parallel/weights/default_model.h"
-#include "parallel/weights/weight_files.h"
+#include "weights/default_model.h"
+#include "weights/weight_files.h"
 
 namespace tailor::launch {
 namespace {

@@ -42,7 +42,7 @@
 #include "kv/block_pool.h"
 #include "kv/block_store.h"
 #include "parallel/step_input.h"
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 namespace tailor::parallel {
 

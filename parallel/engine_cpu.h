@@ -9,7 +9,7 @@
 
 #include "base/result.h"
 #include "parallel/engine.h"
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 namespace tailor::parallel {
 

@@ -11,7 +11,7 @@
 
 #include "base/result.h"
 #include "parallel/sharding.h"
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 namespace tailor::parallel {
 

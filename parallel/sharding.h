@@ -10,7 +10,7 @@
 
 #include "base/result.h"
 #include "parallel/reduction.h"
-#include "parallel/weights/model_config.h"
+#include "weights/model_config.h"
 
 namespace tailor::parallel {
 

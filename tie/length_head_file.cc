@@ -2,9 +2,9 @@
 #include <map>
 
 #include "base/numbers.h"
-#include "parallel/weights/safetensors_file.h"
 #include "tie/length_head.h"
 #include "tie/safetensors_writer.h"
+#include "weights/safetensors_file.h"
 
 namespace tailor::tie {
 namespace {

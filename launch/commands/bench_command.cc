@@ -32,7 +32,7 @@
 #include "launch/commands/engine_run.h"
 #include "launch/commands/open_requests.h"
 #include "launch/commands/prompt_json.h"
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 namespace tailor::launch {
 namespace {

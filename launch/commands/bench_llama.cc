@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "launch/commands/measured_child.h"
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 namespace tailor::launch {
 namespace {

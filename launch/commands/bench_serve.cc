@@ -15,7 +15,7 @@
 #include "comm/client.h"
 #include "launch/commands/measured_child.h"
 #include "launch/commands/peer_report.h"
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 namespace tailor::launch {
 namespace {

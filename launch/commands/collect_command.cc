@@ -21,9 +21,9 @@
 #include "launch/model_text.h"
 #include "launch/supervisor/usable_cores.h"
 #include "parallel/engine_cpu.h"
-#include "parallel/weights/default_model.h"
 #include "tie/feature_file.h"
 #include "tie/length_file.h"
+#include "weights/default_model.h"
 #include "worker/offline_run.h"
 
 namespace tailor::launch {

@@ -24,8 +24,8 @@
 #include "launch/supervisor/cluster_lines.h"
 #include "launch/supervisor/usable_cores.h"
 #include "parallel/host_memory.h"
-#include "parallel/weights/default_model.h"
-#include "parallel/weights/weight_files.h"
+#include "weights/default_model.h"
+#include "weights/weight_files.h"
 
 namespace tailor::launch {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "base/clock.h"
 #include "parallel/engine_cpu.h"
-#include "parallel/weights/default_model.h"
-#include "parallel/weights/weight_files.h"
+#include "weights/default_model.h"
+#include "weights/weight_files.h"
 
 namespace tailor::launch {
 namespace {

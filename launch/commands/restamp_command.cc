@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "launch/commands/command.h"
-#include "parallel/weights/default_model.h"
-#include "parallel/weights/weight_files.h"
 #include "tie/restamp.h"
+#include "weights/default_model.h"
+#include "weights/weight_files.h"
 
 namespace tailor::launch {
 namespace {

@@ -22,7 +22,7 @@
 #include "launch/supervisor/line_output.h"
 #include "launch/supervisor/supervisor.h"
 #include "launch/supervisor/usable_cores.h"
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 namespace tailor::launch {
 namespace {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "parallel/weights/dequantize.h"
+#include "weights/dequantize.h"
 
 namespace tailor::parallel::cpu {
 namespace {
@@ -70,7 +70,7 @@ void get_high_bits(const std::byte* block, int64_t output, Quants& q) {
             (byte_at(block, kNibbleBytes + h * 64 + output * 4 + i) >> (2 * f) & 3) << 4);
 }
 
-/// Run `run` of a Q4_K or Q5_K block's packed scales (parallel/weights/dequantize.cc tells how).
+/// Run `run` of a Q4_K or Q5_K block's packed scales (weights/dequantize.cc tells how).
 struct ScaleAndMin {
   int scale, min;
 };

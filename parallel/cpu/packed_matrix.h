@@ -27,7 +27,7 @@
 #include <string>
 
 #include "base/result.h"
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 namespace tailor::parallel::cpu {
 

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "base/log.h"
-#include "parallel/weights/content_hash.h"
-#include "parallel/weights/mapped_file.h"
+#include "weights/content_hash.h"
+#include "weights/mapped_file.h"
 
 namespace tailor::parallel::cpu {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "parallel/weights/dequantize.h"
+#include "weights/dequantize.h"
 
 namespace tailor::parallel::cpu {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "tests/parallel/weights/test_files.h"
+#include "tests/weights/test_files.h"
 
 namespace tailor::launch {
 namespace {

@@ -16,9 +16,9 @@
 #include "base/log.h"
 #include "comm/collective_mpi.h"
 #include "comm/mpi_environment.h"
-#include "parallel/weights/default_model.h"
 #include "tests/parallel/greedy.h"
 #include "tests/parallel/parity_engine.h"
+#include "weights/default_model.h"
 
 namespace tailor::parallel::testing {
 namespace {

@@ -8,8 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
-#include "parallel/weights/default_model.h"
 #include "tie/model/encoder.h"
+#include "weights/default_model.h"
 
 namespace tailor {
 namespace {

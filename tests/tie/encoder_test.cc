@@ -11,7 +11,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 namespace tailor::tie {
 namespace {

@@ -10,9 +10,9 @@
 #include <cmath>
 #include <filesystem>
 
-#include "parallel/weights/safetensors_file.h"
 #include "tie/evaluation.h"
 #include "tie/fit.h"
+#include "weights/safetensors_file.h"
 
 namespace tailor::tie {
 namespace {

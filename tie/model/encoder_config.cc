@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "parallel/weights/config_json.h"
+#include "weights/config_json.h"
 
 namespace tailor::tie {
 namespace {

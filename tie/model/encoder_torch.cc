@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include "base/check.h"
-#include "parallel/weights/mix.h"
-#include "parallel/weights/safetensors_file.h"
+#include "weights/mix.h"
+#include "weights/safetensors_file.h"
 
 namespace tailor::tie {
 namespace {

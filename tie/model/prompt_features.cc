@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "parallel/weights/default_model.h"
 #include "tie/lexical.h"
 #include "tie/model/encoder_torch.h"
+#include "weights/default_model.h"
 
 namespace tailor::tie {
 

@@ -7,13 +7,13 @@
 #include <filesystem>
 #include <limits>
 
-#include "parallel/weights/safetensors_file.h"
 #include "tie/model/head_net_torch.h"
 #include "tie/model/recalibrate.h"
 #include "tie/model/trainer.h"
 #include "tie/model/training_data_torch.h"
 #include "tie/model/training_state_torch.h"
 #include "tie/safetensors_writer.h"
+#include "weights/safetensors_file.h"
 
 namespace tailor::tie {
 namespace {

@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "base/result.h"
-#include "parallel/weights/safetensors_file.h"
 #include "tie/model/head_net_torch.h"
 #include "tie/model/trainer.h"
 #include "tie/safetensors_writer.h"
+#include "weights/safetensors_file.h"
 
 namespace tailor::tie {
 

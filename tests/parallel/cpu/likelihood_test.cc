@@ -10,9 +10,9 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/engine_cpu.h"
-#include "parallel/weights/default_model.h"
 #include "tests/parallel/cpu/random_model.h"
 #include "tests/parallel/greedy.h"
+#include "weights/default_model.h"
 
 namespace tailor::parallel::testing {
 namespace {

@@ -5,8 +5,8 @@
 
 #include <random>
 
-#include "parallel/weights/dequantize.h"
-#include "tests/parallel/weights/test_files.h"
+#include "tests/weights/test_files.h"
+#include "weights/dequantize.h"
 
 namespace tailor::weights {
 

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "base/result.h"
-#include "parallel/weights/gguf_file.h"
-#include "parallel/weights/model_config.h"
+#include "weights/gguf_file.h"
+#include "weights/model_config.h"
 
 namespace tailor::weights {
 

@@ -6,7 +6,7 @@
 #include <functional>
 #include <random>
 
-#include "tests/parallel/weights/test_files.h"
+#include "tests/weights/test_files.h"
 
 namespace tailor::weights {
 namespace {

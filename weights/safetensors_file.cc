@@ -1,4 +1,4 @@
-#include "parallel/weights/safetensors_file.h"
+#include "weights/safetensors_file.h"
 
 #include <algorithm>
 #include <cstring>
@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "base/json_text.h"
-#include "parallel/weights/config_json.h"
+#include "weights/config_json.h"
 
 namespace tailor::weights {
 namespace {

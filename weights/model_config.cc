@@ -1,4 +1,4 @@
-#include "parallel/weights/model_config.h"
+#include "weights/model_config.h"
 
 #include <cmath>
 #include <numbers>

@@ -1,6 +1,6 @@
 // The weight formats against the values that the Python package `gguf` gives for the same bytes
 // (tests/fixtures/quant, tools/make_quant_fixtures.py): equal bit for bit.
-#include "parallel/weights/dequantize.h"
+#include "weights/dequantize.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 #include <cmath>
 #include <map>
 
-#include "parallel/weights/gguf_file.h"
-#include "tests/parallel/weights/test_files.h"
+#include "tests/weights/test_files.h"
+#include "weights/gguf_file.h"
 
 namespace tailor::weights {
 namespace {

@@ -1,11 +1,11 @@
-#include "parallel/weights/model_config.h"
+#include "weights/model_config.h"
 
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
 
-#include "parallel/weights/config_json.h"
-#include "tests/parallel/weights/test_files.h"
+#include "tests/weights/test_files.h"
+#include "weights/config_json.h"
 
 namespace tailor::weights {
 namespace {

@@ -1,4 +1,4 @@
-#include "parallel/weights/config_json.h"
+#include "weights/config_json.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,7 @@
 
 #include "base/api.h"
 #include "base/json_text.h"
-#include "parallel/weights/safetensors_file.h"
+#include "weights/safetensors_file.h"
 
 namespace tailor::weights {
 namespace {

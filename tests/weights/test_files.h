@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 namespace tailor::weights {
 

@@ -1,12 +1,12 @@
 // The default model as launch/setup puts it into the cache: opens, and every tensor can be read.
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
 
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 namespace tailor::weights {
 namespace {

@@ -1,4 +1,4 @@
-#include "parallel/weights/dequantize.h"
+#include "weights/dequantize.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,4 @@
-#include "parallel/weights/content_hash.h"
+#include "weights/content_hash.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -15,7 +15,7 @@
 
 #include "base/clock.h"
 #include "base/hex.h"
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 namespace tailor::weights {
 namespace {

@@ -1,4 +1,4 @@
-#include "parallel/weights/tensor_map.h"
+#include "weights/tensor_map.h"
 
 #include <algorithm>
 

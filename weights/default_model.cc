@@ -1,4 +1,4 @@
-#include "parallel/weights/default_model.h"
+#include "weights/default_model.h"
 
 #include <pwd.h>
 #include <unistd.h>

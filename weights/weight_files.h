@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/result.h"
-#include "parallel/weights/content_hash.h"
-#include "parallel/weights/model_config.h"
+#include "weights/content_hash.h"
+#include "weights/model_config.h"
 
 namespace tailor::weights {
 

@@ -1,4 +1,4 @@
-#include "parallel/weights/gguf_file.h"
+#include "weights/gguf_file.h"
 
 #include <algorithm>
 #include <cstring>

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/weights/model_config.h"
+#include "weights/model_config.h"
 
 namespace tailor::weights {
 

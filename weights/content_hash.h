@@ -14,7 +14,7 @@
 #include <string>
 
 #include "base/result.h"
-#include "parallel/weights/mapped_file.h"
+#include "weights/mapped_file.h"
 
 namespace tailor::weights {
 

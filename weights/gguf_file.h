@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/result.h"
-#include "parallel/weights/mapped_file.h"
-#include "parallel/weights/stored_tensor.h"
+#include "weights/mapped_file.h"
+#include "weights/stored_tensor.h"
 
 namespace tailor::weights {
 

@@ -1,4 +1,4 @@
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 #include <algorithm>
 #include <bit>
@@ -12,11 +12,11 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/model_stamp.h"
-#include "parallel/weights/config_json.h"
-#include "parallel/weights/gguf_file.h"
-#include "parallel/weights/mix.h"
-#include "parallel/weights/safetensors_file.h"
-#include "parallel/weights/tensor_map.h"
+#include "weights/config_json.h"
+#include "weights/gguf_file.h"
+#include "weights/mix.h"
+#include "weights/safetensors_file.h"
+#include "weights/tensor_map.h"
 
 namespace tailor::weights {
 namespace {

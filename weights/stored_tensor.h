@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/weights/dequantize.h"
+#include "weights/dequantize.h"
 
 namespace tailor::weights {
 

@@ -1,5 +1,5 @@
 // The hash of a file, and when a kept one is believed.
-#include "parallel/weights/content_hash.h"
+#include "weights/content_hash.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <ctime>
 
-#include "tests/parallel/weights/test_files.h"
+#include "tests/weights/test_files.h"
 
 namespace tailor::weights {
 namespace {

@@ -1,4 +1,4 @@
-#include "parallel/weights/weight_files.h"
+#include "weights/weight_files.h"
 
 #include <gmock/gmock.h>
 
@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "parallel/weights/default_model.h"
-#include "tests/parallel/weights/test_files.h"
+#include "tests/weights/test_files.h"
+#include "weights/default_model.h"
 
 namespace tailor::weights {
 namespace {
