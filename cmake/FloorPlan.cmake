@@ -35,6 +35,8 @@ floor(collective            ON base runtime)
 floor(mpi                   ON base runtime collective)
 floor(nccl OPTIONAL         ON base runtime collective)
 floor(link                  ON base runtime proto)
+floor(client                ON base runtime link)
+floor(answers               ON base runtime client)
 floor(kv_store              ON base kv_blocks)
 floor(parallel              ON base runtime weights kv_blocks collective kv_store)
 floor(parallel_torch OPTIONAL ON base weights kv_store parallel)
@@ -44,22 +46,22 @@ floor(coordinator           ON base runtime text link coordinator_core event_log
 floor(planner PURE          ON base kv_blocks)
 floor(worker                ON base runtime text tie_head kv_blocks collective link kv_store parallel planner)
 floor(sim PURE              ON base coordinator_core planner)
-floor(bench                 ON base runtime tie tie_data link coordinator_core sim)
+floor(bench                 ON base runtime tie tie_data client coordinator_core sim)
 
 # launch/ wires: its modules may use everything, and what they do use stands here too.
 floor(program               ON base coordinator_core)
 floor(supervisor            ON base runtime coordinator_core program)
-floor(answers               ON base)
+floor(terminal              ON base)
 floor(model_text            ON base text weights)
 floor(predictor_serve       ON base runtime tie link program)
-floor(commands              ON base runtime tie tie_data weights tie_head link parallel coordinator_core event_log worker bench
-                               program supervisor answers model_text)
+floor(commands              ON base runtime tie tie_data weights tie_head client answers parallel coordinator_core event_log
+                               worker bench program supervisor terminal model_text)
 
 # Programs.
 floor(collective-bench      ON runtime collective mpi)
 floor(coordinator_bench     ON base runtime tie link coordinator_core coordinator)
 floor(tailor                ON program commands)
-floor(tailor-coordinator    ON runtime weights mpi link coordinator_core coordinator program model_text)
+floor(tailor-coordinator    ON runtime weights mpi link client coordinator_core coordinator program model_text)
 floor(tailor-predictor      ON base runtime tie_data weights tie_head tie_model bench program predictor_serve)
 floor(tailor-worker         ON base runtime weights collective mpi link parallel worker program model_text)
 floor(tailor-worker-torch   ON base runtime weights collective mpi nccl link parallel parallel_torch worker program model_text)

@@ -25,7 +25,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/watchdog.h"
-#include "comm/client.h"
+#include "client/client.h"
 #include "comm/coordinator_io.h"
 #include "comm/mpi_environment.h"
 #include "coordinator/coordinator_loop.h"

@@ -23,15 +23,15 @@
 #include "bench/answer_viewer.h"
 #include "bench/load_run.h"
 #include "bench/summary.h"
-#include "comm/client.h"
+#include "client/client.h"
+#include "client/open_requests.h"
+#include "client/prompt_json.h"
 #include "launch/commands/bench_kernels.h"
 #include "launch/commands/bench_llama.h"
 #include "launch/commands/bench_serve.h"
 #include "launch/commands/bench_tie.h"
 #include "launch/commands/command.h"
 #include "launch/commands/engine_run.h"
-#include "launch/commands/open_requests.h"
-#include "launch/commands/prompt_json.h"
 #include "weights/default_model.h"
 
 namespace tailor::launch {

@@ -12,7 +12,7 @@
 #include "base/endpoint.h"
 #include "base/json_text.h"
 #include "bench/load_run.h"
-#include "comm/client.h"
+#include "client/client.h"
 #include "launch/commands/bench_llama.h"
 #include "launch/commands/bench_serve.h"
 #include "launch/commands/http_run.h"

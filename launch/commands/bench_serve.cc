@@ -12,7 +12,7 @@
 #include "base/endpoint.h"
 #include "base/json_text.h"
 #include "bench/load_run.h"
-#include "comm/client.h"
+#include "client/client.h"
 #include "launch/commands/measured_child.h"
 #include "launch/commands/peer_report.h"
 #include "weights/default_model.h"

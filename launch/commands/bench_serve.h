@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/api.h"
-#include "comm/client.h"
+#include "client/client.h"
 #include "launch/commands/measured_child.h"
 
 namespace tailor::launch {

@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <memory>
 
+#include "client/open_requests.h"
 #include "launch/commands/command.h"
-#include "launch/commands/open_requests.h"
 #include "launch/commands/sampling_options.h"
 #include "launch/commands/terminal.h"
 

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "client/open_requests.h"
 #include "launch/commands/command.h"
-#include "launch/commands/open_requests.h"
 #include "launch/commands/terminal.h"
 #include "launch/model_text.h"
 #include "launch/supervisor/usable_cores.h"

@@ -16,8 +16,8 @@
 
 #include "base/clock.h"
 #include "base/endpoint.h"
-#include "comm/client.h"
-#include "launch/commands/answer.h"
+#include "client/answer.h"
+#include "client/client.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
 #include "launch/model_text.h"

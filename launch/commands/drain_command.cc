@@ -13,8 +13,8 @@
 
 #include "base/clock.h"
 #include "base/endpoint.h"
+#include "client/open_requests.h"
 #include "launch/commands/command.h"
-#include "launch/commands/open_requests.h"
 #include "launch/commands/terminal.h"
 #include "launch/supervisor/run_dir.h"
 

@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "bench/fit_report.h"
 #include "bench/fit_report_text.h"
-#include "launch/commands/answer.h"
+#include "client/answer.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
 

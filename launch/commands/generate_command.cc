@@ -13,9 +13,9 @@
 #include <set>
 
 #include "base/clock.h"
+#include "client/open_requests.h"
+#include "client/prompt_json.h"
 #include "launch/commands/command.h"
-#include "launch/commands/open_requests.h"
-#include "launch/commands/prompt_json.h"
 #include "launch/commands/sampling_options.h"
 #include "launch/commands/terminal.h"
 

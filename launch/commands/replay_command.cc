@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <memory>
 
+#include "client/answer.h"
 #include "coordinator/event_log.h"
-#include "launch/commands/answer.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
 

@@ -6,9 +6,9 @@
 
 #include "base/clock.h"
 #include "base/endpoint.h"
-#include "launch/commands/answer.h"
+#include "client/answer.h"
+#include "client/open_requests.h"
 #include "launch/commands/command.h"
-#include "launch/commands/open_requests.h"
 #include "launch/commands/terminal.h"
 #include "launch/model_text.h"
 

@@ -18,7 +18,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TAILOR_BIN", ROOT / "build/cpu/bin"))
-sys.path.insert(0, str(ROOT / "comm/python"))
+sys.path.insert(0, str(ROOT / "client/python"))
 
 READY_S = 180
 PATIENCE_S = 120  # for anything else: ends a test that hangs, and no machine is too busy for it

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "comm/client.h"
+#include "client/client.h"
 #include "comm/predictor_io.h"
 #include "comm/worker_io.h"
 #include "coordinator/coordinator_loop.h"

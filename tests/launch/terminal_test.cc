@@ -88,5 +88,13 @@ TEST(WordWrap, BreaksBetweenWordsWhereTheLineEnds) {
   EXPECT_EQ(wrapped("\u4f60\u597d\u4f60\u597d\u4f60", 5), "\u4f60\u597d\n\u4f60\u597d\n\u4f60");
 }
 
+TEST(Terminal, WholeUtf8EndsBeforeAHalfCharacter) {
+  EXPECT_EQ(whole_utf8("abc"), 3u);
+  EXPECT_EQ(whole_utf8("ab\xC3"), 2u);
+  EXPECT_EQ(whole_utf8("ab\xC3\xA9"), 4u);
+  EXPECT_EQ(whole_utf8("\xF0\x9F\x98"), 0u);
+  EXPECT_EQ(whole_utf8(""), 0u);
+}
+
 }  // namespace
 }  // namespace tailor::launch

@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "comm/client.h"
-#include "launch/commands/answer.h"
+#include "client/answer.h"
+#include "client/client.h"
 
 namespace tailor::launch {
 

@@ -1,4 +1,4 @@
-#include "launch/commands/open_requests.h"
+#include "client/open_requests.h"
 
 #include "base/clock.h"
 #include "base/endpoint.h"

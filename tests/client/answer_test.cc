@@ -1,8 +1,6 @@
-#include "launch/commands/answer.h"
+#include "client/answer.h"
 
 #include <gtest/gtest.h>
-
-#include "launch/commands/terminal.h"
 
 namespace tailor::launch {
 namespace {
@@ -86,14 +84,6 @@ TEST(Answer, OneWhoseAcceptanceWasLostIsStillShown) {
   finished.error = {ErrorCode::kUnavailable, "gone"};
   failed.finish(finished);
   EXPECT_FALSE(failed.accepted());
-}
-
-TEST(Terminal, WholeUtf8EndsBeforeAHalfCharacter) {
-  EXPECT_EQ(whole_utf8("abc"), 3u);
-  EXPECT_EQ(whole_utf8("ab\xC3"), 2u);
-  EXPECT_EQ(whole_utf8("ab\xC3\xA9"), 4u);
-  EXPECT_EQ(whole_utf8("\xF0\x9F\x98"), 0u);
-  EXPECT_EQ(whole_utf8(""), 0u);
 }
 
 }  // namespace

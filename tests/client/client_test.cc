@@ -1,5 +1,7 @@
 // The C++ client against the echo coordinator over real sockets: streams, credit, repeats, loss of
 // the server.
+#include "client/client.h"
+
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -9,9 +11,8 @@
 #include <map>
 #include <thread>
 
-#include "comm/client.h"
 #include "echo_coordinator.h"
-#include "link_fixture.h"
+#include "tests/comm/link_fixture.h"
 
 namespace tailor::comm {
 namespace {

@@ -1,4 +1,4 @@
-#include "launch/commands/prompt_json.h"
+#include "client/prompt_json.h"
 
 #include <gtest/gtest.h>
 

@@ -18,7 +18,7 @@ except ImportError as error:
     sys.exit(77)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "comm" / "python"))
+sys.path.insert(0, str(ROOT / "client" / "python"))
 import tailor_client  # noqa: E402
 from tailor_client._schema import api  # noqa: E402
 
@@ -326,7 +326,7 @@ class PythonClient(unittest.TestCase):
         self.assertEqual(client.generate("back", timeout_s=PATIENCE_S)["text"], "back")
 
     def test_the_example_streams_an_answer(self):
-        out = subprocess.run([sys.executable, ROOT / "comm/python/examples/generate.py", "--endpoint",
+        out = subprocess.run([sys.executable, ROOT / "client/python/examples/generate.py", "--endpoint",
                               self.server.endpoint, "Why?"], capture_output=True, text=True, timeout=PATIENCE_S)
         self.assertEqual((out.stdout, out.returncode), ("user: Why?\n", 0), out.stderr)
 

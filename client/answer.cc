@@ -1,4 +1,4 @@
-#include "launch/commands/answer.h"
+#include "client/answer.h"
 
 #include <algorithm>
 

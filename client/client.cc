@@ -1,4 +1,4 @@
-#include "comm/client.h"
+#include "client/client.h"
 
 #include <unistd.h>
 #include <zmq.h>

@@ -1,4 +1,4 @@
-"""The client: one DEALER socket, used by one thread. Mirrors comm/client.h."""
+"""The client: one DEALER socket, used by one thread. Mirrors client/client.h."""
 
 import dataclasses
 import math
