@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
+#include "predict/length_file.h"
 #include "tie/fit.h"
-#include "tie/length_file.h"
 
 namespace tailor::bench {
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "tie/length_file.h"
+#include "predict/length_file.h"
 
 namespace tailor::bench {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "tie/evaluation.h"
+#include "predict/evaluation.h"
 
 namespace tailor::bench {
 

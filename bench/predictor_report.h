@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bench/predictor_replay.h"
-#include "tie/evaluation.h"
+#include "predict/evaluation.h"
 
 namespace tailor::bench {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/model_stamp.h"
-#include "tie/length_head.h"
+#include "predict/length_head.h"
 #include "weights/default_model.h"
 #include "weights/weight_files.h"
 

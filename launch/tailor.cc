@@ -1,6 +1,6 @@
 // The `tailor` program; see launch/commands/.
 #include "launch/commands/command.h"
-#include "launch/program_start.h"
+#include "launch/options/program_start.h"
 
 int main(int argc, char** argv) {
   tailor::launch::open_standard_streams();

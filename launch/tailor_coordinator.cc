@@ -31,9 +31,9 @@
 #include "coordinator/coordinator_loop.h"
 #include "coordinator/ranking.h"
 #include "launch/model_text.h"
-#include "launch/number_options.h"
-#include "launch/program_options.h"
-#include "launch/program_start.h"
+#include "launch/options/number_options.h"
+#include "launch/options/program_options.h"
+#include "launch/options/program_start.h"
 #include "weights/default_model.h"
 #include "weights/weight_files.h"
 

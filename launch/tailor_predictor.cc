@@ -2,10 +2,10 @@
 // `train` and `eval` are `tailor train-predictor` and `tailor eval-predictor`.
 #include <CLI/CLI.hpp>
 
-#include "launch/number_options.h"
-#include "launch/predictor_commands.h"
-#include "launch/predictor_serve.h"
-#include "launch/program_start.h"
+#include "launch/options/number_options.h"
+#include "launch/options/program_start.h"
+#include "predict/process/commands.h"
+#include "predict/process/serve.h"
 
 int main(int argc, char** argv) {
   tailor::launch::open_standard_streams();

@@ -115,7 +115,7 @@ struct OpenSlot {
   std::span<const TokenId> emitted;
 };
 
-/// Hidden states wanted of a step, for what learns from them (tie/length_head.h): the residual
+/// Hidden states wanted of a step, for what learns from them (predict/length_head.h): the residual
 /// stream of some rows after some layers. Rank 0's own affair: every rank holds the whole stream,
 /// so the followers need not know.
 struct HiddenTaps {

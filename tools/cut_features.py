@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small feature file (tie/feature_file.h) from large ones: some layers, one state of each prompt, a few of its first answer.
+"""A small feature file (predict/feature_file.h) from large ones: some layers, one state of each prompt, a few of its first answer.
 
     tools/cut_features.py --layers 18,22 --generated 32,128,384 --ids LENGTHS.jsonl --out SMALL IN...
 
@@ -12,7 +12,7 @@ import struct
 MASK = (1 << 64) - 1
 
 
-def id_hash(text):  # tie/length_file.h
+def id_hash(text):  # predict/length_file.h
     value = 14695981039346656037
     for byte in text.encode():
         value = ((value ^ byte) * 1099511628211) & MASK

@@ -1,6 +1,6 @@
 // LengthProbe: what the served model's own hidden state says of the answer's length, once at the
-// end of a prompt and again every 32 generated tokens. Two small heads (tie/length_head.h), either
-// of which may be missing; they are used only for the model they were trained on. Owner: the
+// end of a prompt and again every 32 generated tokens. Two small heads (predict/length_head.h),
+// either of which may be missing; they are used only for the model they were trained on. Owner: the
 // leader's main thread. Cost: a few thousand multiply-adds a law; nothing is allocated.
 #pragma once
 
@@ -12,7 +12,7 @@
 #include "base/length_law.h"
 #include "base/result.h"
 #include "parallel/engine.h"
-#include "tie/length_head.h"
+#include "predict/length_head.h"
 #include "worker/replica_core.h"
 
 namespace tailor::worker {

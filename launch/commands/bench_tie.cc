@@ -10,8 +10,8 @@
 #include "base/clock.h"
 #include "bench/summary.h"
 #include "coordinator/scheduler_core.h"
+#include "predict/length_head.h"
 #include "tie/law.h"
-#include "tie/length_head.h"
 #include "tie/rank_table.h"
 
 namespace tailor::launch {

@@ -1,8 +1,9 @@
-// `tailor collect`: samples answers to real prompts and keeps their lengths (tie/length_file.h),
-// and with --features the model's hidden states beside them (tie/feature_file.h). Offline on an
-// engine of its own, or with --endpoint from a running cluster. A killed run is started again with
-// the same command: prompts that are in the file are not asked again, and since a prompt's seed
-// follows from its id, the file is the same as that of a run that was never killed.
+// `tailor collect`: samples answers to real prompts and keeps their lengths
+// (predict/length_file.h), and with --features the model's hidden states beside them
+// (predict/feature_file.h). Offline on an engine of its own, or with --endpoint from a running
+// cluster. A killed run is started again with the same command: prompts that are in the file are
+// not asked again, and since a prompt's seed follows from its id, the file is the same as that of a
+// run that was never killed.
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,8 +22,8 @@
 #include "launch/model_text.h"
 #include "launch/supervisor/usable_cores.h"
 #include "parallel/engine_cpu.h"
-#include "tie/feature_file.h"
-#include "tie/length_file.h"
+#include "predict/feature_file.h"
+#include "predict/length_file.h"
 #include "weights/default_model.h"
 #include "worker/offline_run.h"
 

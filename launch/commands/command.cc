@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "launch/number_options.h"
+#include "launch/options/number_options.h"
 
 namespace tailor::launch {
 

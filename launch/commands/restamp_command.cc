@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "launch/commands/command.h"
-#include "tie/restamp.h"
+#include "predict/restamp.h"
 #include "weights/default_model.h"
 #include "weights/weight_files.h"
 

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "launch/program_options.h"
+#include "launch/options/program_options.h"
 
 namespace tailor::launch {
 namespace {

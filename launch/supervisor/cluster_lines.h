@@ -9,7 +9,7 @@
 #include "base/child_process.h"
 #include "base/endpoint.h"
 #include "coordinator/ranking.h"
-#include "launch/option_table.h"
+#include "launch/options/option_table.h"
 #include "launch/supervisor/run_dir.h"
 
 namespace tailor::launch {

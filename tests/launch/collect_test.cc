@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "base/clock.h"
-#include "tie/feature_file.h"
-#include "tie/length_file.h"
+#include "predict/feature_file.h"
+#include "predict/length_file.h"
 
 namespace tailor::launch {
 namespace {

@@ -9,8 +9,8 @@
 #include <map>
 #include <sstream>
 
+#include "predict/restamp.h"
 #include "tests/launch/run_tailor.h"
-#include "tie/restamp.h"
 
 namespace tailor::launch {
 namespace {

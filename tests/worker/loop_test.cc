@@ -9,9 +9,9 @@
 #include <random>
 #include <tuple>
 
+#include "predict/length_head.h"
 #include "tests/worker/live_replica.h"
 #include "tie/law.h"
-#include "tie/length_head.h"
 #include "worker/offline_run.h"
 
 namespace tailor::worker {

@@ -1,8 +1,0 @@
-// A build without libtorch trains nothing.
-#include "launch/predictor_commands.h"
-
-namespace tailor::launch {
-
-std::vector<PredictorCommand> add_training_commands(CLI::App&) { return {}; }
-
-}  // namespace tailor::launch

@@ -1,0 +1,10 @@
+// `tailor-predictor eval`: judges heads side by side.
+#pragma once
+
+#include "predict/process/commands.h"
+
+namespace tailor::launch {
+
+PredictorCommand add_predictor_eval(CLI::App& app);
+
+}  // namespace tailor::launch

@@ -1,5 +1,0 @@
-// Precompiled: the libtorch headers that the sources of tie/model use.
-#pragma once
-
-#include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
