@@ -47,6 +47,7 @@ floor(planner PURE          ON base kv_blocks)
 floor(worker                ON base runtime kv_blocks text collective link predict_head kv_store parallel planner)
 floor(sim PURE              ON base coordinator_core planner)
 floor(bench                 ON base runtime tie client predict_data coordinator_core sim)
+floor(benchmarks            ON base runtime tie weights client predict_head parallel coordinator_core bench)
 
 # launch/ wires: its modules may use everything, and what they do use stands here too.
 floor(program               ON base coordinator_core)
@@ -54,8 +55,8 @@ floor(supervisor            ON base runtime coordinator_core program)
 floor(terminal              ON base)
 floor(model_text            ON base text weights)
 floor(predict_process       ON base runtime weights link predict_data predict_head predict_model bench program)
-floor(commands              ON base runtime tie weights client answers predict_data predict_head parallel coordinator_core
-                               event_log worker bench program supervisor terminal model_text)
+floor(commands              ON base runtime tie weights client answers predict_data predict_head parallel event_log worker
+                               bench benchmarks program supervisor terminal model_text)
 
 # Programs.
 floor(collective-bench      ON runtime collective mpi)

@@ -21,17 +21,17 @@
 
 #include "base/endpoint.h"
 #include "bench/answer_viewer.h"
+#include "bench/engine_run.h"
+#include "bench/kernel_bench.h"
+#include "bench/llama_bench.h"
 #include "bench/load_run.h"
+#include "bench/serve_bench.h"
 #include "bench/summary.h"
+#include "bench/tie_bench.h"
 #include "client/client.h"
 #include "client/open_requests.h"
 #include "client/prompt_json.h"
-#include "launch/commands/bench_kernels.h"
-#include "launch/commands/bench_llama.h"
-#include "launch/commands/bench_serve.h"
-#include "launch/commands/bench_tie.h"
 #include "launch/commands/command.h"
-#include "launch/commands/engine_run.h"
 #include "weights/default_model.h"
 
 namespace tailor::launch {

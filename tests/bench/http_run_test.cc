@@ -1,5 +1,5 @@
 // The open-loop HTTP client against a server of a few lines.
-#include "launch/commands/http_run.h"
+#include "bench/http_run.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "launch/commands/measured_child.h"
+#include "bench/measured_child.h"
 
 #include <fcntl.h>
 #include <poll.h>

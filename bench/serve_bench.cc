@@ -1,4 +1,4 @@
-#include "launch/commands/bench_serve.h"
+#include "bench/serve_bench.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -12,9 +12,9 @@
 #include "base/endpoint.h"
 #include "base/json_text.h"
 #include "bench/load_run.h"
+#include "bench/measured_child.h"
+#include "bench/peer_report.h"
 #include "client/client.h"
-#include "launch/commands/measured_child.h"
-#include "launch/commands/peer_report.h"
 #include "weights/default_model.h"
 
 namespace tailor::launch {

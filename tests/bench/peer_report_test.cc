@@ -1,4 +1,4 @@
-#include "launch/commands/peer_report.h"
+#include "bench/peer_report.h"
 
 #include <gtest/gtest.h>
 

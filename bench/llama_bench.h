@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "launch/commands/peer_report.h"
+#include "bench/peer_report.h"
 
 namespace tailor::launch {
 

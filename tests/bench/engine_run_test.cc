@@ -1,6 +1,6 @@
 // The fixed-batch run against an engine that only keeps account: what it is fed must be what
 // llama-batched-bench's shape says.
-#include "launch/commands/engine_run.h"
+#include "bench/engine_run.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "launch/commands/engine_run.h"
+#include "bench/engine_run.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>

@@ -6,7 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 
-#include "launch/commands/peer_report.h"
+#include "bench/peer_report.h"
 #include "parallel/engine.h"
 
 namespace tailor::launch {

@@ -1,4 +1,4 @@
-#include "launch/commands/bench_llama.h"
+#include "bench/llama_bench.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -12,7 +12,7 @@
 #include <memory>
 #include <utility>
 
-#include "launch/commands/measured_child.h"
+#include "bench/measured_child.h"
 #include "weights/default_model.h"
 
 namespace tailor::launch {

@@ -1,4 +1,4 @@
-#include "launch/commands/bench_kernels.h"
+#include "bench/kernel_bench.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -1,4 +1,4 @@
-#include "launch/commands/http_run.h"
+#include "bench/http_run.h"
 
 #include <algorithm>
 #include <asio.hpp>

@@ -1,4 +1,4 @@
-#include "launch/commands/bench_tie.h"
+#include "bench/tie_bench.h"
 
 #include <algorithm>
 #include <cstdio>

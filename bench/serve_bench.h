@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/api.h"
+#include "bench/measured_child.h"
 #include "client/client.h"
-#include "launch/commands/measured_child.h"
 
 namespace tailor::launch {
 

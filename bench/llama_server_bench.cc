@@ -11,12 +11,12 @@
 #include "base/clock.h"
 #include "base/endpoint.h"
 #include "base/json_text.h"
+#include "bench/http_run.h"
+#include "bench/llama_bench.h"
 #include "bench/load_run.h"
+#include "bench/measured_child.h"
+#include "bench/serve_bench.h"
 #include "client/client.h"
-#include "launch/commands/bench_llama.h"
-#include "launch/commands/bench_serve.h"
-#include "launch/commands/http_run.h"
-#include "launch/commands/measured_child.h"
 
 namespace tailor::launch {
 namespace {
