@@ -63,11 +63,11 @@ Load warm_up(const Load& load, int slots) {
 }
 
 /// Output tokens a second, from the first request sent to the last answer's end.
-Result<double> load_ours(comm::Client& client, const Load& load, int max_tokens) {
+Result<double> load_ours(client::Client& client, const Load& load, int max_tokens) {
   std::vector<api::Submit> requests;
   for (const auto& prompt : load.prompts) {
     api::Submit submit;
-    submit.request_id = comm::new_request_id();
+    submit.request_id = client::new_request_id();
     submit.prompt = prompt;
     submit.sampling = api::Sampling(SamplingParams{});  // greedy, nothing in front of it
     submit.sampling.temperature = 0;
@@ -147,7 +147,7 @@ Result<double> run_ours(const ServerComparison& options, const std::string& mode
   }
   Companion cluster;
   TAILOR_TRY(cluster.start(std::move(args), log));
-  TAILOR_ASSIGN(const auto client, comm::Client::connect({endpoint}));
+  TAILOR_ASSIGN(const auto client, client::Client::connect({endpoint}));
   TAILOR_TRY(wait_ready(*client, cluster));
   TAILOR_TRY(load_ours(*client, warm_up(load, options.slots), 4));
   return load_ours(*client, load, options.max_tokens);

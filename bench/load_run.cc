@@ -122,7 +122,7 @@ class Run {
 
 }  // namespace
 
-Result<LoadResult> run_load(comm::Client& client, const std::vector<api::Submit>& requests,
+Result<LoadResult> run_load(client::Client& client, const std::vector<api::Submit>& requests,
                             const LoadOptions& options) {
   Run run(requests, options);
   if (!options.arrivals.empty() && options.arrivals.size() != requests.size())

@@ -1,6 +1,6 @@
 // A load run: a list of requests sent through the public API, and one row of measurements for each.
 // What `tailor bench` and launch/quickstart print comes from here. Owner: the calling thread
-// (comm::Client is single-threaded).
+// (client::Client is single-threaded).
 #pragma once
 
 #include <functional>
@@ -52,7 +52,7 @@ struct LoadResult {
 /// Sends `requests` and waits until each has ended exactly once.
 /// Errors: InvalidArgument (arrivals of another number than requests), Timeout (no event for
 /// options.timeout), Protocol (an end for an unknown or finished request).
-Result<LoadResult> run_load(comm::Client& client, const std::vector<api::Submit>& requests,
+Result<LoadResult> run_load(client::Client& client, const std::vector<api::Submit>& requests,
                             const LoadOptions& options);
 
 }  // namespace tailor::bench

@@ -27,7 +27,7 @@ struct HostShare {
   double share() const { return busy_s > 0 ? 1 - (forward_s + sample_s) / busy_s : 0; }
 };
 
-Result<HostShare> host_share(comm::Client& client) {
+Result<HostShare> host_share(client::Client& client) {
   TAILOR_ASSIGN(const auto status, client.status(seconds(5)));
   HostShare sum;
   for (const auto& replica : status.replicas) {
@@ -42,10 +42,10 @@ struct LevelResult {
   std::vector<double> tokens_per_s, host_shares;
 };
 
-Result<void> run_level(comm::Client& client, const ServeComparison& options, int level,
+Result<void> run_level(client::Client& client, const ServeComparison& options, int level,
                        LevelResult& out) {
   std::vector<api::Submit> requests(options.requests.begin(), options.requests.begin() + 2 * level);
-  for (auto& request : requests) request.request_id = comm::new_request_id();
+  for (auto& request : requests) request.request_id = client::new_request_id();
   TAILOR_ASSIGN(const auto before, host_share(client));
   bench::LoadOptions load;
   load.concurrency = level;
@@ -64,12 +64,12 @@ Result<void> run_level(comm::Client& client, const ServeComparison& options, int
 }
 
 /// The token ids of the first `count` requests, as the server tokenizes them.
-Result<std::vector<std::vector<TokenId>>> tokenize(comm::Client& client,
+Result<std::vector<std::vector<TokenId>>> tokenize(client::Client& client,
                                                    const ServeComparison& options, size_t count) {
   std::vector<api::Submit> requests(options.requests.begin(), options.requests.begin() + count);
   std::vector<std::vector<TokenId>> ids(count);
   for (auto& request : requests) {
-    request.request_id = comm::new_request_id();
+    request.request_id = client::new_request_id();
     request.sampling.max_tokens = 1;
   }
   bench::LoadOptions load;
@@ -143,7 +143,7 @@ ComparisonReport make_report(const ServeComparison& options,
 
 }  // namespace
 
-Result<void> wait_ready(comm::Client& client, Companion& cluster) {
+Result<void> wait_ready(client::Client& client, Companion& cluster) {
   const Time give_up = now() + seconds(120);
   while (now() < give_up) {
     if (cluster.ended())
@@ -180,7 +180,7 @@ Result<ComparisonReport> compare_serving(const ServeComparison& options) {
   TAILOR_TRY(cluster.start({program.string(), "serve", "--model", options.model, "--engine",
                             options.engine, "--replicas", "1", "--tp", "1", "--threads",
                             std::to_string(options.threads), "--endpoint", endpoint}));
-  TAILOR_ASSIGN(auto client, comm::Client::connect({endpoint}));
+  TAILOR_ASSIGN(auto client, client::Client::connect({endpoint}));
   TAILOR_TRY(wait_ready(*client, cluster));
 
   TAILOR_ASSIGN(const auto ids,

@@ -36,6 +36,6 @@ Result<ComparisonReport> compare_serving(const ServeComparison& options);
 
 /// Until every replica of `cluster`, a `tailor serve` that we started, has said Hello. Errors:
 /// Unavailable (it ended, or 120 s passed).
-Result<void> wait_ready(comm::Client& client, Companion& cluster);
+Result<void> wait_ready(client::Client& client, Companion& cluster);
 
 }  // namespace tailor::launch

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace tailor::launch {
+namespace tailor::client {
 namespace {
 
 using nlohmann::json;
@@ -130,4 +130,4 @@ std::string dump_line(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::client

@@ -10,7 +10,7 @@
 
 #include "base/api.h"
 
-namespace tailor::launch {
+namespace tailor::client {
 
 struct SampleAnswer {
   std::vector<TokenId> token_ids;
@@ -65,4 +65,4 @@ nlohmann::json error_to_json(const Error& error);
 /// One line; bytes that are not UTF-8 become U+FFFD.
 std::string dump_line(const nlohmann::json& value);
 
-}  // namespace tailor::launch
+}  // namespace tailor::client

@@ -16,7 +16,7 @@
 #include "comm/codec_shared.h"
 #include "comm/zmq_socket.h"
 
-namespace tailor::comm {
+namespace tailor::client {
 namespace {
 
 constexpr Duration kLeaseEvery = seconds(3);
@@ -44,8 +44,8 @@ class ClientConnection final : public Client {
   explicit ClientConnection(const ClientOptions& options) : options_(options) {}
 
   Result<void> open() {
-    quiet_protobuf_log();
-    TAILOR_ASSIGN(socket_, ZmqSocket::open(context_, ZMQ_DEALER));
+    comm::quiet_protobuf_log();
+    TAILOR_ASSIGN(socket_, comm::ZmqSocket::open(context_, ZMQ_DEALER));
     socket_.set_bytes(ZMQ_ROUTING_ID, "c" + new_request_id());  // kept over reconnects
     socket_.set(ZMQ_SNDHWM, kMaxWaitingSubmits);
     socket_.set(ZMQ_RCVHWM, 0);  // bounded by credit
@@ -59,7 +59,7 @@ class ClientConnection final : public Client {
   }
 
   Result<void> submit(const api::Submit& submit) override {
-    TAILOR_TRY(check_text(submit));
+    TAILOR_TRY(comm::check_text(submit));
     TAILOR_TRY(say(submit));
     const size_t n = std::clamp(submit.sampling.n, 1, 1024);
     OpenRequest& request = open_[submit.request_id];
@@ -134,13 +134,13 @@ class ClientConnection final : public Client {
 
   Result<void> send(const api::ClientMessage& message) {
     const Time at = now();
-    const std::string bytes = encode(message);
-    if (bytes.empty() || bytes.size() > kMaxMessageBytes)  // it would end in silence
+    const std::string bytes = comm::encode(message);
+    if (bytes.empty() || bytes.size() > comm::kMaxMessageBytes)  // it would end in silence
       return fail(ErrorCode::kLimitExceeded,
                   "the message has " +
                       (bytes.empty() ? "2 GiB or more" : std::to_string(bytes.size()) + " bytes") +
-                      ", the limit is " + std::to_string(kMaxMessageBytes));
-    if (socket_.send({bytes}) != SendStatus::kSent)
+                      ", the limit is " + std::to_string(comm::kMaxMessageBytes));
+    if (socket_.send({bytes}) != comm::SendStatus::kSent)
       return fail(ErrorCode::kUnavailable, std::to_string(kMaxWaitingSubmits) +
                                                " messages wait for " + options_.endpoint +
                                                ", which does not take them");
@@ -165,7 +165,7 @@ class ClientConnection final : public Client {
     std::optional<Error> bad;
     while (socket_.receive(frames_)) {
       ++uncredited_;
-      auto events = decode_server_message(frames_.back());
+      auto events = comm::decode_server_message(frames_.back());
       if (!events) {
         bad = events.error();
         continue;
@@ -307,8 +307,8 @@ class ClientConnection final : public Client {
   }
 
   const ClientOptions options_;
-  ZmqContext context_;
-  ZmqSocket socket_, events_;
+  comm::ZmqContext context_;
+  comm::ZmqSocket socket_, events_;
   std::map<std::string, OpenRequest> open_;
   std::vector<api::ServerEvent> kept_;  // arrived while status() waited
   std::vector<std::string> frames_;
@@ -334,4 +334,4 @@ std::string new_request_id() {
   return to_hex(bytes);
 }
 
-}  // namespace tailor::comm
+}  // namespace tailor::client

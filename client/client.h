@@ -13,7 +13,7 @@
 #include "base/result.h"
 #include "base/time.h"
 
-namespace tailor::comm {
+namespace tailor::client {
 
 struct ClientOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
@@ -46,4 +46,4 @@ class Client {
 /// A new request id: 128 random bits in hex.
 std::string new_request_id();
 
-}  // namespace tailor::comm
+}  // namespace tailor::client

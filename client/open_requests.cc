@@ -3,7 +3,7 @@
 #include "base/clock.h"
 #include "base/endpoint.h"
 
-namespace tailor::launch {
+namespace tailor::client {
 namespace {
 constexpr Duration kSilence = seconds(5);
 constexpr Duration kStatusTimeout = seconds(5);
@@ -21,11 +21,10 @@ Error no_cluster_at(const std::string& endpoint) {
                                        endpoint_option(endpoint)};
 }
 
-Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endpoint,
-                                                         Duration timeout) {
-  comm::ClientOptions options;
+Result<std::unique_ptr<Client>> connect_to_cluster(const std::string& endpoint, Duration timeout) {
+  ClientOptions options;
   options.endpoint = endpoint;
-  TAILOR_ASSIGN(std::unique_ptr<comm::Client> client, comm::Client::connect(options));
+  TAILOR_ASSIGN(std::unique_ptr<Client> client, Client::connect(options));
   if (auto status = client->status(timeout); !status) {
     if (status.error().code != ErrorCode::kTimeout) return fail(status.error());
     return fail(no_cluster_at(endpoint));
@@ -33,7 +32,7 @@ Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endp
   return client;
 }
 
-OpenRequests::OpenRequests(comm::Client& client, std::string endpoint,
+OpenRequests::OpenRequests(Client& client, std::string endpoint,
                            std::optional<Duration> request_timeout)
     : client_(client),
       endpoint_(std::move(endpoint)),
@@ -41,7 +40,7 @@ OpenRequests::OpenRequests(comm::Client& client, std::string endpoint,
       last_event_(now()) {}
 
 Result<void> OpenRequests::submit(size_t tag, api::Submit submit) {
-  if (submit.request_id.empty()) submit.request_id = comm::new_request_id();
+  if (submit.request_id.empty()) submit.request_id = new_request_id();
   if (open_.count(submit.request_id) > 0) {
     return fail(ErrorCode::kInvalidArgument, "request id " + submit.request_id + " is in use");
   }
@@ -148,4 +147,4 @@ void OpenRequests::cancel_all(Duration wait) {
   open_.clear();
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::client

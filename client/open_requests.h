@@ -13,7 +13,7 @@
 #include "client/answer.h"
 #include "client/client.h"
 
-namespace tailor::launch {
+namespace tailor::client {
 
 /// What to say when nobody answers at `endpoint`: Unavailable, with the endpoint and how to start a
 /// cluster there.
@@ -21,8 +21,7 @@ Error no_cluster_at(const std::string& endpoint);
 
 /// Connects and makes sure somebody answers within `timeout`.
 /// Errors: no_cluster_at(), InvalidArgument (endpoint).
-Result<std::unique_ptr<comm::Client>> connect_to_cluster(const std::string& endpoint,
-                                                         Duration timeout);
+Result<std::unique_ptr<Client>> connect_to_cluster(const std::string& endpoint, Duration timeout);
 
 struct EndedAnswer {
   size_t tag = 0;  ///< as given to submit()
@@ -35,7 +34,7 @@ class OpenRequests {
  public:
   /// `request_timeout`: a request older than that is cancelled and ends with Timeout; nothing = no
   /// limit.
-  OpenRequests(comm::Client& client, std::string endpoint, std::optional<Duration> request_timeout);
+  OpenRequests(Client& client, std::string endpoint, std::optional<Duration> request_timeout);
 
   /// Called with new text as it arrives.
   std::function<void(size_t tag, uint32_t sample, std::string_view text)> on_text;
@@ -66,11 +65,11 @@ class OpenRequests {
   void end_overdue(std::vector<EndedAnswer>& ended);
   Result<void> look_for_silent_server(std::vector<EndedAnswer>& ended);
 
-  comm::Client& client_;
+  Client& client_;
   const std::string endpoint_;
   const std::optional<Duration> request_timeout_;
   std::map<std::string, Open> open_;
   Time last_event_;
 };
 
-}  // namespace tailor::launch
+}  // namespace tailor::client

@@ -6,7 +6,7 @@
 #include "base/json_text.h"
 #include "base/numbers.h"
 
-namespace tailor::launch {
+namespace tailor::client {
 namespace {
 
 using nlohmann::json;
@@ -227,4 +227,4 @@ Result<PromptLine> read_prompt_line(const std::string& text, const api::Submit& 
   return line;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::client

@@ -7,7 +7,7 @@
 
 #include "base/api.h"
 
-namespace tailor::launch {
+namespace tailor::client {
 
 struct PromptLine {
   api::Submit submit;
@@ -24,4 +24,4 @@ struct PromptLine {
 /// deep).
 Result<PromptLine> read_prompt_line(const std::string& line, const api::Submit& defaults);
 
-}  // namespace tailor::launch
+}  // namespace tailor::client

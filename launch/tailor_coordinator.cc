@@ -161,7 +161,7 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
   options.version = TAILOR_VERSION;
   options.end_tokens = std::move(text.end_tokens);
   options.record_path = o.record;
-  options.new_token = comm::new_request_id;
+  options.new_token = client::new_request_id;
   if (getentropy(&options.seed_entropy, sizeof options.seed_entropy) != 0)
     return fail(ErrorCode::kUnavailable, "the system gives no random bytes");
 

@@ -80,7 +80,7 @@ Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    auto parsed = read_prompt_line(line, defaults);
+    auto parsed = client::read_prompt_line(line, defaults);
     if (!parsed)
       return fail_with(options.prompts + " line " + std::to_string(number), parsed.error());
     api::Submit submit = std::move(parsed->submit);
@@ -92,7 +92,7 @@ Result<std::vector<api::Submit>> read_requests(const BenchOptions& options, size
   std::vector<api::Submit> requests;
   for (size_t i = 0; i < (count > 0 ? count : read.size()); ++i) {
     requests.push_back(read[i % read.size()]);
-    requests.back().request_id = comm::new_request_id();
+    requests.back().request_id = client::new_request_id();
     if (options.seed) {
       requests.back().has_seed = true;
       requests.back().sampling.seed = *options.seed + i;
@@ -111,7 +111,7 @@ Result<void> write_json(const std::string& path, const std::string& json) {
 
 Result<void> burst(const BenchOptions& options) {
   TAILOR_ASSIGN(auto requests, read_requests(options, options.requests));
-  TAILOR_ASSIGN(const auto client, connect_to_cluster(options.endpoint, seconds(3)));
+  TAILOR_ASSIGN(const auto client, client::connect_to_cluster(options.endpoint, seconds(3)));
   TAILOR_ASSIGN(const auto status, client->status(seconds(3)));
   if (!status.ready)
     return fail(ErrorCode::kUnavailable,

@@ -28,7 +28,7 @@ constexpr int kTerminated = 128 + SIGTERM;
 
 class Chat {
  public:
-  Chat(const Options& options, comm::Client& client, InterruptWatch& interrupts)
+  Chat(const Options& options, client::Client& client, InterruptWatch& interrupts)
       : options_(options), client_(client), interrupts_(interrupts), system_(options.system) {}
 
   int run() {
@@ -106,7 +106,7 @@ class Chat {
   int turn(const std::string& text) {
     history_.push_back({"user", text});
     while (true) {
-      OpenRequests requests(client_, options_.sampling.endpoint, std::nullopt);
+      client::OpenRequests requests(client_, options_.sampling.endpoint, std::nullopt);
       std::string answer;
       WordWrap wrap;
       requests.on_text = [&](size_t, uint32_t, std::string_view piece) {
@@ -115,7 +115,7 @@ class Chat {
       };
       Result<void> sent = requests.submit(0, submit());
       if (!sent) return print_error(sent.error());
-      Result<std::vector<EndedAnswer>> ended;
+      Result<std::vector<client::EndedAnswer>> ended;
       int stopped = 0;
       do {
         ended = requests.poll(milliseconds(50));
@@ -162,7 +162,7 @@ class Chat {
   }
 
   const Options& options_;
-  comm::Client& client_;
+  client::Client& client_;
   InterruptWatch& interrupts_;
   std::string system_;
   std::vector<api::ChatMessage> history_;
@@ -172,7 +172,7 @@ class Chat {
 
 int run(const Options& options) {
   InterruptWatch interrupts;
-  auto client = connect_to_cluster(options.sampling.endpoint, seconds(3));
+  auto client = client::connect_to_cluster(options.sampling.endpoint, seconds(3));
   if (!client) return print_error(client.error());
   return Chat(options, **client, interrupts).run();
 }

@@ -265,7 +265,7 @@ Result<int> collect_offline(const Options& o) {
 
 Result<int> collect_from_cluster(const Options& o) {
   InterruptWatch interrupts;
-  TAILOR_ASSIGN(const auto client, connect_to_cluster(o.endpoint, seconds(10)));
+  TAILOR_ASSIGN(const auto client, client::connect_to_cluster(o.endpoint, seconds(10)));
   TAILOR_ASSIGN(const auto status, client->status(seconds(10)));
   if (status.replicas.empty())
     return fail(ErrorCode::kUnavailable, o.endpoint + " has no replica yet");
@@ -276,7 +276,7 @@ Result<int> collect_from_cluster(const Options& o) {
   TAILOR_ASSIGN(Work work, remaining(o, writer.done()));
   ProgressLine line(work.wanted - work.prompts.size(), work.wanted);
   Gathering gathering(writer, line);
-  OpenRequests requests(*client, o.endpoint, std::nullopt);
+  client::OpenRequests requests(*client, o.endpoint, std::nullopt);
   std::set<std::pair<Time, size_t>> again;  // refused for now: when, and which
   size_t next = 0;
   const auto is_due = [&] { return !again.empty() && again.begin()->first <= now(); };
@@ -307,7 +307,7 @@ Result<int> collect_from_cluster(const Options& o) {
       TAILOR_TRY(submit(index));
     }
     TAILOR_ASSIGN(const auto ended, requests.poll(milliseconds(200)));
-    for (const EndedAnswer& end : ended) {
+    for (const client::EndedAnswer& end : ended) {
       if (end.retry_after > Duration{}) {
         again.emplace(now() + end.retry_after, end.tag);
         continue;
@@ -318,7 +318,7 @@ Result<int> collect_from_cluster(const Options& o) {
         continue;
       }
       for (uint32_t sample = 0; sample < end.answer.samples().size(); ++sample) {
-        const SampleAnswer& answer = end.answer.samples()[sample];
+        const client::SampleAnswer& answer = end.answer.samples()[sample];
         TAILOR_TRY(gathering.add(end.tag, sample, end.answer.prompt_tokens(),
                                  static_cast<uint32_t>(answer.token_ids.size()),
                                  answer.reason == FinishReason::kLength,

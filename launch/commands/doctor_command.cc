@@ -221,14 +221,14 @@ void check_cores(Findings& out) {
 }
 
 void check_endpoint(const Options& options, Findings& out) {
-  comm::ClientOptions client_options;
+  client::ClientOptions client_options;
   client_options.endpoint = options.endpoint;
   const Result<void> free = check_can_bind(options.endpoint);
   if (free) {
     out.push_back({"endpoint", Verdict::kGood, options.endpoint + " is free", ""});
     return;
   }
-  auto client = comm::Client::connect(client_options);
+  auto client = client::Client::connect(client_options);
   const auto status = client ? (*client)->status(seconds(1)) : fail(client.error());
   if (status) {
     out.push_back(
@@ -379,7 +379,7 @@ int run(const Options& options) {
                       {"found", f.found},
                       {"change", f.change}});
     }
-    text = dump_line({{"ok", !blocked}, {"findings", std::move(list)}});
+    text = client::dump_line({{"ok", !blocked}, {"findings", std::move(list)}});
   } else {
     for (const Finding& f : findings) {
       char head[64];

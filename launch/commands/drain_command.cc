@@ -81,7 +81,7 @@ Result<void> give_order(const Options& options, const std::string& order) {
 }
 
 /// Follows the status until the replica is gone, or drains where nobody wants to wait for more.
-int follow(const Options& options, comm::Client& client, Epoch epoch, double drained_before) {
+int follow(const Options& options, client::Client& client, Epoch epoch, double drained_before) {
   InterruptWatch interrupts;
   const Time start = now();
   const std::string name = "replica " + std::to_string(options.replica);
@@ -112,7 +112,7 @@ int follow(const Options& options, comm::Client& client, Epoch epoch, double dra
 }
 
 int run(const Options& options) {
-  auto client = connect_to_cluster(options.endpoint, kAnswerWithin);
+  auto client = client::connect_to_cluster(options.endpoint, kAnswerWithin);
   if (!client) return print_error(client.error());
   auto report = (*client)->status(kAnswerWithin);
   if (!report) return print_error(report.error());

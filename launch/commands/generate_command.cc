@@ -46,21 +46,22 @@ struct Options {
   }
 };
 
-int server_gone(OpenRequests& requests, const Error& error) {
+int server_gone(client::OpenRequests& requests, const Error& error) {
   requests.cancel_all(Duration{});
   return print_error(error);
 }
 
 // ---- one prompt ----
 
-int finish_text(const Options& options, const EndedAnswer& ended, InterruptWatch& interrupts) {
-  const Answer& answer = ended.answer;
+int finish_text(const Options& options, const client::EndedAnswer& ended,
+                InterruptWatch& interrupts) {
+  const client::Answer& answer = ended.answer;
   const auto write = [&](std::string_view text) {
     return write_all(STDOUT_FILENO, text, &interrupts);
   };
   const auto unwritten = [&] { return interrupts.interrupted() != 0 ? kInterrupted : 1; };
   if (options.json) {
-    if (!write(dump_line(answer.to_json()))) return unwritten();
+    if (!write(client::dump_line(answer.to_json()))) return unwritten();
   } else {
     std::string rest;
     for (size_t i = 1; answer.accepted() && i < answer.samples().size(); ++i) {
@@ -72,7 +73,7 @@ int finish_text(const Options& options, const EndedAnswer& ended, InterruptWatch
   return answer.error().code == ErrorCode::kOk ? 0 : print_error(answer.error());
 }
 
-int generate_one(const Options& options, comm::Client& client, InterruptWatch& interrupts) {
+int generate_one(const Options& options, client::Client& client, InterruptWatch& interrupts) {
   api::Submit submit = options.sampling.submit();
   if (options.chat_option->count() > 0) {
     std::vector<api::ChatMessage> messages;
@@ -83,7 +84,7 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
     submit.prompt = options.positional_option->count() > 0 ? options.positional : options.prompt;
   }
 
-  OpenRequests requests(client, options.sampling.endpoint, options.timeout());
+  client::OpenRequests requests(client, options.sampling.endpoint, options.timeout());
   bool unwritten = false;
   if (!options.json) {
     requests.on_text = [&](size_t, uint32_t sample, std::string_view text) {
@@ -92,7 +93,7 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
   }
   if (auto sent = requests.submit(0, std::move(submit)); !sent) return print_error(sent.error());
   while (true) {
-    Result<std::vector<EndedAnswer>> ended = requests.poll(milliseconds(50));
+    Result<std::vector<client::EndedAnswer>> ended = requests.poll(milliseconds(50));
     if (const bool interrupted = interrupts.interrupted() != 0; interrupted || unwritten) {
       requests.cancel_all(kCancelWait);
       return interrupted ? kInterrupted : 1;
@@ -108,7 +109,7 @@ int generate_one(const Options& options, comm::Client& client, InterruptWatch& i
 /// order.
 class PromptFile {
  public:
-  PromptFile(const Options& options, InputLines& input, OpenRequests& requests)
+  PromptFile(const Options& options, InputLines& input, client::OpenRequests& requests)
       : options_(options),
         input_(input),
         requests_(requests),
@@ -137,7 +138,7 @@ class PromptFile {
     return {};
   }
 
-  void take(EndedAnswer ended) {
+  void take(client::EndedAnswer ended) {
     Line& line = lines_[ended.tag - first_tag_];
     if (ended.answer.error().code == ErrorCode::kQueueFull && ended.retry_after > Duration{}) {
       retries_.push_back({now() + ended.retry_after, ended.tag});
@@ -170,11 +171,11 @@ class PromptFile {
 
   Result<void> add_line(const std::string& text) {
     lines_.emplace_back();
-    Result<PromptLine> parsed = read_prompt_line(text, defaults_);
+    Result<client::PromptLine> parsed = client::read_prompt_line(text, defaults_);
     if (!parsed) {
       Error error = parsed.error();
       error.message = "line " + std::to_string(line_number_) + ": " + error.message;
-      set_output(lines_.back(), {{"error", error_to_json(error)}});
+      set_output(lines_.back(), {{"error", client::error_to_json(error)}});
       return {};
     }
     for (const std::string& field : parsed->unknown_fields) {
@@ -192,7 +193,7 @@ class PromptFile {
     Line& line = lines_[tag - first_tag_];
     Result<void> sent = requests_.submit(tag, line.submit);
     if (!sent && sent.error().code == ErrorCode::kInvalidArgument) {
-      set_output(line, {{"error", error_to_json(sent.error())}});
+      set_output(line, {{"error", client::error_to_json(sent.error())}});
       return {};
     }
     return sent;
@@ -201,13 +202,13 @@ class PromptFile {
   void set_output(Line& line, nlohmann::json value) {
     if (value.contains("error")) any_failed_ = true;
     if (!line.id.is_null()) value["id"] = line.id;
-    line.output = dump_line(value);
+    line.output = client::dump_line(value);
     line.submit = {};
   }
 
   const Options& options_;
   InputLines& input_;
-  OpenRequests& requests_;
+  client::OpenRequests& requests_;
   const api::Submit defaults_;
   std::deque<Line> lines_;  // read, not yet printed; at most options_.parallel
   size_t first_tag_ = 0;    // tag of lines_[0]
@@ -217,7 +218,7 @@ class PromptFile {
   bool any_failed_ = false;
 };
 
-int generate_file(const Options& options, comm::Client& client, InterruptWatch& interrupts) {
+int generate_file(const Options& options, client::Client& client, InterruptWatch& interrupts) {
   const int file = options.prompts_file == "-"
                        ? STDIN_FILENO
                        : open(options.prompts_file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -230,7 +231,7 @@ int generate_file(const Options& options, comm::Client& client, InterruptWatch& 
         {ErrorCode::kInvalidArgument,
          "--prompts: expected a file of JSON lines, found the folder " + options.prompts_file});
   InputLines input(file, interrupts);
-  OpenRequests requests(client, options.sampling.endpoint, options.timeout());
+  client::OpenRequests requests(client, options.sampling.endpoint, options.timeout());
   PromptFile lines(options, input, requests);
   while (true) {
     if (auto filled = lines.fill(); !filled) return server_gone(requests, filled.error());
@@ -241,10 +242,10 @@ int generate_file(const Options& options, comm::Client& client, InterruptWatch& 
     }
     if (lines.done()) return lines.any_failed() ? 1 : 0;
     if (lines.idle()) input.wait(seconds(1));
-    Result<std::vector<EndedAnswer>> ended =
+    Result<std::vector<client::EndedAnswer>> ended =
         requests.poll(lines.idle() ? Duration{} : milliseconds(50));
     if (!ended) return server_gone(requests, ended.error());
-    for (EndedAnswer& answer : *ended) lines.take(std::move(answer));
+    for (client::EndedAnswer& answer : *ended) lines.take(std::move(answer));
   }
 }
 
@@ -257,8 +258,8 @@ int run(const Options& options) {
                         "give exactly one of PROMPT, --prompt, --chat and --prompts"});
   }
   InterruptWatch interrupts;
-  auto client =
-      connect_to_cluster(options.sampling.endpoint, from_seconds(options.connect_timeout_s));
+  auto client = client::connect_to_cluster(options.sampling.endpoint,
+                                           from_seconds(options.connect_timeout_s));
   if (!client) return print_error(client.error());
   return options.prompts_file.empty() ? generate_one(options, **client, interrupts)
                                       : generate_file(options, **client, interrupts);

@@ -61,7 +61,7 @@ int run(const Options& options) {
   if (!summary) return print_error(summary.error());
   std::string text;
   if (options.json) {
-    text = dump_line(to_json(*summary));
+    text = client::dump_line(to_json(*summary));
   } else {
     char line[512];
     const coordinator::CoreCounters& c = summary->counters;

@@ -127,9 +127,9 @@ int run(const Options& options) {
   InterruptWatch interrupts;
   const Duration timeout = from_seconds(options.timeout_s);
   const Time until = now() + from_seconds(options.wait_s);
-  comm::ClientOptions client_options;
+  client::ClientOptions client_options;
   client_options.endpoint = options.endpoint;
-  auto client = comm::Client::connect(client_options);
+  auto client = client::Client::connect(client_options);
   if (!client) return print_error(client.error());
   while (true) {
     Result<api::StatusReport> report = (*client)->status(timeout);
@@ -141,15 +141,15 @@ int run(const Options& options) {
     if (!report) {
       if (options.quiet) return 1;
       if (options.json) {
-        const json out = {{"ready", false}, {"error", error_to_json(report.error())}};
-        (void)write_all(STDOUT_FILENO, dump_line(out), &interrupts);
+        const json out = {{"ready", false}, {"error", client::error_to_json(report.error())}};
+        (void)write_all(STDOUT_FILENO, client::dump_line(out), &interrupts);
       }
       if (report.error().code != ErrorCode::kTimeout) return print_error(report.error());
-      return print_error(no_cluster_at(options.endpoint));
+      return print_error(client::no_cluster_at(options.endpoint));
     }
     if (!options.quiet) {
       const std::string text =
-          options.json ? dump_line(to_json(*report)) : table(options.endpoint, *report);
+          options.json ? client::dump_line(to_json(*report)) : table(options.endpoint, *report);
       if (!write_all(STDOUT_FILENO, text, &interrupts)) return interrupts.interrupted() ? 130 : 1;
     }
     return ready || (options.wait_s <= 0 && !options.quiet) ? 0 : 1;

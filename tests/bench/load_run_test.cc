@@ -9,7 +9,7 @@
 namespace tailor::bench {
 namespace {
 
-class PromptClient : public comm::Client {
+class PromptClient : public client::Client {
  public:
   Result<void> submit(const api::Submit& submit) override {
     sent.push_back(now());

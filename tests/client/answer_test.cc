@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tailor::launch {
+namespace tailor::client {
 namespace {
 
 api::Submit submit_of(int n) {
@@ -87,4 +87,4 @@ TEST(Answer, OneWhoseAcceptanceWasLostIsStillShown) {
 }
 
 }  // namespace
-}  // namespace tailor::launch
+}  // namespace tailor::client

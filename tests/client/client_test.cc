@@ -14,10 +14,10 @@
 #include "echo_coordinator.h"
 #include "tests/comm/link_fixture.h"
 
-namespace tailor::comm {
+namespace tailor::client {
 namespace {
 
-using namespace test;  // NOLINT
+using namespace comm::test;  // NOLINT
 
 /// An echo coordinator in a thread of its own.
 class EchoServer {
@@ -39,11 +39,11 @@ class EchoServer {
     io_.reset();
   }
   const std::string& endpoint() const { return io_->api_endpoint(); }
-  CoordinatorIo& io() { return *io_; }
+  comm::CoordinatorIo& io() { return *io_; }
   uint64_t stalls() const { return stalls_; }  ///< after stop()
 
  private:
-  std::unique_ptr<CoordinatorIo> io_;
+  std::unique_ptr<comm::CoordinatorIo> io_;
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> stalls_{0};
   std::thread thread_;
@@ -146,7 +146,7 @@ TEST(Client, StatusKeepsTheEventsOfOthers) {
 TEST(Client, AMessageThatWouldCloseTheConnectionIsNotSent) {
   EchoServer server;
   auto client = connect(server.endpoint());
-  api::Submit large = submit_of("large", std::string(kMaxMessageBytes, 'x'));
+  api::Submit large = submit_of("large", std::string(comm::kMaxMessageBytes, 'x'));
   const auto refused = client->submit(large);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kLimitExceeded);
@@ -259,7 +259,7 @@ TEST(Client, RepeatsAreCutAndGapsAskedForAgain) {
   ASSERT_TRUE(client->submit(submit_of("r", "x")));
   ClientId id;
   for (bool found = false; !found;) {
-    const auto from = in.next_of<FromClient>();
+    const auto from = in.next_of<comm::FromClient>();
     ASSERT_TRUE(from);
     id = from->client;
     found = std::holds_alternative<api::Submit>(from->message);
@@ -269,10 +269,10 @@ TEST(Client, RepeatsAreCutAndGapsAskedForAgain) {
     for (char c : text) chunk.token_ids.push_back(c);
     return chunk;
   };
-  io->send(ToClient{id, {piece(0, "abc")}});
-  io->send(ToClient{id, {piece(1, "bcde")}});  // a repeat that goes on
-  io->send(ToClient{id, {piece(0, "ab")}});    // nothing new
-  io->send(ToClient{id, {piece(7, "hi")}});    // "fg" was lost
+  io->send(comm::ToClient{id, {piece(0, "abc")}});
+  io->send(comm::ToClient{id, {piece(1, "bcde")}});  // a repeat that goes on
+  io->send(comm::ToClient{id, {piece(0, "ab")}});    // nothing new
+  io->send(comm::ToClient{id, {piece(7, "hi")}});    // "fg" was lost
   std::string text;
   std::optional<api::Resume> resume;
   const auto listen = [&](size_t bytes) {
@@ -286,20 +286,20 @@ TEST(Client, RepeatsAreCutAndGapsAskedForAgain) {
   listen(5);
   for (const Time until = now() + kPatience; !resume && now() < until;) {
     ASSERT_TRUE(client->poll(milliseconds(10)));
-    while (auto from = in.next_of<FromClient>(milliseconds(1)))
+    while (auto from = in.next_of<comm::FromClient>(milliseconds(1)))
       if (auto* asked = std::get_if<api::Resume>(&from->message)) resume = *asked;
   }
   ASSERT_TRUE(resume);
   EXPECT_EQ(resume->from_token, std::vector<uint32_t>{5});
-  io->send(ToClient{id, {piece(5, "fghi")}});
+  io->send(comm::ToClient{id, {piece(5, "fghi")}});
   listen(9);
   EXPECT_EQ(text, "abcdefghi");
 }
 
 /// A client and the bare io thread it talks to: the test says what the server says.
 struct Conversation {
-  std::unique_ptr<CoordinatorIo> io = start_coordinator();
-  Incoming<CoordinatorInput> in{io->inbox()};
+  std::unique_ptr<comm::CoordinatorIo> io = start_coordinator();
+  Incoming<comm::CoordinatorInput> in{io->inbox()};
   std::unique_ptr<Client> client;
   std::vector<api::ServerEvent> heard;
 
@@ -312,7 +312,7 @@ struct Conversation {
   /// What the client says next that is a T, while it is not polled.
   template <class T>
   std::optional<T> said() {
-    while (auto from = in.next_of<FromClient>()) {
+    while (auto from = in.next_of<comm::FromClient>()) {
       id_ = from->client;
       if (auto* wanted = std::get_if<T>(&from->message)) return *wanted;
     }
@@ -321,7 +321,7 @@ struct Conversation {
   /// Until all that was sent before has been heard: events come in order, so up to the report.
   void say(std::vector<api::ServerEvent> events) {
     events.push_back(api::StatusReport{});
-    io->send(ToClient{id_, std::move(events)});
+    io->send(comm::ToClient{id_, std::move(events)});
     const Time until = now() + kPatience;
     for (bool told = false; !told && now() < until;) {
       auto some = client->poll(milliseconds(50));
@@ -467,4 +467,4 @@ TEST(Client, NewRequestIdsDiffer) {
 }
 
 }  // namespace
-}  // namespace tailor::comm
+}  // namespace tailor::client

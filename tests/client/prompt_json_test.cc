@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tailor::launch {
+namespace tailor::client {
 namespace {
 
 TEST(PromptJson, ReadsEveryKindOfPromptAndKeepsTheDefaults) {
@@ -114,4 +114,4 @@ TEST(PromptJson, ReportsUnknownFieldsAndTakesNullAsNotGiven) {
 }
 
 }  // namespace
-}  // namespace tailor::launch
+}  // namespace tailor::client

@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <zmq.h>  // tidy: allow, a bare socket: comm::Client always grants credit
+#include <zmq.h>  // tidy: allow, a bare socket: client::Client always grants credit
 
 #include <cmath>
 #include <filesystem>

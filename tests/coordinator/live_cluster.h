@@ -220,7 +220,7 @@ class LiveCluster {
     if (options.max_context == 0) options.max_context = 2048;
     options.model_name = "letters";
     options.seed_entropy = 42;
-    options.new_token = comm::new_request_id;
+    options.new_token = client::new_request_id;
     auto loop = CoordinatorLoop::create(options, *io_, std::move(text));
     EXPECT_TRUE(loop.has_value());
     loop_ = std::move(*loop);
@@ -261,8 +261,8 @@ class Caller {
   };
 
   explicit Caller(const std::string& endpoint,
-                  Duration forgotten_after = comm::ClientOptions{}.forgotten_after) {
-    auto connected = comm::Client::connect({endpoint, 64, forgotten_after});
+                  Duration forgotten_after = client::ClientOptions{}.forgotten_after) {
+    auto connected = client::Client::connect({endpoint, 64, forgotten_after});
     EXPECT_TRUE(connected.has_value());
     client_ = std::move(*connected);
   }
@@ -274,7 +274,7 @@ class Caller {
     return submit;
   }
   void submit(const api::Submit& submit) { EXPECT_TRUE(client_->submit(submit).has_value()); }
-  comm::Client& client() { return *client_; }
+  client::Client& client() { return *client_; }
 
   /// Listens until `enough` says so; false after `limit`.
   bool listen(const std::function<bool()>& enough, Duration limit = kPatience) {
@@ -356,7 +356,7 @@ class Caller {
       answers[r->request_id].rejected.push_back(*r);
     }
   }
-  std::unique_ptr<comm::Client> client_;
+  std::unique_ptr<client::Client> client_;
 };
 
 }  // namespace tailor::coordinator
