@@ -31,7 +31,7 @@ struct Judged {
   std::vector<std::array<HeldOut, kFamilyCount>> held_out;
 };
 
-std::vector<LengthSample> samples_of(const tie::PromptLengths& prompt) {
+std::vector<LengthSample> samples_of(const predict::PromptLengths& prompt) {
   std::vector<LengthSample> samples;
   for (size_t i = 0; i < prompt.lengths.size(); ++i) {
     samples.push_back({static_cast<double>(prompt.lengths[i]), prompt.censored[i]});
@@ -39,7 +39,7 @@ std::vector<LengthSample> samples_of(const tie::PromptLengths& prompt) {
   return samples;
 }
 
-bool usable(const tie::PromptLengths& prompt) {
+bool usable(const predict::PromptLengths& prompt) {
   return std::count(prompt.censored.begin(), prompt.censored.end(), false) >= 3;
 }
 
@@ -70,7 +70,7 @@ void leave_one_out(Judged& judged, double nu) {
   }
 }
 
-Judged judge(const tie::PromptLengths& prompt, const NullDistances& null,
+Judged judge(const predict::PromptLengths& prompt, const NullDistances& null,
              const FitReportOptions& options, uint64_t seed) {
   Judged judged;
   const std::vector<LengthSample> whole = samples_of(prompt);
@@ -207,11 +207,11 @@ ExamplePrompt example_of(std::span<const Judged> judged, double sigma) {
 
 }  // namespace
 
-Result<FileReport> make_fit_report(const tie::LengthFile& lengths, const std::string& file,
+Result<FileReport> make_fit_report(const predict::LengthFile& lengths, const std::string& file,
                                    const FitReportOptions& options) {
-  std::vector<const tie::PromptLengths*> prompts;
+  std::vector<const predict::PromptLengths*> prompts;
   std::set<int> sizes;
-  for (const tie::PromptLengths& prompt : lengths.prompts) {
+  for (const predict::PromptLengths& prompt : lengths.prompts) {
     if (!usable(prompt)) continue;
     prompts.push_back(&prompt);
     if (std::count(prompt.censored.begin(), prompt.censored.end(), true) == 0) {

@@ -104,7 +104,7 @@ struct FileReport {
 };
 
 /// Errors: InvalidArgument when no prompt has three uncensored answers.
-Result<FileReport> make_fit_report(const tie::LengthFile& lengths, const std::string& file,
+Result<FileReport> make_fit_report(const predict::LengthFile& lengths, const std::string& file,
                                    const FitReportOptions& options);
 
 }  // namespace tailor::bench

@@ -92,7 +92,7 @@ class Run {
       next = place + 1;
       const uint32_t token[] = {chunk.sample, place, static_cast<uint32_t>(chunk.token_ids[i])};
       row.tokens_hash +=  // a sum: samples may come in any order
-          tie::id_hash({reinterpret_cast<const char*>(token), sizeof token});
+          predict::id_hash({reinterpret_cast<const char*>(token), sizeof token});
     }
   }
   double since_sent(size_t index) const { return to_seconds(now() - sent_[index]); }

@@ -31,7 +31,8 @@ std::vector<ReplayFigures::Run> runs_of_policies() {
 
 }  // namespace
 
-Result<ReplayFigures> replay(std::span<const tie::JudgedPrompt> prompts, const ReplayOptions& o) {
+Result<ReplayFigures> replay(std::span<const predict::JudgedPrompt> prompts,
+                             const ReplayOptions& o) {
   if (prompts.empty()) return fail(ErrorCode::kInvalidArgument, "a replay needs prompts");
   double sum = 0, answers = 0;
   for (const auto& prompt : prompts)

@@ -36,7 +36,7 @@ struct ReplayFigures {
   bool empty() const { return runs.empty(); }
 };
 /// Errors: those of the simulation.
-Result<ReplayFigures> replay(std::span<const tie::JudgedPrompt> prompts,
+Result<ReplayFigures> replay(std::span<const predict::JudgedPrompt> prompts,
                              const ReplayOptions& options = {});
 
 /// Mean of a[i] / b[i] and its standard error.

@@ -11,8 +11,8 @@ namespace tailor::bench {
 namespace {
 
 using nlohmann::json;
-using tie::Bootstrap;
-using tie::Evaluation;
+using predict::Bootstrap;
+using predict::Evaluation;
 
 struct Figure {
   const char* key;
@@ -50,7 +50,7 @@ std::string number(double value, int digits) {
   return text;
 }
 
-json interval(const tie::Interval& i) {
+json interval(const predict::Interval& i) {
   return {{"value", i.value}, {"low", i.low}, {"high", i.high}};
 }
 
@@ -63,9 +63,9 @@ const JudgedHead* reference_of(const PredictorReport& report, size_t head) {
   return compares(report, head) ? &report.heads[report.reference] : nullptr;
 }
 
-tie::Interval difference(const PredictorReport& report, size_t head, const Figure& figure) {
-  return tie::paired_difference(figure.of(report.heads[head].figures),
-                                figure.of(report.heads[report.reference].figures));
+predict::Interval difference(const PredictorReport& report, size_t head, const Figure& figure) {
+  return predict::paired_difference(figure.of(report.heads[head].figures),
+                                    figure.of(report.heads[report.reference].figures));
 }
 
 constexpr const char* kHead = R"(<!doctype html>
@@ -102,14 +102,14 @@ predictor's own error is wider by design.</p>
 std::string pit_plot(const JudgedHead& head) {
   std::vector<double> x, y;
   double top = 0.1;
-  for (int b = 0; b < tie::kPitBins; ++b) {
-    x.push_back((b + 0.5) / tie::kPitBins);
-    y.push_back(head.figures.pit[b] * tie::kPitBins);
+  for (int b = 0; b < predict::kPitBins; ++b) {
+    x.push_back((b + 0.5) / predict::kPitBins);
+    y.push_back(head.figures.pit[b] * predict::kPitBins);
     top = std::max(top, y.back());
   }
   SvgPlot plot("PIT of " + head.name, {"place of the answer under its law", 0, 1, false, {}},
                {"density", 0, std::max(2.0, top * 1.1), false, {}});
-  plot.bars(x, y, 1.0 / tie::kPitBins, "bar", "answers");
+  plot.bars(x, y, 1.0 / predict::kPitBins, "bar", "answers");
   plot.line({0, 1}, {1, 1}, "truth", "honest", true);
   return "<figure>" + plot.str() + "<figcaption>PIT: flat if honest.</figcaption></figure>";
 }
@@ -182,7 +182,7 @@ std::string replay_text(const JudgedHead& head, const JudgedHead* reference) {
   return out;
 }
 
-std::string cell(const tie::Interval& i, int digits) {
+std::string cell(const predict::Interval& i, int digits) {
   return "<td>" + number(i.value, digits) + "<span>" + number(i.low, digits) + " &ndash; " +
          number(i.high, digits) + "</span></td>";
 }
@@ -263,14 +263,14 @@ std::string predictor_report_text(const PredictorReport& report) {
     out += head.name + " (" + head.features + "; " + std::to_string(head.figures.prompts) +
            " prompts, " + std::to_string(head.figures.answers) + " answers)\n";
     for (const Figure& figure : kFigures) {
-      const tie::Interval i = figure.of(head.figures).interval();
+      const predict::Interval i = figure.of(head.figures).interval();
       char line[200];
       std::snprintf(line, sizeof line, "  %-20s %9s  [%s, %s]", figure.title,
                     number(i.value, figure.digits).c_str(), number(i.low, figure.digits).c_str(),
                     number(i.high, figure.digits).c_str());
       out += line;
       if (compares(report, h)) {
-        const tie::Interval d = difference(report, h, figure);
+        const predict::Interval d = difference(report, h, figure);
         out += "   minus " + report.heads[report.reference].name + ": " +
                number(d.value, figure.digits) + " [" + number(d.low, figure.digits) + ", " +
                number(d.high, figure.digits) + "]";

@@ -14,7 +14,7 @@ struct JudgedHead {
   std::string name;      ///< "prompt, likelihood"
   std::string features;  ///< "minilm+lexical", "hidden state after layer 22"
   std::string model;     ///< whose lengths
-  tie::Evaluation figures;
+  predict::Evaluation figures;
   /// [members][epochs] of (train, validation) loss; empty where it was not trained here.
   std::vector<std::vector<std::pair<double, double>>> curves;
   ReplayFigures replay;  ///< empty where it was not replayed

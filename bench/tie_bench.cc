@@ -77,8 +77,8 @@ void time_laws(const std::string& kind, const std::vector<LengthLaw>& laws, std:
 void time_heads(std::vector<Case>& out, double& sink) {
   std::mt19937_64 random(3);
   for (const char* name : {"prompt", "probe", "remaining"}) {
-    const auto head = tie::LengthHead::load(std::string(TAILOR_DATA_FOLDER "/predictors/default/") +
-                                            name + ".safetensors");
+    const auto head = predict::LengthHead::load(
+        std::string(TAILOR_DATA_FOLDER "/predictors/default/") + name + ".safetensors");
     if (!head) continue;
     Case c{std::string("shipped head: ") + name, {}};
     std::vector<float> input(static_cast<size_t>(head->info().input_size));

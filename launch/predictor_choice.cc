@@ -54,7 +54,7 @@ std::string trained_for(const std::string& name, Model& model) {
 /// What stands against using the head in `path` with the model; empty = nothing.
 std::string misfit(const std::string& path, Model& model) {
   if (!exists(path) || !model.files()) return "";
-  const auto head = tie::LengthHead::load(path);
+  const auto head = predict::LengthHead::load(path);
   if (!head || stamp_fits(head->info().model_fingerprint, model.files()->fingerprint())) return "";
   return head->info().model_fingerprint;
 }

@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "tie/fit.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 constexpr int kQuantiles = 64;
@@ -27,7 +27,7 @@ struct Summary {
   double answers = 0;
 };
 
-void add_answer(const LawMath& math, const JudgedPrompt& prompt, double length, bool cut,
+void add_answer(const tie::LawMath& math, const JudgedPrompt& prompt, double length, bool cut,
                 Summary& out) {
   const AnswerPlace place = place_of(math, prompt.law, length, cut);
   for (size_t i = 0; i < kCoverageLevels.size(); ++i)
@@ -47,7 +47,7 @@ void add_answer(const LawMath& math, const JudgedPrompt& prompt, double length, 
 }
 
 // |ln min(X, limit) - ln median|: of the answers and of the law, both up to the limit.
-void add_spread(const LawMath& math, const JudgedPrompt& prompt, Summary& out) {
+void add_spread(const tie::LawMath& math, const JudgedPrompt& prompt, Summary& out) {
   const double limit = std::log(prompt.limit);
   const double middle = std::log(std::max(0.5, math.quantile(prompt.law, 0.5)));
   for (int i = 0; i < kQuantiles; ++i) {
@@ -59,15 +59,15 @@ void add_spread(const LawMath& math, const JudgedPrompt& prompt, Summary& out) {
                   static_cast<double>(prompt.lengths.size());
 }
 
-void add_fit(const LawMath& math, const JudgedPrompt& prompt, Summary& out) {
-  std::vector<LengthSample> samples;
+void add_fit(const tie::LawMath& math, const JudgedPrompt& prompt, Summary& out) {
+  std::vector<tie::LengthSample> samples;
   size_t uncut = 0;
   for (size_t i = 0; i < prompt.lengths.size(); ++i) {
     samples.push_back({static_cast<double>(std::max(1u, prompt.lengths[i])), prompt.censored[i]});
     uncut += !prompt.censored[i];
   }
   if (uncut < 4) return;
-  const auto own = fit(Family::kLogT, samples);
+  const auto own = tie::fit(tie::Family::kLogT, samples);
   if (!own) return;
   out.has_fit = true;
   out.fit_mu = own->law.mu;
@@ -81,7 +81,7 @@ void add_fit(const LawMath& math, const JudgedPrompt& prompt, Summary& out) {
                     (2 * 0.747);
 }
 
-Summary summarize(const LawMath& math, const JudgedPrompt& prompt) {
+Summary summarize(const tie::LawMath& math, const JudgedPrompt& prompt) {
   Summary out;
   for (size_t i = 0; i < prompt.lengths.size(); ++i)
     add_answer(math, prompt, static_cast<double>(prompt.lengths[i]), prompt.censored[i], out);
@@ -168,7 +168,7 @@ std::vector<std::vector<uint32_t>> resamples_of(size_t items, const EvaluationOp
 
 }  // namespace
 
-double log_likelihood_of(const LawMath& math, const LengthLaw& law, double length, bool cut) {
+double log_likelihood_of(const tie::LawMath& math, const LengthLaw& law, double length, bool cut) {
   const double tiny = 1e-12;
   if (cut) return std::log(std::max(tiny, math.survival(law, length)));
   if (law.kind == LengthLaw::Kind::kHistogram)
@@ -177,7 +177,7 @@ double log_likelihood_of(const LawMath& math, const LengthLaw& law, double lengt
   return std::max(std::log(tiny), math.log_density(law, length));
 }
 
-AnswerPlace place_of(const LawMath& math, const LengthLaw& law, double length, bool cut) {
+AnswerPlace place_of(const tie::LawMath& math, const LengthLaw& law, double length, bool cut) {
   const double low = 1 - math.survival(law, cut ? length : length - 0.5);
   const double high = cut ? 1 : 1 - math.survival(law, length + 0.5);
   return {low, std::max(high, low + 1e-12)};
@@ -185,7 +185,7 @@ AnswerPlace place_of(const LawMath& math, const LengthLaw& law, double length, b
 
 // With F on a grid that is even in ln x: (F - 1{x >= L})^2 by the trapezoid rule on both sides of
 // L.
-double crps(const LawMath& math, const LengthLaw& law, double length, double limit) {
+double crps(const tie::LawMath& math, const LengthLaw& law, double length, double limit) {
   length = std::min(length, limit);
   const auto integral = [&](double from, double to, bool after) {
     if (!(to > from)) return 0.0;
@@ -204,7 +204,7 @@ double crps(const LawMath& math, const LengthLaw& law, double length, double lim
   return integral(0, length, false) + integral(length, limit, true);
 }
 
-double expected_log(const LawMath& math, const LengthLaw& law, double limit) {
+double expected_log(const tie::LawMath& math, const LengthLaw& law, double limit) {
   double sum = 0;
   for (int i = 0; i < kQuantiles; ++i) {
     const double x = math.quantile(law, (i + 0.5) / kQuantiles);
@@ -213,7 +213,7 @@ double expected_log(const LawMath& math, const LengthLaw& law, double limit) {
   return sum;
 }
 
-Evaluation evaluate(std::span<const JudgedPrompt> prompts, const LawMath& math,
+Evaluation evaluate(std::span<const JudgedPrompt> prompts, const tie::LawMath& math,
                     const EvaluationOptions& options, std::span<const double> given_scores) {
   Evaluation out;
   std::vector<Summary> all;
@@ -271,4 +271,4 @@ Evaluation evaluate(std::span<const JudgedPrompt> prompts, const LawMath& math,
   return out;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -16,7 +16,7 @@
 #include "predict/rank_statistics.h"
 #include "tie/law.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 /// A prompt, what was predicted, and what the model answered.
 struct JudgedPrompt {
@@ -34,15 +34,15 @@ struct AnswerPlace {
     return p >= high ? 1 : p <= low ? 0 : (p - low) / (high - low);
   }
 };
-AnswerPlace place_of(const LawMath& math, const LengthLaw& law, double length, bool cut);
+AnswerPlace place_of(const tie::LawMath& math, const LengthLaw& law, double length, bool cut);
 
 /// ln f(length), or ln P(X > length) of a cut answer; at least ln 1e-12.
-double log_likelihood_of(const LawMath& math, const LengthLaw& law, double length, bool cut);
+double log_likelihood_of(const tie::LawMath& math, const LengthLaw& law, double length, bool cut);
 
 /// Mean over prompts of ((integral of (F(x) - 1{x >= L})^2 dx up to the limit), per answer.
-double crps(const LawMath& math, const LengthLaw& law, double length, double limit);
+double crps(const tie::LawMath& math, const LengthLaw& law, double length, double limit);
 /// E ln min(X, limit), from the law's quantiles.
-double expected_log(const LawMath& math, const LengthLaw& law, double limit);
+double expected_log(const tie::LawMath& math, const LengthLaw& law, double limit);
 
 constexpr int kPitBins = 20;
 constexpr std::array<double, 3> kCoverageLevels = {0.5, 0.9, 0.99};
@@ -72,7 +72,7 @@ struct EvaluationOptions {
   std::vector<uint32_t> groups;
 };
 /// `scores` orders the prompts instead of E min(X, limit) where it is not empty.
-Evaluation evaluate(std::span<const JudgedPrompt> prompts, const LawMath& math,
+Evaluation evaluate(std::span<const JudgedPrompt> prompts, const tie::LawMath& math,
                     const EvaluationOptions& options = {}, std::span<const double> scores = {});
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -14,7 +14,7 @@
 #include "base/json_text.h"
 #include "base/model_stamp.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using nlohmann::json;
@@ -200,4 +200,4 @@ Result<void> FeatureWriter::flush() {
   return {};
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -16,7 +16,7 @@
 
 #include "base/result.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct FeatureHeader {
   std::string model_fingerprint;
@@ -57,4 +57,4 @@ class FeatureWriter {
   std::vector<std::byte> pending_;
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -12,7 +12,7 @@
 #include "base/json_text.h"
 #include "base/model_stamp.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using nlohmann::json;
@@ -252,4 +252,4 @@ Split split_of(std::string_view id) {
   return part < 60 ? Split::kTrain : part < 80 ? Split::kValidation : Split::kTest;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

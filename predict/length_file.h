@@ -18,7 +18,7 @@
 
 #include "base/result.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct PromptLengths {
   std::string id;
@@ -78,4 +78,4 @@ uint64_t id_hash(std::string_view id);
 enum class Split : uint8_t { kTrain, kValidation, kTest };
 Split split_of(std::string_view id);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

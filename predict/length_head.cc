@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 constexpr float kInputLimit = 10;
@@ -263,4 +263,4 @@ LengthLaw LengthHead::predict(std::span<const float> features) const {
   return log_t_law(w, mu, sigma);
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

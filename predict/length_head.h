@@ -28,7 +28,7 @@
 #include "base/length_law.h"
 #include "base/result.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct HeadInfo {
   /// "prompt", "probe" (hidden state of the last prompt token) or "remaining" (of a generated one:
@@ -123,4 +123,4 @@ class LengthHead {
 /// Replaces the file in one rename. Errors: Unavailable (cannot be written).
 Result<void> save_head(const HeadWeights& weights, const std::string& path);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -6,7 +6,7 @@
 #include "predict/safetensors_writer.h"
 #include "weights/safetensors_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using weights::SafetensorsFile;
@@ -239,4 +239,4 @@ Result<void> save_head(const HeadWeights& weights, const std::string& path) {
   return writer.write(path);
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 constexpr size_t kHeadBytes = 48 << 10, kTailBytes = 16 << 10;
@@ -293,4 +293,4 @@ std::array<float, kLexicalFeatures> lexical_features(std::string_view prompt) {
   return out;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <string_view>
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 /// The features in order; a trained head depends on names and order, so new ones go to the end.
 /// log_ = ln(1 + count). Verbs and words are 1 where one stands among the first eight words, 0.5
@@ -53,4 +53,4 @@ inline constexpr size_t kLexicalFeatures = kLexicalNames.size();
 /// the last 16 KiB are looked at. All values are finite.
 std::array<float, kLexicalFeatures> lexical_features(std::string_view prompt);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -12,7 +12,7 @@
 #include "base/length_law.h"
 #include "tie/law.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 class PromptPredictor {
  public:
@@ -42,9 +42,10 @@ class PromptLengthPredictor final : public PromptPredictor {
     std::vector<LengthLaw> laws;
     laws.reserve(prompts.size());
     for (const std::string& prompt : prompts)
-      laws.push_back(log_t(std::log(std::max(1.0, static_cast<double>(prompt.size()) / 4)), 1.0));
+      laws.push_back(
+          tie::log_t(std::log(std::max(1.0, static_cast<double>(prompt.size()) / 4)), 1.0));
     return laws;
   }
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "tie/fit.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 // Sorts `values` and returns how many exchanges of neighbours that takes.
@@ -81,7 +81,7 @@ double kendall_tau(std::span<const double> x, std::span<const double> y) {
 }
 
 std::vector<std::vector<uint32_t>> draw_resamples(size_t items, size_t resamples, uint64_t seed) {
-  UniformStream random(seed);
+  tie::UniformStream random(seed);
   std::vector<std::vector<uint32_t>> out(resamples, std::vector<uint32_t>(items));
   for (auto& counts : out)
     for (size_t i = 0; i < items; ++i)
@@ -106,4 +106,4 @@ Interval paired_difference(const Bootstrap& a, const Bootstrap& b) {
   return interval_of(a.value - b.value, std::move(difference));
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 /// Kendall's tau-b: ties count for neither side. 0 where one side is all ties. Cost: n log n.
 double kendall_tau(std::span<const double> x, std::span<const double> y);
@@ -32,4 +32,4 @@ Bootstrap bootstrap(const std::vector<std::vector<uint32_t>>& resamples, size_t 
 /// Of a - b, resample by resample. Both are of the same resamples.
 Interval paired_difference(const Bootstrap& a, const Bootstrap& b);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -13,7 +13,7 @@
 
 #include "base/json_text.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using json = nlohmann::ordered_json;  // a header keeps its order
@@ -171,4 +171,4 @@ Result<bool> restamp(const std::string& path, const std::string& older, const st
   return true;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 /// The model's fingerprint in the file's header. Errors: NotFound; InvalidArgument (no such file:
 /// says what was expected).
@@ -17,4 +17,4 @@ Result<std::string> stamp_of(const std::string& path);
 /// stamp_of(); InvalidArgument (it carries another: names it); Unavailable (cannot be written).
 Result<bool> restamp(const std::string& path, const std::string& older, const std::string& now);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

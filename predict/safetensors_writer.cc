@@ -8,7 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 void SafetensorsWriter::add(const std::string& name, const std::vector<int64_t>& shape,
                             std::span<const float> values) {
@@ -51,4 +51,4 @@ Result<void> SafetensorsWriter::write(const std::string& path) const {
   return {};
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -10,7 +10,7 @@
 
 #include "base/result.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 class SafetensorsWriter {
  public:
@@ -40,4 +40,4 @@ class SafetensorsWriter {
   std::string data_;
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -24,13 +24,13 @@ Result<LengthProbe> LengthProbe::load(const std::string& folder,
   return out;
 }
 
-Result<void> LengthProbe::take(std::optional<tie::LengthHead>& head, const std::string& path,
+Result<void> LengthProbe::take(std::optional<predict::LengthHead>& head, const std::string& path,
                                const std::string& model_fingerprint,
                                const parallel::EngineInfo& info) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return {};
-  TAILOR_ASSIGN(auto loaded, tie::LengthHead::load(path));
-  const tie::HeadInfo& its = loaded.info();
+  TAILOR_ASSIGN(auto loaded, predict::LengthHead::load(path));
+  const predict::HeadInfo& its = loaded.info();
   if (its.model_fingerprint != model_fingerprint)
     return fail(ErrorCode::kInvalidArgument,
                 stamp_misfit(path, its.model_fingerprint, model_fingerprint));
@@ -46,7 +46,7 @@ Result<void> LengthProbe::take(std::optional<tie::LengthHead>& head, const std::
 }
 
 LengthLaw LengthProbe::law(uint32_t generated, std::span<const float> hidden) {
-  const tie::LengthHead& head = generated == 0 ? *prompt_ : *remaining_;
+  const predict::LengthHead& head = generated == 0 ? *prompt_ : *remaining_;
   const auto place = std::find(layers_.begin(), layers_.end(), head.info().layer);
   const auto values =
       hidden.subspan(static_cast<size_t>(place - layers_.begin()) * hidden_size_, hidden_size_);

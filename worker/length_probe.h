@@ -38,10 +38,10 @@ class LengthProbe {
   std::string describe() const;
 
  private:
-  Result<void> take(std::optional<tie::LengthHead>& head, const std::string& path,
+  Result<void> take(std::optional<predict::LengthHead>& head, const std::string& path,
                     const std::string& model_fingerprint, const parallel::EngineInfo& info);
 
-  std::optional<tie::LengthHead> prompt_, remaining_;
+  std::optional<predict::LengthHead> prompt_, remaining_;
   std::vector<int32_t> layers_;
   size_t hidden_size_ = 0;
   std::vector<float> input_;

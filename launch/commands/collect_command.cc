@@ -44,12 +44,12 @@ constexpr int32_t kMaxContext = 4096;
 
 /// Prompts of the wanted split that the file does not have yet, in the order of the prompts file.
 struct Work {
-  std::vector<tie::PromptText> prompts;
+  std::vector<predict::PromptText> prompts;
   size_t wanted = 0;  ///< those done counted
 };
 
-Result<Work> remaining(const Options& o, const std::vector<tie::PromptLengths>& done) {
-  TAILOR_ASSIGN(auto prompts, tie::read_prompts_file(o.prompts));
+Result<Work> remaining(const Options& o, const std::vector<predict::PromptLengths>& done) {
+  TAILOR_ASSIGN(auto prompts, predict::read_prompts_file(o.prompts));
   std::set<std::string> have, seen;
   for (const auto& prompt : done) have.insert(prompt.id);
   Work work;
@@ -57,9 +57,9 @@ Result<Work> remaining(const Options& o, const std::vector<tie::PromptLengths>& 
     if (!seen.insert(prompt.id).second)
       return fail(ErrorCode::kInvalidArgument,
                   o.prompts + ": the id " + prompt.id + " is there twice");
-    const tie::Split split = tie::split_of(prompt.id);
-    if (o.split == "test" && split != tie::Split::kTest) continue;
-    if (o.split == "train" && split == tie::Split::kTest) continue;
+    const predict::Split split = predict::split_of(prompt.id);
+    if (o.split == "test" && split != predict::Split::kTest) continue;
+    if (o.split == "train" && split == predict::Split::kTest) continue;
     if (o.limit > 0 && work.wanted == static_cast<size_t>(o.limit)) break;
     ++work.wanted;
     if (!have.contains(prompt.id)) work.prompts.push_back(std::move(prompt));
@@ -74,7 +74,7 @@ SamplingParams sampling_of(const Options& o, const std::string& id) {
   p.top_p = o.top_p;
   p.max_tokens = o.max_tokens;
   p.n = o.samples;
-  p.seed = o.seed + tie::id_hash(id);
+  p.seed = o.seed + predict::id_hash(id);
   return p;
 }
 
@@ -115,7 +115,7 @@ class ProgressLine {
 /// Gathers the answers of prompts under way and writes each prompt when it is whole.
 class Gathering {
  public:
-  Gathering(tie::LengthWriter& writer, ProgressLine& line) : writer_(writer), line_(line) {}
+  Gathering(predict::LengthWriter& writer, ProgressLine& line) : writer_(writer), line_(line) {}
 
   void begin(uint64_t key, const std::string& id, int32_t samples) {
     Open& open = open_[key];
@@ -145,17 +145,17 @@ class Gathering {
 
  private:
   struct Open {
-    tie::PromptLengths prompt;
+    predict::PromptLengths prompt;
     int32_t missing = 0;
   };
   std::map<uint64_t, Open> open_;
-  tie::LengthWriter& writer_;
+  predict::LengthWriter& writer_;
   ProgressLine& line_;
 };
 
-tie::LengthFile header_of(const Options& o, const std::string& model,
-                          const std::string& fingerprint, const std::string& arithmetic) {
-  tie::LengthFile header;
+predict::LengthFile header_of(const Options& o, const std::string& model,
+                              const std::string& fingerprint, const std::string& arithmetic) {
+  predict::LengthFile header;
   header.model = model;
   header.model_fingerprint = fingerprint;
   header.arithmetic = arithmetic;
@@ -198,13 +198,14 @@ Result<int> collect_offline(const Options& o) {
   const parallel::EngineInfo& info = engine->info();
 
   const std::string name = path.substr(path.rfind('/') + 1);
-  TAILOR_ASSIGN(auto writer, tie::LengthWriter::open(o.out, header_of(o, name, files->fingerprint(),
-                                                                      info.arithmetic_version)));
-  std::optional<tie::FeatureWriter> features;
+  TAILOR_ASSIGN(auto writer,
+                predict::LengthWriter::open(
+                    o.out, header_of(o, name, files->fingerprint(), info.arithmetic_version)));
+  std::optional<predict::FeatureWriter> features;
   if (!o.features.empty()) {
     TAILOR_ASSIGN(
         auto opened,
-        tie::FeatureWriter::open(
+        predict::FeatureWriter::open(
             o.features, {files->fingerprint(), static_cast<uint32_t>(info.hidden_size), o.layers}));
     features.emplace(std::move(opened));
   }
@@ -222,8 +223,8 @@ Result<int> collect_offline(const Options& o) {
   Result<void> kept;
   run.on_hidden = [&](SequenceId sequence, uint32_t generated, std::span<const float> values) {
     if (kept)
-      kept = features->append(tie::id_hash(gathering.id(sequence.request.value)), sequence.sample,
-                              generated, values);
+      kept = features->append(predict::id_hash(gathering.id(sequence.request.value)),
+                              sequence.sample, generated, values);
   };
 
   size_t next = 0;
@@ -235,7 +236,7 @@ Result<int> collect_offline(const Options& o) {
       return 130;
     }
     while (next < work.prompts.size() && run.sequences() < o.slots + o.samples) {
-      const tie::PromptText& prompt = work.prompts[next];
+      const predict::PromptText& prompt = work.prompts[next];
       Request request;
       request.id = RequestId{next + 1};
       TAILOR_ASSIGN(request.prompt, tokens_of(text, prompt.text));
@@ -270,9 +271,9 @@ Result<int> collect_from_cluster(const Options& o) {
   if (status.replicas.empty())
     return fail(ErrorCode::kUnavailable, o.endpoint + " has no replica yet");
   const ReplicaInfo& info = status.replicas.front().info;
-  TAILOR_ASSIGN(auto writer,
-                tie::LengthWriter::open(o.out, header_of(o, status.model, info.model_fingerprint,
-                                                         info.arithmetic_version)));
+  TAILOR_ASSIGN(auto writer, predict::LengthWriter::open(
+                                 o.out, header_of(o, status.model, info.model_fingerprint,
+                                                  info.arithmetic_version)));
   TAILOR_ASSIGN(Work work, remaining(o, writer.done()));
   ProgressLine line(work.wanted - work.prompts.size(), work.wanted);
   Gathering gathering(writer, line);

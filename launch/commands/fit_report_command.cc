@@ -33,9 +33,9 @@ Result<bool> write_file(const std::filesystem::path& path, const std::string& te
 
 Result<std::vector<bench::FileReport>> make_reports(const Options& options) {
   // all are read before the first fit: a bad one costs no time
-  std::vector<tie::LengthFile> lengths;
+  std::vector<predict::LengthFile> lengths;
   for (const std::string& file : options.files) {
-    TAILOR_ASSIGN(lengths.emplace_back(), tie::read_length_file(file));
+    TAILOR_ASSIGN(lengths.emplace_back(), predict::read_length_file(file));
   }
   std::vector<bench::FileReport> reports;
   const bool shows = isatty(STDERR_FILENO);

@@ -34,7 +34,7 @@ std::vector<std::string> all_files(const std::vector<std::string>& named) {
     }
     const size_t before = out.size();
     for (const auto& entry : fs::directory_iterator(name, error))
-      if (entry.is_regular_file(error) && tie::stamp_of(entry.path().string()))
+      if (entry.is_regular_file(error) && predict::stamp_of(entry.path().string()))
         out.push_back(entry.path().string());
     std::sort(out.begin() + static_cast<std::ptrdiff_t>(before), out.end());
   }
@@ -49,7 +49,7 @@ Result<bool> restamp_all(const Options& o) {
     return fail(ErrorCode::kNotFound, "no head, length file or feature file is there");
   bool all = true;
   for (const std::string& file : files) {
-    const auto renewed = tie::restamp(file, model->sampled_fingerprint(), model->fingerprint());
+    const auto renewed = predict::restamp(file, model->sampled_fingerprint(), model->fingerprint());
     if (!renewed) {
       print_error(renewed.error());
       all = false;

@@ -13,7 +13,7 @@
 #include "predict/model/encoder_torch.h"
 #include "text/tokenizer.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 /// Tokens of a batch with its padding: larger ones gain nothing on a CPU and spill its caches.
@@ -150,4 +150,4 @@ Result<void> Encoder::encode_sorted(std::span<const std::vector<TokenId>> rows,
   return {};
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -19,7 +19,7 @@ namespace tailor::text {
 class Tokenizer;
 }
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 class EncoderNet;  // predict/model/encoder_torch.h
 
@@ -69,4 +69,4 @@ class Encoder {
   int max_tokens_ = kMaxTokens;
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

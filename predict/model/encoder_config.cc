@@ -6,7 +6,7 @@
 
 #include "weights/config_json.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using nlohmann::json;
@@ -175,4 +175,4 @@ Result<EncoderConfig> read_encoder_config(const std::string& folder) {
   return config;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -9,7 +9,7 @@
 
 #include "base/result.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 enum class EncoderKind { kBert, kDebertaV2 };
 enum class Activation { kGelu, kGeluTanh, kRelu };
@@ -44,4 +44,4 @@ struct EncoderConfig {
 /// model type or option that is not supported, a field of a wrong kind or size: names it).
 Result<EncoderConfig> read_encoder_config(const std::string& folder);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

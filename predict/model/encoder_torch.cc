@@ -11,7 +11,7 @@
 #include "weights/mix.h"
 #include "weights/safetensors_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using weights::StoredTensor;
@@ -345,4 +345,4 @@ Result<void> EncoderNet::overlay(const std::string& safetensors) {
   return {};
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

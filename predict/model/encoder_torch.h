@@ -17,7 +17,7 @@
 #include "base/result.h"
 #include "predict/model/encoder_config.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct TokenBatch {
   at::Tensor ids;
@@ -98,4 +98,4 @@ class EncoderNet {
   std::string fingerprint_;
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -17,7 +17,7 @@
 #include "predict/model/prompt_features.h"
 #include "predict/model/trainer.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct TuneOptions {
   /// the encoder's last so many; more than it has = all and the embeddings; 0 = frozen:
@@ -55,4 +55,4 @@ Result<StagedHead> train_in_stages(const PromptFeatures& features,
 Result<void> save_tuned_layers(const Encoder& encoder, const TuneOptions& tune,
                                const std::string& path);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

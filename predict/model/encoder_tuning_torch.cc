@@ -13,7 +13,7 @@
 #include "predict/model/training_state_torch.h"
 #include "tie/fit.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 /// Batches are cut from so many at once, sorted by length: little padding, still by chance.
@@ -230,7 +230,7 @@ class Tuner {
         out.emplace_back(order.begin() + static_cast<std::ptrdiff_t>(at),
                          order.begin() + static_cast<std::ptrdiff_t>(std::min(end, at + batch)));
     }
-    UniformStream random(seed + 1);
+    tie::UniformStream random(seed + 1);
     for (size_t i = out.size(); i > 1; --i)
       std::swap(out[i - 1],
                 out[std::min(i - 1, static_cast<size_t>(random() * static_cast<double>(i)))]);
@@ -353,4 +353,4 @@ Result<void> save_tuned_layers(const Encoder& encoder, const TuneOptions& tune,
   return writer.write(path);
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

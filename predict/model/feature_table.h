@@ -10,7 +10,7 @@
 
 #include "predict/length_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct FeatureRow {
   std::string id;  ///< of the prompt
@@ -37,4 +37,4 @@ struct FeatureTable {
   }
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

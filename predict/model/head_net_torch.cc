@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
@@ -125,4 +125,4 @@ void AdamW::step(double learning_rate, double clip) {
   }
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -10,7 +10,7 @@
 
 #include "predict/length_head.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct HeadShape {
   int inputs = 0;
@@ -83,4 +83,4 @@ class AdamW {
   int64_t steps_ = 0;
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 at::Tensor log_t_log_density(const at::Tensor& y, const at::Tensor& mu, const at::Tensor& sigma,
                              double nu) {
@@ -12,11 +12,11 @@ at::Tensor log_t_log_density(const at::Tensor& y, const at::Tensor& mu, const at
 }
 
 at::Tensor log_t_log_survival(const at::Tensor& y, const at::Tensor& mu, const at::Tensor& sigma,
-                              const LawMath& math) {
+                              const tie::LawMath& math) {
   const at::Tensor z = (y - mu) / sigma;
   const at::Tensor at_z = z.detach().to(at::kDouble).contiguous();
   at::Tensor value = at::empty_like(at_z), slope = at::empty_like(at_z);
-  const LengthLaw standard = log_t(0, 1, math.nu());
+  const LengthLaw standard = tie::log_t(0, 1, math.nu());
   for (int64_t i = 0; i < at_z.numel(); ++i) {
     const double place = std::min(300.0, std::max(-300.0, at_z.const_data_ptr<double>()[i]));
     const double x = std::exp(place);
@@ -31,7 +31,7 @@ at::Tensor log_t_log_survival(const at::Tensor& y, const at::Tensor& mu, const a
 }
 
 at::Tensor log_t_loss(const at::Tensor& y, const at::Tensor& cut, const at::Tensor& mu,
-                      const at::Tensor& sigma, const LawMath& math) {
+                      const at::Tensor& sigma, const tie::LawMath& math) {
   const at::Tensor whole = log_t_log_density(y, mu, sigma, math.nu());
   if (!cut.any().item<bool>()) return -whole;
   const at::Tensor where = at::nonzero(cut).squeeze(1);
@@ -52,4 +52,4 @@ at::Tensor list_mle_loss(const at::Tensor& scores, const at::Tensor& lengths) {
   return at::mean(rest - sorted);
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -6,7 +6,7 @@
 
 #include "tie/law.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 /// ln f(y) of ln X = mu + sigma T, T Student-t(nu); all [n]. Differentiable.
 at::Tensor log_t_log_density(const at::Tensor& y, const at::Tensor& mu, const at::Tensor& sigma,
@@ -15,11 +15,11 @@ at::Tensor log_t_log_density(const at::Tensor& y, const at::Tensor& mu, const at
 /// ln P(ln X > y), all [n]. The value is LawMath's (nu is its own); the gradient is the exact
 /// -f/S of the standardized law. Differentiable once.
 at::Tensor log_t_log_survival(const at::Tensor& y, const at::Tensor& mu, const at::Tensor& sigma,
-                              const LawMath& math);
+                              const tie::LawMath& math);
 
 /// -ln likelihood of each answer, [n]: density, or survival where `cut`.
 at::Tensor log_t_loss(const at::Tensor& y, const at::Tensor& cut, const at::Tensor& mu,
-                      const at::Tensor& sigma, const LawMath& math);
+                      const at::Tensor& sigma, const tie::LawMath& math);
 
 /// Of a histogram: logits [n, bins], `share` [n, bins] says how much of each bin's mass is what was
 /// seen: one bin for a length, all that lies above for a cut answer. -> [n]
@@ -29,4 +29,4 @@ at::Tensor histogram_loss(const at::Tensor& logits, const at::Tensor& share);
 /// first) under Plackett-Luce with `scores`, per item; both [n]. -> scalar
 at::Tensor list_mle_loss(const at::Tensor& scores, const at::Tensor& lengths);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

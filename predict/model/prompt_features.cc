@@ -6,7 +6,7 @@
 #include "predict/model/encoder_torch.h"
 #include "weights/default_model.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 Result<PromptFeatures> PromptFeatures::open(const std::string& what, int threads,
                                             const std::string& overlay) {
@@ -54,4 +54,4 @@ Result<std::vector<float>> PromptFeatures::compute(std::span<const std::string> 
   return out;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

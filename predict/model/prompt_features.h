@@ -10,7 +10,7 @@
 #include "base/result.h"
 #include "predict/model/encoder.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 class PromptFeatures {
  public:
@@ -36,4 +36,4 @@ class PromptFeatures {
   std::string name_;
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -8,7 +8,7 @@
 #include "predict/evaluation.h"
 #include "tie/law.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 constexpr double kWorthIt = 0.0005;
@@ -24,7 +24,7 @@ struct Judged {
   const FeatureRow* row = nullptr;
 };
 
-double mean_log_chance(const LawMath& math, const LengthLaw& law, const FeatureRow& row) {
+double mean_log_chance(const tie::LawMath& math, const LengthLaw& law, const FeatureRow& row) {
   double sum = 0;
   for (size_t i = 0; i < row.lengths.size(); ++i)
     sum += log_likelihood_of(math, law, std::max(1.0, static_cast<double>(row.lengths[i])),
@@ -35,10 +35,10 @@ double mean_log_chance(const LawMath& math, const LengthLaw& law, const FeatureR
 LengthLaw mapped(const LengthLaw& law, const std::vector<double>& p, double nu) {
   const double own = std::exp(p[2] * std::log(static_cast<double>(law.sigma)) + p[3]);
   const double sigma = std::sqrt(own * own + p[4] * p[4] * (nu > 2 ? (nu - 2) / nu : 1));
-  return log_t(p[0] * static_cast<double>(law.mu) + p[1], std::clamp(sigma, 0.02, 4.0), nu);
+  return tie::log_t(p[0] * static_cast<double>(law.mu) + p[1], std::clamp(sigma, 0.02, 4.0), nu);
 }
 
-double loss_of(const LawMath& math, const std::vector<Judged>& judged,
+double loss_of(const tie::LawMath& math, const std::vector<Judged>& judged,
                const std::vector<double>& p) {
   double sum = 0, answers = 0;
   std::array<double, kHeld.size()> below{};
@@ -77,7 +77,7 @@ std::vector<double> full(const std::vector<double>& free, const std::vector<size
   return p;
 }
 
-std::vector<double> best_of(const LawMath& math, const std::vector<Judged>& judged,
+std::vector<double> best_of(const tie::LawMath& math, const std::vector<Judged>& judged,
                             const std::vector<size_t>& which) {
   std::vector<double> start;
   for (const size_t i : which) start.push_back(i == 4 ? 0.3 : kIdentity[i]);
@@ -94,13 +94,13 @@ void recalibrate_log_t(HeadWeights& weights, const std::vector<Judged>& judged, 
   if (choose_nu) {
     double best = 1e300;
     for (const double tried : kNus) {
-      const LawMath math(tried);
+      const tie::LawMath math(tried);
       const double loss = loss_of(math, judged, best_of(math, judged, {1, 3}));
       const double handicap = tried == weights.info.nu ? kWorthIt : 0;
       if (loss - handicap < best) best = loss - handicap, nu = tried;
     }
   }
-  const LawMath math(nu);
+  const tie::LawMath math(nu);
   std::vector<double> best = kIdentity;
   double best_loss = loss_of(math, judged, kIdentity);
   for (const auto& which : std::vector<std::vector<size_t>>{
@@ -128,7 +128,7 @@ void recalibrate_histogram(HeadWeights& weights, const FeatureTable& table) {
 }  // namespace
 
 double mean_log_likelihood(const HeadWeights& weights, const FeatureTable& table, Split split) {
-  const LawMath math(weights.info.nu);
+  const tie::LawMath math(weights.info.nu);
   double sum = 0, count = 0;
   for (const Judged& one : judge(weights, table, split)) {
     sum += mean_log_chance(math, one.law, *one.row);
@@ -208,4 +208,4 @@ std::vector<double> minimize(const std::function<double(const std::vector<double
       ->at;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

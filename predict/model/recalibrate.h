@@ -11,7 +11,7 @@
 #include "predict/length_head.h"
 #include "predict/model/feature_table.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 struct RecalibrationOptions {
   bool choose_nu = true;  ///< among 2.5 to 30: what fits the answers best; else the head's own
@@ -31,4 +31,4 @@ double mean_log_likelihood(const HeadWeights& weights, const FeatureTable& table
 std::vector<double> minimize(const std::function<double(const std::vector<double>&)>& f,
                              std::vector<double> start, double step, int evaluations);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

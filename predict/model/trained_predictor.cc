@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <string_view>
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 constexpr std::string_view kEnd = ".safetensors", kTuned = "-encoder.safetensors";
@@ -62,4 +62,4 @@ std::vector<LengthLaw> TrainedPredictor::predict(std::span<const std::string> pr
   return laws;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

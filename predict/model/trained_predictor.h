@@ -11,7 +11,7 @@
 #include "predict/model/prompt_features.h"
 #include "predict/prompt_predictor.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 /// Where the tuned layers of a head's encoder stand; the file need not be there.
 std::string tuned_encoder_file(const std::string& head_file);
@@ -46,4 +46,4 @@ class TrainedPredictor final : public PromptPredictor {
   const PromptFeatures features_;
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

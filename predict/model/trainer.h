@@ -27,7 +27,7 @@
 #include "predict/length_head.h"
 #include "predict/model/feature_table.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 enum class Objective { kLikelihood, kPaper, kHistogram, kMedian, kSsjf, kLtr };
 Result<Objective> objective_of(const std::string& name);
@@ -76,4 +76,4 @@ Result<TrainedHead> train_head(const FeatureTable& table, HeadInfo info,
                                const TrainOptions& options,
                                const std::function<bool(const TrainProgress&)>& progress = {});
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -15,7 +15,7 @@
 #include "predict/safetensors_writer.h"
 #include "weights/safetensors_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 struct Name {
@@ -223,4 +223,4 @@ Result<TrainedHead> train_head(const FeatureTable& table, HeadInfo info,
   return fail(ErrorCode::kDeviceFailure, std::string("training: ") + error.what());
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

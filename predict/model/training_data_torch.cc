@@ -7,7 +7,7 @@
 #include "predict/model/losses_torch.h"
 #include "tie/fit.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 constexpr double kInputLimit = 10;  // as LengthHead's
@@ -102,10 +102,10 @@ void TrainingData::fit_rows(const FeatureTable& table) {
   fits_ = at::full({n, 2}, std::nanf(""));
   for (int64_t i = 0; i < n; ++i) {
     const FeatureRow& row = table.rows[static_cast<size_t>(i)];
-    std::vector<LengthSample> samples;
+    std::vector<tie::LengthSample> samples;
     for (size_t k = 0; k < row.lengths.size(); ++k)
       samples.push_back({static_cast<double>(std::max(1u, row.lengths[k])), row.censored[k]});
-    const auto own = fit(Family::kLogT, samples, options_.nu);
+    const auto own = tie::fit(tie::Family::kLogT, samples, options_.nu);
     if (!own) continue;
     const double sigma = std::clamp(own->law.sigma, kSigmaLow, 4.0), mu = own->law.mu;
     float* const out = fits_.mutable_data_ptr<float>() + i * 2;
@@ -139,7 +139,7 @@ void TrainingData::set_targets(HeadWeights& weights) {
   weights.target_mean = target_mean_, weights.target_deviation = target_deviation_;
 
   // The population: one law for the answers of all training prompts.
-  std::vector<LengthSample> samples;
+  std::vector<tie::LengthSample> samples;
   double low = 1e9, high = 1;
   for (const int64_t row : train_) {
     for (int64_t k = 0; k < y_.size(1); ++k) {
@@ -150,8 +150,8 @@ void TrainingData::set_targets(HeadWeights& weights) {
       low = std::min(low, length), high = std::max(high, length);
     }
   }
-  weights.info.population = log_t(mean, deviation, options_.nu);
-  if (const auto law = fit(Family::kLogT, samples, options_.nu))
+  weights.info.population = tie::log_t(mean, deviation, options_.nu);
+  if (const auto law = tie::fit(tie::Family::kLogT, samples, options_.nu))
     weights.info.population = law->law.to_length_law();
 
   // Bins from the shortest to twice the longest: what is cut at the limit has a bin to lie in.
@@ -231,7 +231,7 @@ at::Tensor TrainingData::loss(const HeadNet::Output& output, const std::vector<i
 }
 
 std::vector<int64_t> TrainingData::order(uint64_t seed) const {
-  UniformStream random(seed);
+  tie::UniformStream random(seed);
   std::vector<int64_t> out = train_;
   if (options_.weighted_sampling) {
     std::vector<double> until;
@@ -250,4 +250,4 @@ std::vector<int64_t> TrainingData::order(uint64_t seed) const {
   return out;
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -10,7 +10,7 @@
 #include "predict/model/trainer.h"
 #include "tie/law.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 class TrainingData {
  public:
@@ -41,7 +41,7 @@ class TrainingData {
   at::Tensor histogram(const HeadNet::Output& output, const at::Tensor& at) const;
 
   TrainOptions options_;
-  LawMath math_;
+  tie::LawMath math_;
   std::vector<int64_t> train_, validation_;
   at::Tensor mean_, deviation_;     // [width]
   at::Tensor z_;                    // [rows, width]
@@ -52,4 +52,4 @@ class TrainingData {
   std::array<double, 2> target_mean_{}, target_deviation_{1, 1};
 };
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <map>
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 std::span<const float> values_of(const at::Tensor& contiguous) {
   return {contiguous.const_data_ptr<float>(), static_cast<size_t>(contiguous.numel())};
@@ -114,4 +114,4 @@ double rate_at(double done, double warm_up) {
   return done < warm_up ? (done + 1e-3) / warm_up : std::max(0.0, (1 - done) / (1 - warm_up));
 }
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

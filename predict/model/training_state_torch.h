@@ -17,7 +17,7 @@
 #include "predict/safetensors_writer.h"
 #include "weights/safetensors_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 
 using Named = std::vector<std::pair<std::string, at::Tensor>>;
 
@@ -55,4 +55,4 @@ double rate_at(double done, double warm_up);
 std::span<const float> values_of(const at::Tensor& contiguous);
 void add_tensor(SafetensorsWriter& writer, const std::string& name, const at::Tensor& value);
 
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -12,7 +12,7 @@
 #include "base/messages.h"
 #include "base/time.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 
 class PredictorBatcher {
  public:
@@ -57,4 +57,4 @@ class PredictorBatcher {
   uint64_t dropped_ = 0;
 };
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

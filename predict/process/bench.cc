@@ -15,7 +15,7 @@
 #include "predict/process/commands.h"
 #include "predict/process/source.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 namespace {
 
 struct Options {
@@ -38,7 +38,7 @@ double quantile(std::vector<double>& sorted, double p) {
 }
 
 /// `rate` prompts a second for `seconds`, or each prompt once and all at once.
-Run run(tie::PromptPredictor& predictor, const std::vector<std::string>& prompts, double rate,
+Run run(PromptPredictor& predictor, const std::vector<std::string>& prompts, double rate,
         double length) {
   std::mt19937_64 random(7);
   std::exponential_distribution<double> gap(std::max(rate, 1e-9));
@@ -82,7 +82,7 @@ Run run(tie::PromptPredictor& predictor, const std::vector<std::string>& prompts
 
 Result<void> bench(const Options& o) {
   TAILOR_ASSIGN(PredictorSource source, open_predictor(o.source, o.threads));
-  TAILOR_ASSIGN(const auto file, tie::read_prompts_file(o.prompts));
+  TAILOR_ASSIGN(const auto file, read_prompts_file(o.prompts));
   std::vector<std::string> prompts;
   for (const auto& prompt : file) {
     if (prompts.size() == static_cast<size_t>(o.most)) break;
@@ -138,4 +138,4 @@ PredictorCommand add_predictor_bench(CLI::App& parent) {
           }};
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

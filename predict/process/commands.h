@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-namespace tailor::launch {
+namespace tailor::predict {
 
 struct PredictorCommand {
   CLI::App* app = nullptr;
@@ -16,4 +16,4 @@ struct PredictorCommand {
 std::vector<PredictorCommand> add_training_commands(CLI::App& app);
 PredictorCommand add_predictor_bench(CLI::App& app);
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

@@ -17,21 +17,21 @@
 #include "weights/default_model.h"
 #include "weights/safetensors_file.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 namespace {
 
 namespace fs = std::filesystem;
 constexpr size_t kEncodedAtOnce = 256;
 
 struct Lengths {
-  tie::LengthFile header;  // of the first file
-  std::vector<tie::PromptLengths> prompts;
+  LengthFile header;  // of the first file
+  std::vector<PromptLengths> prompts;
   std::string trained_on;
 };
 
 /// As if the answers had run under this limit.
-void cut_at(uint32_t limit, std::vector<tie::PromptLengths>& prompts) {
-  for (tie::PromptLengths& prompt : prompts)
+void cut_at(uint32_t limit, std::vector<PromptLengths>& prompts) {
+  for (PromptLengths& prompt : prompts)
     for (size_t i = 0; i < prompt.lengths.size(); ++i)
       if (prompt.lengths[i] > limit) prompt.lengths[i] = limit, prompt.censored[i] = true;
 }
@@ -40,7 +40,7 @@ Result<Lengths> read_lengths(const PredictorData& data) {
   Lengths out;
   std::unordered_map<std::string, size_t> place;
   for (const std::string& path : data.lengths) {
-    TAILOR_ASSIGN(tie::LengthFile file, tie::read_length_file(path));
+    TAILOR_ASSIGN(LengthFile file, read_length_file(path));
     if (out.trained_on.empty()) {
       out.header = file, out.header.prompts.clear();
     } else if (!stamp_fits(file.model_fingerprint, out.header.model_fingerprint)) {
@@ -53,7 +53,7 @@ Result<Lengths> read_lengths(const PredictorData& data) {
     out.header.max_tokens = std::max(out.header.max_tokens, file.max_tokens);
     if (data.limit > 0) cut_at(data.limit, file.prompts);
     out.trained_on += (out.trained_on.empty() ? "" : ", ") + fs::path(path).filename().string();
-    for (tie::PromptLengths& prompt : file.prompts) {
+    for (PromptLengths& prompt : file.prompts) {
       if (std::any_of(data.leave_out.begin(), data.leave_out.end(),
                       [&](const std::string& start) { return prompt.id.starts_with(start); }))
         continue;
@@ -62,7 +62,7 @@ Result<Lengths> read_lengths(const PredictorData& data) {
         out.prompts.push_back(std::move(prompt));
         continue;
       }
-      tie::PromptLengths& joined = out.prompts[it->second];
+      PromptLengths& joined = out.prompts[it->second];
       joined.lengths.insert(joined.lengths.end(), prompt.lengths.begin(), prompt.lengths.end());
       joined.censored.insert(joined.censored.end(), prompt.censored.begin(), prompt.censored.end());
     }
@@ -80,13 +80,13 @@ double limit_of(const PredictorData& data, const Lengths& lengths) {
   return std::max(lengths.header.max_tokens, longest);
 }
 
-tie::FeatureRow row_of(const tie::PromptLengths& prompt, double limit) {
-  return {prompt.id, tie::split_of(prompt.id), limit, prompt.lengths, prompt.censored};
+FeatureRow row_of(const PromptLengths& prompt, double limit) {
+  return {prompt.id, split_of(prompt.id), limit, prompt.lengths, prompt.censored};
 }
 
-std::string cache_file(const tie::PromptFeatures& features, const std::vector<std::string>& texts) {
-  uint64_t hash = tie::id_hash(features.encoder_fingerprint() + features.name());
-  for (const std::string& text : texts) hash = hash * 0x100000001b3ULL ^ tie::id_hash(text);
+std::string cache_file(const PromptFeatures& features, const std::vector<std::string>& texts) {
+  uint64_t hash = id_hash(features.encoder_fingerprint() + features.name());
+  for (const std::string& text : texts) hash = hash * 0x100000001b3ULL ^ id_hash(text);
   char name[32];
   std::snprintf(name, sizeof name, "%016" PRIx64, hash);
   return weights::cache_folder() + "/features/" + name + ".safetensors";
@@ -95,11 +95,11 @@ std::string cache_file(const tie::PromptFeatures& features, const std::vector<st
 Result<void> add_prompts(const PredictorData& data, const Lengths& lengths, PredictorTable& out) {
   std::unordered_map<std::string, std::string> texts;
   for (const std::string& path : data.prompts) {
-    TAILOR_ASSIGN(const auto prompts, tie::read_prompts_file(path));
+    TAILOR_ASSIGN(const auto prompts, read_prompts_file(path));
     for (const auto& prompt : prompts) texts.emplace(prompt.id, prompt.text);
   }
-  TAILOR_ASSIGN(tie::PromptFeatures features,
-                tie::PromptFeatures::open(data.features, data.threads, data.overlay));
+  TAILOR_ASSIGN(PromptFeatures features,
+                PromptFeatures::open(data.features, data.threads, data.overlay));
   for (const auto& prompt : lengths.prompts) {
     const auto found = texts.find(prompt.id);
     if (found == texts.end()) continue;
@@ -110,7 +110,7 @@ Result<void> add_prompts(const PredictorData& data, const Lengths& lengths, Pred
   TAILOR_ASSIGN(out.table.features, features_of(data, features, out.texts));
   out.info.encoder = features.name();
   out.info.encoder_fingerprint = features.encoder_fingerprint();
-  out.prompts = std::make_unique<tie::PromptFeatures>(std::move(features));
+  out.prompts = std::make_unique<PromptFeatures>(std::move(features));
   return {};
 }
 
@@ -124,23 +124,23 @@ Result<void> add_hidden(const PredictorData& data, const Lengths& lengths, Predi
     return fail(
         ErrorCode::kInvalidArgument,
         "--features hidden:FILE[,FILE..]:LAYER with a layer from 1, found " + data.features);
-  tie::FeatureHeader header;
-  std::vector<tie::FeatureRecord> records;
+  FeatureHeader header;
+  std::vector<FeatureRecord> records;
   for (size_t begin = 0; begin < colon;) {
     const size_t end = std::min(spec.find(',', begin), colon);
-    TAILOR_ASSIGN(auto some, tie::read_features(spec.substr(begin, end - begin), layer, &header));
+    TAILOR_ASSIGN(auto some, read_features(spec.substr(begin, end - begin), layer, &header));
     records.insert(records.end(), std::make_move_iterator(some.begin()),
                    std::make_move_iterator(some.end()));
     begin = end + 1;
   }
-  std::unordered_map<uint64_t, const tie::PromptLengths*> prompts;
-  for (const auto& prompt : lengths.prompts) prompts.emplace(tie::id_hash(prompt.id), &prompt);
+  std::unordered_map<uint64_t, const PromptLengths*> prompts;
+  for (const auto& prompt : lengths.prompts) prompts.emplace(id_hash(prompt.id), &prompt);
   const bool remaining = data.kind == "remaining";
-  for (const tie::FeatureRecord& record : records) {
+  for (const FeatureRecord& record : records) {
     const auto found = prompts.find(record.prompt);
     if (found == prompts.end() || remaining != (record.generated > 0)) continue;
-    const tie::PromptLengths& prompt = *found->second;
-    tie::FeatureRow row = row_of(prompt, limit_of(data, lengths));
+    const PromptLengths& prompt = *found->second;
+    FeatureRow row = row_of(prompt, limit_of(data, lengths));
     if (remaining) {
       if (record.sample >= prompt.lengths.size() ||
           prompt.lengths[record.sample] <= record.generated)
@@ -167,8 +167,7 @@ Result<void> add_hidden(const PredictorData& data, const Lengths& lengths, Predi
 
 }  // namespace
 
-Result<std::vector<float>> features_of(const PredictorData& data,
-                                       const tie::PromptFeatures& features,
+Result<std::vector<float>> features_of(const PredictorData& data, const PromptFeatures& features,
                                        const std::vector<std::string>& texts) {
   const auto n = static_cast<int64_t>(texts.size()), width = static_cast<int64_t>(features.size());
   const std::string path = cache_file(features, texts);
@@ -193,7 +192,7 @@ Result<std::vector<float>> features_of(const PredictorData& data,
   if (data.cache && features.encoder() != nullptr) {
     std::error_code ignored;  // a cache that cannot be written costs time, nothing else
     fs::create_directories(fs::path(path).parent_path(), ignored);
-    tie::SafetensorsWriter writer;
+    SafetensorsWriter writer;
     writer.add("features", {n, width}, out);
     if (const auto written = writer.write(path); !written && data.say)
       data.say(written.error().message);
@@ -223,4 +222,4 @@ Result<PredictorTable> load_predictor_table(const PredictorData& data) {
   return out;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

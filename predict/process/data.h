@@ -12,7 +12,7 @@
 #include "predict/model/feature_table.h"
 #include "predict/model/prompt_features.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 
 struct PredictorData {
   std::vector<std::string> lengths;  ///< files; answers of prompts that are in several are joined
@@ -29,10 +29,10 @@ struct PredictorData {
 };
 
 struct PredictorTable {
-  tie::FeatureTable table;
-  tie::HeadInfo info;                            ///< what a head trained on it says of itself
-  std::vector<std::string> texts;                ///< by row; of kind prompt alone, as the next
-  std::unique_ptr<tie::PromptFeatures> prompts;  ///< what made the features
+  FeatureTable table;
+  HeadInfo info;                            ///< what a head trained on it says of itself
+  std::vector<std::string> texts;           ///< by row; of kind prompt alone, as the next
+  std::unique_ptr<PromptFeatures> prompts;  ///< what made the features
 };
 
 /// Errors: those of the files; InvalidArgument (files of different models; no prompt has both text
@@ -41,8 +41,7 @@ Result<PredictorTable> load_predictor_table(const PredictorData& data);
 
 /// Features of these texts, from the cache folder where they are kept by the encoder's
 /// fingerprint, tuned layers included.
-Result<std::vector<float>> features_of(const PredictorData& data,
-                                       const tie::PromptFeatures& features,
+Result<std::vector<float>> features_of(const PredictorData& data, const PromptFeatures& features,
                                        const std::vector<std::string>& texts);
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

@@ -18,7 +18,7 @@
 #include "weights/config_json.h"
 #include "weights/weight_files.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 namespace {
 
 namespace fs = std::filesystem;
@@ -42,7 +42,7 @@ Result<void> open_folder(Options& o) {
   if (o.heads.empty()) {
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string file = entry.path().filename().string();
-      if (file.ends_with(".safetensors") && !tie::is_tuned_encoder_file(file))
+      if (file.ends_with(".safetensors") && !is_tuned_encoder_file(file))
         o.heads.push_back(entry.path().string());
     }
     std::sort(o.heads.begin(), o.heads.end());
@@ -68,8 +68,8 @@ Result<void> open_folder(Options& o) {
 }
 
 Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
-  TAILOR_ASSIGN(const tie::LengthHead head, tie::LengthHead::load(path));
-  const tie::HeadInfo& info = head.info();
+  TAILOR_ASSIGN(const LengthHead head, LengthHead::load(path));
+  const HeadInfo& info = head.info();
   PredictorData data = o.data;
   data.kind = info.kind;
   if (info.encoder == "hidden") {
@@ -79,7 +79,7 @@ Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
           path + " reads hidden states: expected --hidden FILE (tailor collect --features)");
     data.features = "hidden:" + o.hidden + ":" + std::to_string(info.layer);
   } else {
-    const tie::HeadFeatures from = tie::features_of_head(info, path, o.encoder);
+    const HeadFeatures from = features_of_head(info, path, o.encoder);
     data.features = from.what, data.overlay = from.overlay;
   }
   TAILOR_ASSIGN(const PredictorTable table, load_predictor_table(data));
@@ -140,4 +140,4 @@ PredictorCommand add_predictor_eval(CLI::App& parent) {
           }};
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

@@ -3,8 +3,8 @@
 
 #include "predict/process/commands.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 
 PredictorCommand add_predictor_eval(CLI::App& app);
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

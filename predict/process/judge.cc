@@ -4,21 +4,21 @@
 #include <fstream>
 #include <map>
 
-namespace tailor::launch {
+namespace tailor::predict {
 
-Result<bench::JudgedHead> judge_head(const tie::LengthHead& head, const std::string& name,
+Result<bench::JudgedHead> judge_head(const LengthHead& head, const std::string& name,
                                      const PredictorTable& data, size_t resamples, bool replayed) {
-  const tie::FeatureTable& table = data.table;
+  const FeatureTable& table = data.table;
   if (table.width != head.info().input_size)
     return fail(ErrorCode::kInvalidArgument, name + " reads " +
                                                  std::to_string(head.info().input_size) +
                                                  " features, found " + std::to_string(table.width));
-  std::vector<tie::JudgedPrompt> prompts;
-  tie::EvaluationOptions options;
+  std::vector<JudgedPrompt> prompts;
+  EvaluationOptions options;
   options.resamples = resamples;
   std::map<std::string, uint32_t> groups;
-  for (const size_t i : table.rows_of(tie::Split::kTest)) {
-    const tie::FeatureRow& row = table.rows[i];
+  for (const size_t i : table.rows_of(Split::kTest)) {
+    const FeatureRow& row = table.rows[i];
     prompts.push_back({head.predict(table.of(i)), row.limit, row.lengths, row.censored});
     const auto next = static_cast<uint32_t>(groups.size());
     options.groups.push_back(groups.emplace(row.id, next).first->second);
@@ -30,7 +30,7 @@ Result<bench::JudgedHead> judge_head(const tie::LengthHead& head, const std::str
   out.features = head.info().encoder;
   if (head.info().layer >= 0) out.features += " state, layer " + std::to_string(head.info().layer);
   out.model = data.info.model_name;
-  out.figures = tie::evaluate(prompts, tie::LawMath(head.info().nu), options);
+  out.figures = evaluate(prompts, tie::LawMath(head.info().nu), options);
   // The law of what remains is no law of a whole answer.
   if (replayed && head.info().kind != "remaining") {
     TAILOR_ASSIGN(out.replay, bench::replay(prompts));
@@ -54,4 +54,4 @@ Result<void> write_report(const bench::PredictorReport& report, const std::strin
   return write(".html", bench::predictor_report_html(report));
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

@@ -22,17 +22,16 @@
 #include "predict/process/batcher.h"
 #include "predict/process/source.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 namespace {
 
-using Options = PredictorArguments;
+using Options = launch::PredictorArguments;
 
 constexpr int kIdleMs = 250;  // a turn waits no longer: the watchdog counts turns
 
 /// Predicts one batch and answers it; a failure is answered too (kind none), so that no question
 /// stays open.
-void answer(tie::PromptPredictor& predictor, const std::vector<Predict>& batch,
-            comm::PredictorIo& io) {
+void answer(PromptPredictor& predictor, const std::vector<Predict>& batch, comm::PredictorIo& io) {
   std::vector<std::string> prompts;
   prompts.reserve(batch.size());
   for (const Predict& question : batch) prompts.push_back(question.prompt);
@@ -49,8 +48,8 @@ void answer(tie::PromptPredictor& predictor, const std::vector<Predict>& batch,
   }
 }
 
-void loop(tie::PromptPredictor& predictor, comm::PredictorIo& io, PredictorBatcher& batcher,
-          int stop_fd, Progress& progress) {
+void loop(PromptPredictor& predictor, comm::PredictorIo& io, PredictorBatcher& batcher, int stop_fd,
+          Progress& progress) {
   uint64_t batches = 0, predicted = 0;
   for (;;) {
     ++progress.counter;
@@ -127,8 +126,8 @@ int run(const Options& o) {
 std::function<int()> add_predictor_serve(CLI::App& parent) {
   auto o = std::make_shared<Options>();
   CLI::App* app = parent.add_subcommand("serve", "Answer a coordinator's questions about prompts");
-  predictor_options().add_to(*app, *o);
+  launch::predictor_options().add_to(*app, *o);
   return [o] { return run(*o); };
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

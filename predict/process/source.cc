@@ -7,7 +7,7 @@
 
 #include "base/numbers.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 namespace {
 
 constexpr const char* kConstant = "constant:";
@@ -22,7 +22,7 @@ Result<PredictorSource> constant(const std::string& source) {
   if (law.kind == LengthLaw::Kind::kNone || !well_formed(law))
     return fail(ErrorCode::kInvalidArgument,
                 "a constant predictor is constant:MU,SIGMA with sigma above 0, found " + source);
-  PredictorSource out{std::make_unique<tie::ConstantPredictor>(law), {}};
+  PredictorSource out{std::make_unique<ConstantPredictor>(law), {}};
   out.hello.name = "constant predictor";
   out.hello.encoder = "none";
   out.hello.head = source;
@@ -35,7 +35,7 @@ Result<PredictorSource> constant(const std::string& source) {
 Result<PredictorSource> open_predictor(const std::string& source, int threads) {
   if (source.rfind(kConstant, 0) == 0) return constant(source);
   if (source == "prompt-length") {
-    PredictorSource out{std::make_unique<tie::PromptLengthPredictor>(), {}};
+    PredictorSource out{std::make_unique<PromptLengthPredictor>(), {}};
     out.hello.name = "prompt-length predictor";
     out.hello.encoder = "none";
     out.hello.head = source;
@@ -49,4 +49,4 @@ Result<PredictorSource> open_predictor(const std::string& source, int threads) {
   return open_trained(source, threads);
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

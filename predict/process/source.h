@@ -9,10 +9,10 @@
 #include "base/result.h"
 #include "predict/prompt_predictor.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 
 struct PredictorSource {
-  std::unique_ptr<tie::PromptPredictor> predictor;
+  std::unique_ptr<PromptPredictor> predictor;
   PredictorHello hello;  ///< all but version and pid
 };
 
@@ -24,4 +24,4 @@ Result<PredictorSource> open_predictor(const std::string& source, int threads);
 /// (predictor_trained_none.cc).
 Result<PredictorSource> open_trained(const std::string& folder, int threads);
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

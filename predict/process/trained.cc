@@ -1,11 +1,11 @@
 #include "predict/model/trained_predictor.h"
 #include "predict/process/source.h"
 
-namespace tailor::launch {
+namespace tailor::predict {
 
 Result<PredictorSource> open_trained(const std::string& folder, int threads) {
-  TAILOR_ASSIGN(auto predictor, tie::TrainedPredictor::load(folder, threads));
-  const tie::HeadInfo& info = predictor->head().info();
+  TAILOR_ASSIGN(auto predictor, TrainedPredictor::load(folder, threads));
+  const HeadInfo& info = predictor->head().info();
   PredictorSource out;
   out.hello.name = info.model_name + " by " + info.encoder;
   out.hello.encoder = info.encoder;
@@ -15,4 +15,4 @@ Result<PredictorSource> open_trained(const std::string& folder, int threads) {
   return out;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::predict

@@ -17,15 +17,15 @@ namespace {
 using tie::Family;
 
 // `prompts` prompts, each with a law of its own, n integer answers cut at `limit` (0: never).
-tie::LengthFile drawn(Family family, int prompts, int n, double sigma, uint32_t limit = 0,
-                      double nu = 3.5) {
+predict::LengthFile drawn(Family family, int prompts, int n, double sigma, uint32_t limit = 0,
+                          double nu = 3.5) {
   tie::UniformStream random(91);
-  tie::LengthFile file;
+  predict::LengthFile file;
   file.model = "simulated <model>";
   file.max_tokens = limit;
   for (int p = 0; p < prompts; ++p) {
     const tie::FittedLaw law{family, 5.5 + random(), sigma, nu};
-    tie::PromptLengths& prompt = file.prompts.emplace_back();
+    predict::PromptLengths& prompt = file.prompts.emplace_back();
     prompt.id = "p/" + std::to_string(p);
     for (int i = 0; i < n; ++i) {
       const double x = std::max(1.0, std::min(std::round(law.quantile(random())), 4e9));
@@ -37,7 +37,7 @@ tie::LengthFile drawn(Family family, int prompts, int n, double sigma, uint32_t 
   return file;
 }
 
-FileReport report_of(const tie::LengthFile& file, int threads = 2, int bootstrap = 4000) {
+FileReport report_of(const predict::LengthFile& file, int threads = 2, int bootstrap = 4000) {
   FitReportOptions options;
   options.bootstrap = bootstrap;
   options.threads = threads;
@@ -73,7 +73,7 @@ TEST(FitReport, TheTrueFamilyPassesNinetyFivePercentAndTheNaiveTestNearlyAlways)
 }
 
 TEST(FitReport, ATwoPeakedPromptFailsTheCorrectedTestButNotTheNaiveOne) {
-  tie::LengthFile file = drawn(Family::kLogNormal, 40, 10, 0.01);
+  predict::LengthFile file = drawn(Family::kLogNormal, 40, 10, 0.01);
   for (auto& prompt : file.prompts) {
     for (size_t i = 0; i < 5; ++i) prompt.lengths[i] *= 3;
   }
@@ -122,7 +122,7 @@ TEST(FitReport, CutAnswersAreJudgedByTheSameCutAndQuantilesBeyondItStayOpen) {
 }
 
 TEST(FitReport, DoesNotDependOnThreads) {
-  const tie::LengthFile file = drawn(Family::kLogT, 25, 6, 0.5, 900);
+  const predict::LengthFile file = drawn(Family::kLogT, 25, 6, 0.5, 900);
   const std::vector<FileReport> one = {report_of(file, 1, 500)}, three = {report_of(file, 3, 500)};
   EXPECT_EQ(fit_report_json(one), fit_report_json(three));
   EXPECT_EQ(fit_report_csv(one), fit_report_csv(three));
@@ -130,7 +130,7 @@ TEST(FitReport, DoesNotDependOnThreads) {
 }
 
 TEST(FitReport, EqualLengthsAndOnePromptGiveAReport) {
-  tie::LengthFile file;
+  predict::LengthFile file;
   file.model = "flat";
   file.prompts.push_back({"a", 3, std::vector<uint32_t>(6, 77), std::vector<bool>(6)});
   file.prompts.push_back({"too few", 3, {5, 6}, {false, false}});
@@ -145,7 +145,7 @@ TEST(FitReport, EqualLengthsAndOnePromptGiveAReport) {
 }
 
 TEST(FitReport, NothingToFitIsOneSentence) {
-  tie::LengthFile file;
+  predict::LengthFile file;
   file.prompts.push_back({"too few", 3, {5, 6}, {false, false}});
   const auto report = make_fit_report(file, "x.jsonl", {});
   ASSERT_FALSE(report);

@@ -11,8 +11,8 @@
 namespace tailor::bench {
 namespace {
 
-std::vector<tie::JudgedPrompt> prompts(bool known) {
-  std::vector<tie::JudgedPrompt> out;
+std::vector<predict::JudgedPrompt> prompts(bool known) {
+  std::vector<predict::JudgedPrompt> out;
   for (int i = 0; i < 40; ++i) {
     const auto length = static_cast<uint32_t>(10 * std::pow(1.1, i));
     out.push_back(

@@ -82,8 +82,8 @@ class Collect : public ::testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
   /// Prompt lines in the order of their ids: which prompt ends first depends on what ran beside it.
-  static std::vector<tie::PromptLengths> sorted(const std::string& path) {
-    auto file = tie::read_length_file(path);
+  static std::vector<predict::PromptLengths> sorted(const std::string& path) {
+    auto file = predict::read_length_file(path);
     EXPECT_TRUE(file.has_value());
     if (!file) return {};
     std::sort(file->prompts.begin(), file->prompts.end(),
@@ -125,8 +125,8 @@ TEST_F(Collect, KilledAndStartedAgainGivesTheSame) {
     EXPECT_EQ(again[i].id, whole[i].id);
     EXPECT_EQ(again[i].lengths, whole[i].lengths);
   }
-  const auto states = tie::read_features(path("whole.features"), 20);
-  const auto states_again = tie::read_features(path("killed.features"), 20);
+  const auto states = predict::read_features(path("whole.features"), 20);
+  const auto states_again = predict::read_features(path("killed.features"), 20);
   ASSERT_TRUE(states.has_value() && states_again.has_value());
   ASSERT_GE(states->size(), 6u);
   ASSERT_EQ(states->size(), states_again->size());

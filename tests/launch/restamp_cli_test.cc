@@ -32,12 +32,12 @@ class RestampCommand : public testing::Test {
     for (const char* from : {"/data/predictors/default", "/data/lengths"})
       fs::copy(std::string(TAILOR_SOURCE_DIR) + from, folder_);
     for (const auto& entry : fs::directory_iterator(folder_))
-      if (tie::stamp_of(entry.path())) stamped_.push_back(entry.path());
+      if (predict::stamp_of(entry.path())) stamped_.push_back(entry.path());
   }
   ~RestampCommand() override { fs::remove_all(folder_); }
   void stamp_all(const std::string& stamp) const {
     for (const std::string& file : stamped_) {
-      const auto done = tie::restamp(file, *tie::stamp_of(file), stamp);
+      const auto done = predict::restamp(file, *predict::stamp_of(file), stamp);
       ASSERT_TRUE(done.has_value()) << done.error().message;
     }
   }
@@ -88,14 +88,15 @@ TEST_F(RestampCommand, ServeSaysWhichHeadsAreNotItsModels) {
   EXPECT_EQ(ran.code, 0) << ran.out;
   EXPECT_THAT(ran.out, AllOf(HasSubstr("--probe " + folder_), HasSubstr("--policy tie"),
                              Not(HasSubstr("fingerprint"))));
-  const std::string before = *tie::stamp_of(stamped_.front());
+  const std::string before = *predict::stamp_of(stamped_.front());
   stamp_all(kOlder);
   ran = tailor(serve);
   EXPECT_EQ(ran.code, 0) << ran.out;
   EXPECT_EQ(count(ran.out, "`tailor restamp --model default " + folder_ + "`"), 1u) << ran.out;
   EXPECT_THAT(ran.out, AllOf(Not(HasSubstr("--probe ")), HasSubstr("--predictor " + folder_)));
   stamp_all(before);
-  ASSERT_TRUE(tie::restamp(folder_ + "/remaining.safetensors", before, "xxh3-another").has_value());
+  ASSERT_TRUE(
+      predict::restamp(folder_ + "/remaining.safetensors", before, "xxh3-another").has_value());
   ran = tailor(serve);
   EXPECT_EQ(count(ran.out, folder_ + " was made with the model xxh3-another"), 1u) << ran.out;
   EXPECT_THAT(ran.out, HasSubstr("its probe is not used"));

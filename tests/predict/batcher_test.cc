@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tailor::launch {
+namespace tailor::predict {
 namespace {
 
 Predict question(uint64_t id) { return {RequestId{id}, "p", 8}; }
@@ -42,4 +42,4 @@ TEST(PredictorBatcher, DropsWhatFindsTheQueueFull) {
 }
 
 }  // namespace
-}  // namespace tailor::launch
+}  // namespace tailor::predict

@@ -14,7 +14,7 @@
 #include "predict/model/encoder.h"
 #include "predict/model/encoder_torch.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 namespace fs = std::filesystem;
@@ -187,4 +187,4 @@ TEST(EncoderNet, OverlayOfAnotherModelChangesNothing) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -27,7 +27,7 @@ double median(std::vector<double> values) {
 
 Result<void> measure(const Options& options) {
   TAILOR_ASSIGN(const std::string folder, weights::resolve_encoder(options.encoder));
-  TAILOR_ASSIGN(const auto encoder, tie::Encoder::load(folder, options.threads));
+  TAILOR_ASSIGN(const auto encoder, predict::Encoder::load(folder, options.threads));
   std::vector<std::string> prompts;
   std::ifstream file(options.prompts);
   for (std::string line; std::getline(file, line);) {

@@ -13,7 +13,7 @@
 
 #include "weights/default_model.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 namespace fs = std::filesystem;
@@ -241,4 +241,4 @@ TEST(Encoder, AnEncoderThatIsNotThereIsNamed) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

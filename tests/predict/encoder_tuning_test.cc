@@ -14,7 +14,7 @@
 #include "tie/fit.h"
 #include "weights/safetensors_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using testing::HasSubstr;
@@ -31,7 +31,7 @@ struct World {
 /// Long answers where exactly one of two words is there: nothing that is linear in word counts.
 World make_world(size_t prompts) {
   World world{PromptFeatures::open(kEncoder, 1).value(), {}, {}, {.kind = "prompt"}};
-  UniformStream random(7);
+  tie::UniformStream random(7);
   constexpr std::array<const char*, 6> kFill = {"write", "a", "list", "about", "the", "sea"};
   for (size_t i = 0; i < prompts; ++i) {
     const bool first = random() < 0.5, second = random() < 0.5;
@@ -85,7 +85,7 @@ double tau_of(const HeadWeights& weights, const FeatureTable& table) {
   for (const size_t i : table.rows_of(Split::kTest))
     judged.push_back({head.predict(table.of(i)), table.rows[i].limit, table.rows[i].lengths,
                       table.rows[i].censored});
-  return evaluate(judged, LawMath(), {.resamples = 10}).tau.value;
+  return evaluate(judged, tie::LawMath(), {.resamples = 10}).tau.value;
 }
 
 TEST(EncoderTuning, LearnsWhatTheFrozenEncoderDoesNotShow) {
@@ -201,4 +201,4 @@ TEST(EncoderTuning, LexicalFeaturesHaveNoEncoderToTune) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -7,7 +7,7 @@
 
 #include "tie/fit.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 double brute_tau(const std::vector<double>& x, const std::vector<double>& y) {
@@ -39,10 +39,11 @@ TEST(KendallTau, EqualsTheCountOverAllPairsWithManyTies) {
 }
 
 TEST(Crps, EqualsBruteForceIntegration) {
-  const LawMath math;
+  const tie::LawMath math;
   std::vector<double> bins(LengthLaw::kBins, 1);
   bins[20] = 30;
-  for (const LengthLaw& law : {log_t(4, 0.6), log_t(5, 1.4), histogram(bins, 1, 1024)}) {
+  for (const LengthLaw& law :
+       {tie::log_t(4, 0.6), tie::log_t(5, 1.4), tie::histogram(bins, 1, 1024)}) {
     for (const double length : {3.0, 60.0, 1024.0}) {
       double sum = 0;
       for (double x = 0.005; x < 1024; x += 0.01) {
@@ -55,16 +56,17 @@ TEST(Crps, EqualsBruteForceIntegration) {
 }
 
 // Prompts whose answers really follow the laws that are judged, cut at the limit.
-std::vector<JudgedPrompt> honest_world(const LawMath& math, size_t prompts, double said_sigma) {
-  UniformStream random(7);
+std::vector<JudgedPrompt> honest_world(const tie::LawMath& math, size_t prompts,
+                                       double said_sigma) {
+  tie::UniformStream random(7);
   std::vector<JudgedPrompt> out;
   for (size_t i = 0; i < prompts; ++i) {
     const double mu = 3 + 3 * random(), sigma = 0.2 + 0.8 * random();
     JudgedPrompt& prompt = out.emplace_back();
-    prompt.law = log_t(mu, sigma * said_sigma);
+    prompt.law = tie::log_t(mu, sigma * said_sigma);
     prompt.limit = 1024;
     for (int s = 0; s < 8; ++s) {
-      const double x = math.quantile(log_t(mu, sigma), random());
+      const double x = math.quantile(tie::log_t(mu, sigma), random());
       prompt.censored.push_back(x >= 1024);
       prompt.lengths.push_back(static_cast<uint32_t>(std::clamp(std::round(x), 1.0, 1024.0)));
     }
@@ -78,7 +80,7 @@ bool holds(const Bootstrap& figure, double truth) {
 }
 
 TEST(Evaluation, AnHonestPredictorIsFoundHonest) {
-  const LawMath math;
+  const tie::LawMath math;
   const auto world = honest_world(math, 600, 1);
   const Evaluation seen = evaluate(world, math, {.resamples = 300});
   EXPECT_EQ(seen.answers, 4800u);
@@ -94,7 +96,7 @@ TEST(Evaluation, AnHonestPredictorIsFoundHonest) {
 }
 
 TEST(Evaluation, AnOverconfidentPredictorIsFoundOut) {
-  const LawMath math;
+  const tie::LawMath math;
   const Evaluation honest = evaluate(honest_world(math, 400, 1), math, {.resamples = 200});
   const Evaluation narrow = evaluate(honest_world(math, 400, 0.5), math, {.resamples = 200});
   EXPECT_LT(narrow.coverage[1].interval().high, 0.88);
@@ -105,10 +107,10 @@ TEST(Evaluation, AnOverconfidentPredictorIsFoundOut) {
 }
 
 TEST(Evaluation, ThePairedIntervalIsNarrowerThanTheDifferenceOfTwo) {
-  const LawMath math;
+  const tie::LawMath math;
   const auto world = honest_world(math, 300, 1);
   std::vector<double> worse;
-  UniformStream random(5);
+  tie::UniformStream random(5);
   for (const JudgedPrompt& prompt : world)
     worse.push_back(math.moments(prompt.law, prompt.limit).expected * std::exp(random()));
   const Evaluation good = evaluate(world, math, {.resamples = 200});
@@ -119,4 +121,4 @@ TEST(Evaluation, ThePairedIntervalIsNarrowerThanTheDifferenceOfTwo) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

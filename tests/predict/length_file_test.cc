@@ -11,7 +11,7 @@
 
 #include "predict/feature_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 namespace fs = std::filesystem;
@@ -193,4 +193,4 @@ TEST_F(Files, FeaturesSurviveACutAndDoubles) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

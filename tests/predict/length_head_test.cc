@@ -10,7 +10,7 @@
 #include <limits>
 #include <random>
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using testing::HasSubstr;
@@ -210,4 +210,4 @@ TEST(LengthHead, DamagedFilesAreNamedInOneSentence) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

@@ -8,7 +8,7 @@
 #include <set>
 #include <string>
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 float feature(std::string_view name, std::string_view prompt) {
@@ -126,4 +126,4 @@ TEST(Lexical, AnyBytesGiveFiniteValuesInRange) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

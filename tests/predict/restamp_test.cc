@@ -16,7 +16,7 @@
 #include "predict/length_file.h"
 #include "predict/length_head.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 namespace fs = std::filesystem;
@@ -156,4 +156,4 @@ TEST_F(Restamp, WhoMeetsAnOlderFileNamesTheCommand) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

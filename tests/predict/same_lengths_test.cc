@@ -12,7 +12,7 @@
 
 #include "predict/length_file.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 struct Stratum {
@@ -113,4 +113,4 @@ TEST(SameLengths, AsLlamaCppOnTheSamePrompts) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

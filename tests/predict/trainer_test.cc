@@ -15,7 +15,7 @@
 #include "tie/fit.h"
 #include "tie/law.h"
 
-namespace tailor::tie {
+namespace tailor::predict {
 namespace {
 
 using testing::HasSubstr;
@@ -27,7 +27,7 @@ at::Tensor doubles(const std::vector<double>& values) {
 double at_0(const at::Tensor& t) { return t.flatten()[0].item<double>(); }
 
 TEST(Losses, LogTGradientsEqualFiniteDifferences) {
-  const LawMath math;
+  const tie::LawMath math;
   for (const bool cut : {false, true}) {
     for (const double y : {2.0, 5.0, 9.0}) {
       for (const double sigma : {0.1, 0.7, 2.0}) {
@@ -51,8 +51,8 @@ TEST(Losses, LogTGradientsEqualFiniteDifferences) {
 }
 
 TEST(Losses, TheLogTLikelihoodIsTheLawsOwn) {
-  const LawMath math;
-  const LengthLaw law = log_t(4.5, 0.8);
+  const tie::LawMath math;
+  const LengthLaw law = tie::log_t(4.5, 0.8);
   for (const double length : {3.0, 90.0, 2000.0}) {
     const auto loss = [&](bool cut) {
       return log_t_loss(doubles({std::log(length)}), at::full({1}, cut), doubles({4.5}),
@@ -92,8 +92,8 @@ struct World {
 };
 
 World make_world(size_t prompts, int answers, uint64_t seed = 11) {
-  const LawMath math;
-  UniformStream random(seed);
+  const tie::LawMath math;
+  tie::UniformStream random(seed);
   World world;
   world.table.width = 6;
   for (size_t i = 0; i < prompts; ++i) {
@@ -106,7 +106,7 @@ World make_world(size_t prompts, int answers, uint64_t seed = 11) {
     row.split = split_of(row.id);
     row.limit = 400;
     for (int k = 0; k < answers; ++k) {
-      const double length = std::round(math.quantile(log_t(mu, sigma), random()));
+      const double length = std::round(math.quantile(tie::log_t(mu, sigma), random()));
       row.censored.push_back(length >= row.limit);
       row.lengths.push_back(static_cast<uint32_t>(std::clamp(length, 1.0, row.limit)));
     }
@@ -151,7 +151,8 @@ TEST(Trainer, FindsAKnownLawFromOneCutAnswerAPrompt) {
   EXPECT_LT(error_mu / tests, 0.06);  // mu itself spreads by 0.8
   EXPECT_LT(error_sigma / tests, 0.15);
   const auto world8 = make_world(600, 8, 99);
-  const Evaluation seen = evaluate(judged(*trained, world8.table), LawMath(), {.resamples = 100});
+  const Evaluation seen =
+      evaluate(judged(*trained, world8.table), tie::LawMath(), {.resamples = 100});
   EXPECT_NEAR(seen.coverage[1].value, 0.9, 0.03);
   EXPECT_NEAR(seen.spread_slope.value, 1, 0.2);
 }
@@ -165,7 +166,8 @@ TEST(Trainer, EveryObjectiveOrdersPromptsItNeverSaw) {
     options.weighted_sampling = objective == Objective::kPaper;
     const auto trained = train_head(world.table, {.kind = "prompt"}, options);
     ASSERT_TRUE(trained) << trained.error().message;
-    const Evaluation seen = evaluate(judged(*trained, world.table), LawMath(), {.resamples = 50});
+    const Evaluation seen =
+        evaluate(judged(*trained, world.table), tie::LawMath(), {.resamples = 50});
     EXPECT_GT(seen.tau.value, 0.5) << name_of(objective);
     EXPECT_NEAR(seen.coverage[1].value, 0.9, 0.05) << name_of(objective);
   }
@@ -186,21 +188,21 @@ TEST(Trainer, RecalibrationMendsAnOverconfidentHead) {
   EXPECT_GT(after, before + 0.2);
   EXPECT_NEAR(after, mean_log_likelihood(trained->weights, world.table, Split::kTest), 0.1);
   const TrainedHead mended{narrow, {}};
-  const Evaluation seen = evaluate(judged(mended, world.table), LawMath(), {.resamples = 50});
+  const Evaluation seen = evaluate(judged(mended, world.table), tie::LawMath(), {.resamples = 50});
   EXPECT_NEAR(seen.coverage[1].value, 0.9, 0.03);
 }
 
 TEST(Trainer, QuantilesHoldWhereAnswersHaveAShapeThatNoLogTLawHas) {
   World world = make_world(3000, 2);
-  UniformStream random(3);
+  tie::UniformStream random(3);
   for (FeatureRow& row : world.table.rows)  // one answer in eight never ends
     for (size_t i = 0; i < row.lengths.size(); ++i)
       if (random() < 0.125)
         row.lengths[i] = static_cast<uint32_t>(row.limit), row.censored[i] = true;
   const auto trained = train_head(world.table, {.kind = "prompt"}, quick(Objective::kMedian));
   ASSERT_TRUE(trained) << trained.error().message;
-  const Evaluation seen =
-      evaluate(judged(*trained, world.table), LawMath(trained->weights.info.nu), {.resamples = 50});
+  const Evaluation seen = evaluate(judged(*trained, world.table),
+                                   tie::LawMath(trained->weights.info.nu), {.resamples = 50});
   EXPECT_NEAR(seen.coverage[0].value, 0.5, 0.05);
   EXPECT_NEAR(seen.coverage[1].value, 0.9, 0.02);
 }
@@ -287,4 +289,4 @@ TEST(HeadNet, TheTorchFreeHeadComputesTheSame) {
 }
 
 }  // namespace
-}  // namespace tailor::tie
+}  // namespace tailor::predict

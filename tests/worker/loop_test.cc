@@ -298,7 +298,7 @@ class ProbeFolder {
 
   const std::string& path() const { return path_; }
   void save(const std::string& kind, int layer, int inputs, const std::string& model = "model") {
-    tie::HeadWeights w;
+    predict::HeadWeights w;
     w.info.kind = kind;
     w.info.encoder = "hidden";
     w.info.model_fingerprint = model;
@@ -308,13 +308,13 @@ class ProbeFolder {
     w.info.population = tie::log_t(5, 1);
     w.mean.assign(inputs, 0);
     w.deviation.assign(inputs, 1);
-    tie::HeadMember member;
+    predict::HeadMember member;
     std::vector<float> weight(inputs);
     for (int i = 0; i < inputs; ++i) weight[i] = 0.5f + 0.25f * static_cast<float>(i);
     member.mu = {{inputs, 1, weight, {0.5f}}};
     member.sigma = {{inputs, 1, weight, {0.1f}}};
     w.members = {member};
-    auto saved = tie::save_head(w, path_ + "/" + kind + ".safetensors");
+    auto saved = predict::save_head(w, path_ + "/" + kind + ".safetensors");
     ASSERT_TRUE(saved.has_value()) << to_string(saved.error());
   }
   Result<LengthProbe> load() const {
@@ -340,8 +340,8 @@ TEST(Loop, TheProbeReadsTheHiddenStateBehindItsTokens) {
   folder.save("remaining", 3, test::kHidden + 1);
   const auto probe = folder.load();
   ASSERT_TRUE(probe.has_value()) << to_string(probe.error());
-  const auto whole = *tie::LengthHead::load(folder.path() + "/probe.safetensors");
-  const auto rest = *tie::LengthHead::load(folder.path() + "/remaining.safetensors");
+  const auto whole = *predict::LengthHead::load(folder.path() + "/probe.safetensors");
+  const auto rest = *predict::LengthHead::load(folder.path() + "/remaining.safetensors");
 
   // Few blocks: sequences are pushed out and come back, prompts are cut in chunks.
   for (const auto& [tp, ahead] : {std::pair(1, false), {2, false}, {2, true}}) {
