@@ -13,7 +13,7 @@
 #include "weights/default_model.h"
 #include "weights/weight_files.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 /// The first of the largest values, as the sampler's greedy choice. In lanes, so that it
@@ -200,4 +200,4 @@ std::function<Result<void>()> add_engine_run(CLI::App& bench) {
   return [options] { return engine_run(*options); };
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

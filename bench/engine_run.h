@@ -9,7 +9,7 @@
 #include "bench/peer_report.h"
 #include "parallel/engine.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 struct FixedBatchShape {
   int prompt_tokens = 64;  ///< of each sequence
@@ -30,4 +30,4 @@ Result<FixedBatch> run_fixed_batch(parallel::Engine& engine, const FixedBatchSha
 /// runs it.
 std::function<Result<void>()> add_engine_run(CLI::App& bench);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

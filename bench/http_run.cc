@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 using asio::ip::tcp;
@@ -131,4 +131,4 @@ Result<HttpRun> run_http(uint16_t port, const std::vector<HttpRequest>& requests
   return run;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

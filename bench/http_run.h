@@ -10,7 +10,7 @@
 #include "base/result.h"
 #include "base/time.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 struct HttpRequest {
   Duration at{};       ///< after the start of the run
@@ -31,4 +31,4 @@ Result<std::string> http_body(const std::string& answer);
 /// Unavailable (no connection); Timeout (not all answered within `timeout` of the start).
 Result<HttpRun> run_http(uint16_t port, const std::vector<HttpRequest>& requests, Duration timeout);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

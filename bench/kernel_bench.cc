@@ -13,7 +13,7 @@
 #include "parallel/cpu/arena.h"
 #include "parallel/cpu/kernels_cpu.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 using namespace parallel::cpu;
@@ -39,7 +39,7 @@ struct Case {
   std::vector<double> seconds;
 };
 
-double median(std::vector<double> values) { return bench::statistics(std::move(values)).p50; }
+double median(std::vector<double> values) { return statistics(std::move(values)).p50; }
 
 /// A matrix of small random numbers with `rows` rows of inputs; kept alive by the cases.
 struct Product {
@@ -195,4 +195,4 @@ Result<KernelReport> bench_kernels(const KernelBench& options) {
   return report;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 struct KernelBench {
   std::string instruction_set = "auto";
@@ -19,4 +19,4 @@ struct KernelReport {
 /// Errors: InvalidArgument (an instruction set this CPU lacks).
 Result<KernelReport> bench_kernels(const KernelBench& options);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

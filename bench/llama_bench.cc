@@ -15,7 +15,7 @@
 #include "bench/measured_child.h"
 #include "weights/default_model.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 namespace fs = std::filesystem;
@@ -334,4 +334,4 @@ std::function<Result<void>()> add_vs_llama(CLI::App& bench) {
   return [options] { return vs_llama(*options); };
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

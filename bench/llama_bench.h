@@ -12,7 +12,7 @@
 #include "base/result.h"
 #include "bench/peer_report.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 /// Where llama.cpp's programs and the converted files lie: bin/ and models/.
 struct PeerFolder {
@@ -47,4 +47,4 @@ Result<PeerRow> compare_servers(const PeerFolder& peer, const ServerComparison& 
 /// Adds `vs-llama` to `bench`; returns what runs it.
 std::function<Result<void>()> add_vs_llama(CLI::App& bench);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

@@ -18,7 +18,7 @@
 #include "bench/serve_bench.h"
 #include "client/client.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 namespace fs = std::filesystem;
@@ -75,9 +75,9 @@ Result<double> load_ours(client::Client& client, const Load& load, int max_token
     submit.sampling.ignore_eos = true;
     requests.push_back(std::move(submit));
   }
-  bench::LoadOptions options;
+  LoadOptions options;
   options.arrivals = load.arrivals;
-  TAILOR_ASSIGN(const auto run, bench::run_load(client, requests, options));
+  TAILOR_ASSIGN(const auto run, run_load(client, requests, options));
   for (const auto& row : run.rows) {
     if (!row.error.empty() || row.output_tokens != static_cast<uint32_t>(max_tokens))
       return fail(ErrorCode::kInternal, "our replica answered a request with " +
@@ -237,4 +237,4 @@ Result<PeerRow> compare_servers(const PeerFolder& peer, const ServerComparison& 
   return row;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

@@ -14,7 +14,7 @@
 
 #include "base/clock.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 /// Reads `fd` to its end; false when `until` came first.
@@ -105,4 +105,4 @@ std::string last_line(const std::string& text) {
   return last;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

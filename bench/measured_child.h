@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "base/time.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 /// Runs `command` to its end and returns what it wrote to stdout and stderr. Errors: NotFound
 /// (cannot be executed), Internal (it failed: quotes its last line), Timeout (killed).
@@ -40,4 +40,4 @@ class Companion {
 /// The last line of `text` that is not empty; "no output" if there is none.
 std::string last_line(const std::string& text);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

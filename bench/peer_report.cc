@@ -6,7 +6,7 @@
 #include <optional>
 #include <sstream>
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -118,4 +118,4 @@ std::string peer_json(const std::vector<PeerRow>& rows) {
   return all.dump(1);
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

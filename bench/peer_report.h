@@ -8,7 +8,7 @@
 
 #include "base/result.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 /// One fixed batch: `batch` sequences prefilled with `prompt_tokens` each, then `decode_tokens`
 /// steps. Rates are tokens per second over all sequences, as llama-batched-bench defines S_PP,
@@ -51,4 +51,4 @@ std::string peer_table(const std::vector<PeerRow>& rows);
 /// rounds.
 std::string peer_json(const std::vector<PeerRow>& rows);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

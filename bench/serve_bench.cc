@@ -17,7 +17,7 @@
 #include "client/client.h"
 #include "weights/default_model.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 namespace fs = std::filesystem;
@@ -47,9 +47,9 @@ Result<void> run_level(client::Client& client, const ServeComparison& options, i
   std::vector<api::Submit> requests(options.requests.begin(), options.requests.begin() + 2 * level);
   for (auto& request : requests) request.request_id = client::new_request_id();
   TAILOR_ASSIGN(const auto before, host_share(client));
-  bench::LoadOptions load;
+  LoadOptions load;
   load.concurrency = level;
-  TAILOR_ASSIGN(const auto result, bench::run_load(client, requests, load));
+  TAILOR_ASSIGN(const auto result, run_load(client, requests, load));
   for (const auto& row : result.rows) {
     if (!row.error.empty())
       return fail(ErrorCode::kInternal, "a request of the run failed: " + row.error);
@@ -72,12 +72,12 @@ Result<std::vector<std::vector<TokenId>>> tokenize(client::Client& client,
     request.request_id = client::new_request_id();
     request.sampling.max_tokens = 1;
   }
-  bench::LoadOptions load;
+  LoadOptions load;
   load.on_event = [&](const api::ServerEvent& event, size_t index) {
     if (const auto* accepted = std::get_if<api::Accepted>(&event))
       ids[index] = accepted->prompt_token_ids;
   };
-  TAILOR_ASSIGN(const auto ran, bench::run_load(client, requests, load));
+  TAILOR_ASSIGN(const auto ran, run_load(client, requests, load));
   for (const auto& prompt : ids) {
     if (prompt.empty())
       return fail(ErrorCode::kInternal, "the server did not tell a prompt's token ids");
@@ -200,4 +200,4 @@ Result<ComparisonReport> compare_serving(const ServeComparison& options) {
   return make_report(options, levels, reference);
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

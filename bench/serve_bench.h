@@ -11,7 +11,7 @@
 #include "bench/measured_child.h"
 #include "client/client.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 struct ServeComparison {
   std::string model = "default";
@@ -38,4 +38,4 @@ Result<ComparisonReport> compare_serving(const ServeComparison& options);
 /// Unavailable (it ended, or 120 s passed).
 Result<void> wait_ready(client::Client& client, Companion& cluster);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

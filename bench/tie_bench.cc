@@ -14,7 +14,7 @@
 #include "tie/law.h"
 #include "tie/rank_table.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 using namespace coordinator;
@@ -219,14 +219,14 @@ TieReport bench_tie(const TieBench& options) {
     }
     rows.resize(cases.size());
     for (size_t i = 0; i < cases.size(); ++i) {
-      const bench::Statistics s = bench::statistics(std::move(cases[i].us));
+      const Statistics s = statistics(std::move(cases[i].us));
       rows[i].name = cases[i].name;
       rows[i].mean.push_back(s.mean);
       rows[i].p50.push_back(s.p50);
       rows[i].p99.push_back(s.p99);
     }
   }
-  const auto median = [](std::vector<double> v) { return bench::statistics(std::move(v)).p50; };
+  const auto median = [](std::vector<double> v) { return statistics(std::move(v)).p50; };
   TieReport report;
   nlohmann::json json;
   char line[200];
@@ -247,4 +247,4 @@ TieReport bench_tie(const TieBench& options) {
   return report;
 }
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

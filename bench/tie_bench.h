@@ -8,7 +8,7 @@
 
 #include "base/result.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 
 struct TieBench {
   int waiting = 100'000;
@@ -19,4 +19,4 @@ struct TieReport {
 };
 TieReport bench_tie(const TieBench& options);
 
-}  // namespace tailor::launch
+}  // namespace tailor::bench

@@ -136,7 +136,7 @@ Result<void> burst(const BenchOptions& options) {
 }
 
 Result<void> serve(const BenchOptions& options) {
-  ServeComparison comparison;
+  bench::ServeComparison comparison;
   comparison.model = options.model;
   comparison.engine = options.engine;
   comparison.reference_python = options.reference_python;
@@ -148,19 +148,19 @@ Result<void> serve(const BenchOptions& options) {
   fixed.ignore_eos = true;
   const int most = *std::max_element(options.levels.begin(), options.levels.end());
   TAILOR_ASSIGN(comparison.requests, read_requests(fixed, 2 * most));
-  TAILOR_ASSIGN(const auto report, compare_serving(comparison));
+  TAILOR_ASSIGN(const auto report, bench::compare_serving(comparison));
   std::printf("%s", report.table.c_str());
   return write_json(options.json, report.json);
 }
 
-Result<void> run_kernels(const KernelBench& bench, const std::string& json) {
-  TAILOR_ASSIGN(const KernelReport report, bench_kernels(bench));
+Result<void> run_kernels(const bench::KernelBench& bench, const std::string& json) {
+  TAILOR_ASSIGN(const bench::KernelReport report, bench::bench_kernels(bench));
   std::printf("%s", report.table.c_str());
   return write_json(json, report.json);
 }
 
-Result<void> run_tie(const TieBench& bench, const std::string& json) {
-  const TieReport report = bench_tie(bench);
+Result<void> run_tie(const bench::TieBench& bench, const std::string& json) {
+  const bench::TieReport report = bench::bench_tie(bench);
   std::printf("%s", report.table.c_str());
   return write_json(json, report.json);
 }
@@ -225,7 +225,7 @@ Command add_bench(CLI::App& parent) {
       "--reference-python", options->reference_python,
       "a Python with torch, transformers, gguf (launch/setup --reference makes one)");
 
-  auto kernels = std::make_shared<KernelBench>();
+  auto kernels = std::make_shared<bench::KernelBench>();
   CLI::App* kernels_command =
       bench->add_subcommand("kernels", "each CPU kernel against this machine's own rates");
   kernels_command->add_option("--instruction-set", kernels->instruction_set,
@@ -233,7 +233,7 @@ Command add_bench(CLI::App& parent) {
   kernels_command->add_option("--rounds", kernels->rounds, "alternations; medians are printed")
       ->check(CLI::PositiveNumber);
   kernels_command->add_option("--json", options->json, "also write every row to this file");
-  auto tie = std::make_shared<TieBench>();
+  auto tie = std::make_shared<bench::TieBench>();
   CLI::App* tie_command = bench->add_subcommand(
       "tie", "length laws, rank tables and the scheduler with many requests waiting");
   tie_command->add_option("--waiting", tie->waiting, "requests that wait in the longest queue")
@@ -241,8 +241,8 @@ Command add_bench(CLI::App& parent) {
   tie_command->add_option("--rounds", tie->rounds, "alternations; medians are printed")
       ->check(CLI::PositiveNumber);
   tie_command->add_option("--json", options->json, "also write every row to this file");
-  const std::function<Result<void>()> run_vs_llama = add_vs_llama(*bench);
-  const std::function<Result<void>()> run_engine = add_engine_run(*bench);
+  const std::function<Result<void>()> run_vs_llama = bench::add_vs_llama(*bench);
+  const std::function<Result<void>()> run_engine = bench::add_engine_run(*bench);
   return {bench, [=] {
             auto done = burst_command->parsed()               ? burst(*options)
                         : kernels_command->parsed()           ? run_kernels(*kernels, options->json)

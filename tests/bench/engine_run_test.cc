@@ -10,7 +10,7 @@
 
 #include "parallel/synchronous_engine.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 constexpr int64_t kVocab = 100;
@@ -89,4 +89,4 @@ TEST(EngineRun, RefusesWhatThePoolCannotHold) {
 }
 
 }  // namespace
-}  // namespace tailor::launch
+}  // namespace tailor::bench

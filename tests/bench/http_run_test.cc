@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 using asio::ip::tcp;
@@ -93,4 +93,4 @@ TEST(HttpBody, TellsWhatIsWrongWithAnAnswer) {
 }
 
 }  // namespace
-}  // namespace tailor::launch
+}  // namespace tailor::bench

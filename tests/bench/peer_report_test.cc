@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-namespace tailor::launch {
+namespace tailor::bench {
 namespace {
 
 // What llama-batched-bench (llama-cpp-python 0.3.36) wrote with -npl 1,8 --output-format jsonl,
@@ -102,4 +102,4 @@ TEST(PeerReport, TableAndJsonCarryEveryRow) {
 }
 
 }  // namespace
-}  // namespace tailor::launch
+}  // namespace tailor::bench
