@@ -21,17 +21,18 @@ add_library(ext_boost INTERFACE)  # Boost.Math is header-only (libboost-dev)
 find_path(BOOST_INCLUDE boost/math/distributions/students_t.hpp REQUIRED)
 target_include_directories(ext_boost SYSTEM INTERFACE ${BOOST_INCLUDE})
 
-# libtorch from the wheel that launch/setup keeps: .deps is a link to that Python environment.
-# find_package(Torch) would ask for a CUDA toolkit, so the CPU build imports the two libraries itself.
+# libtorch from the wheel that launch/setup keeps: .deps is a link to a Python environment with its CPU half, in preset
+# cuda-torch another link to one with all of it. find_package(Torch) would ask for a CUDA toolkit, so the libraries are
+# imported here.
 if(WITH_TORCH)
   if(NOT TAILOR_TORCH_DIR)
-    file(GLOB torch_dirs ${CMAKE_SOURCE_DIR}/.deps/lib/python3*/site-packages/torch)
+    file(GLOB torch_dirs ${TAILOR_TORCH_ENVIRONMENT}/lib/python3*/site-packages/torch)
     if(torch_dirs)
       list(GET torch_dirs 0 TAILOR_TORCH_DIR)
     endif()
   endif()
   if(NOT EXISTS "${TAILOR_TORCH_DIR}/lib/libtorch_cpu.so")
-    message(FATAL_ERROR "libtorch was not found (looked for .deps/lib/python3*/site-packages/torch). "
+    message(FATAL_ERROR "libtorch was not found (looked for ${TAILOR_TORCH_ENVIRONMENT}/lib/python3*/site-packages/torch). "
                         "Run launch/setup, or pass -DTAILOR_TORCH_DIR=/path/to/torch, or -DWITH_TORCH=OFF.")
   endif()
   add_library(ext_torch INTERFACE)
@@ -40,12 +41,8 @@ if(WITH_TORCH)
   target_compile_options(ext_torch INTERFACE -Wno-unused-parameter -Wno-sign-compare)
   target_link_libraries(ext_torch INTERFACE
     ${TAILOR_TORCH_DIR}/lib/libtorch_cpu.so ${TAILOR_TORCH_DIR}/lib/libc10.so)
-  if(WITH_CUDA)  # registers its kernels when loaded: nothing names a symbol of it, so the linker must be told to keep it
-    if(NOT EXISTS "${TAILOR_TORCH_DIR}/lib/libtorch_cuda.so")
-      message(FATAL_ERROR "WITH_CUDA needs libtorch_cuda.so, which ${TAILOR_TORCH_DIR}/lib lacks: this torch was built for "
-                          "CPUs only. Run launch/setup --build cuda.")
-    endif()
-    target_link_libraries(ext_torch INTERFACE -Wl,--push-state,--no-as-needed
+  if(WITH_TORCH STREQUAL "CUDA")  # registers its kernels when loaded: nothing names a symbol of it, so the linker must be
+    target_link_libraries(ext_torch INTERFACE -Wl,--push-state,--no-as-needed  # told to keep it
       ${TAILOR_TORCH_DIR}/lib/libtorch_cuda.so ${TAILOR_TORCH_DIR}/lib/libc10_cuda.so -Wl,--pop-state)
   endif()
   file(GLOB nvidia_libs ${TAILOR_TORCH_DIR}/../nvidia/*/lib)
@@ -55,36 +52,8 @@ if(WITH_TORCH)
   target_link_options(ext_torch INTERFACE -Wl,--disable-new-dtags)
 endif()
 
-# NCCL and the CUDA runtime: from a system CUDA Toolkit, else from the wheels of the Python environment. Found or not, the
-# headers decide alone: no GPU is needed to build. WITH_CUDA makes them required.
-file(GLOB cuda_wheel ${CMAKE_SOURCE_DIR}/.deps/lib/python3*/site-packages/nvidia/cu13)
-file(GLOB nccl_wheel ${CMAKE_SOURCE_DIR}/.deps/lib/python3*/site-packages/nvidia/nccl)
-if(TAILOR_TORCH_DIR)
-  list(APPEND cuda_wheel ${TAILOR_TORCH_DIR}/../nvidia/cu13)
-  list(APPEND nccl_wheel ${TAILOR_TORCH_DIR}/../nvidia/nccl)
-endif()
-find_path(CUDART_INCLUDE cuda_runtime_api.h PATHS /usr/local/cuda/include HINTS ${cuda_wheel} PATH_SUFFIXES include)
-find_path(CUDA_CRT_INCLUDE crt/host_defines.h  # a wheel of its own: nvidia-cuda-crt
-  PATHS /usr/local/cuda/include HINTS ${CUDART_INCLUDE} ${cuda_wheel} PATH_SUFFIXES include)
-find_path(CUDA_CCCL_INCLUDE nv/target        # and nvidia-cuda-cccl
-  PATHS /usr/local/cuda/include HINTS ${CUDART_INCLUDE} ${cuda_wheel} PATH_SUFFIXES include include/cccl cccl)
-find_library(CUDART_LIBRARY NAMES cudart libcudart.so.13 PATHS /usr/local/cuda/lib64 HINTS ${cuda_wheel} PATH_SUFFIXES lib)
-find_path(NCCL_INCLUDE nccl.h HINTS ${nccl_wheel} PATH_SUFFIXES include)
-find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${nccl_wheel} PATH_SUFFIXES lib)
-mark_as_advanced(CUDART_INCLUDE CUDA_CRT_INCLUDE CUDA_CCCL_INCLUDE CUDART_LIBRARY NCCL_INCLUDE NCCL_LIBRARY)
-if(CUDART_INCLUDE AND CUDA_CRT_INCLUDE AND CUDA_CCCL_INCLUDE AND CUDART_LIBRARY AND NCCL_INCLUDE AND NCCL_LIBRARY)
-  add_library(ext_nccl INTERFACE)
-  target_include_directories(ext_nccl SYSTEM INTERFACE
-    ${NCCL_INCLUDE} ${CUDART_INCLUDE} ${CUDA_CRT_INCLUDE} ${CUDA_CCCL_INCLUDE})
-  target_link_libraries(ext_nccl INTERFACE ${NCCL_LIBRARY} ${CUDART_LIBRARY})
-  foreach(library ${NCCL_LIBRARY} ${CUDART_LIBRARY})
-    get_filename_component(dir ${library} DIRECTORY)
-    target_link_options(ext_nccl INTERFACE -Wl,-rpath,${dir})
-  endforeach()
-elseif(WITH_CUDA)
-  message(FATAL_ERROR "WITH_CUDA needs cuda_runtime_api.h, crt/host_defines.h, nv/target, libcudart, nccl.h, libnccl; "
-                      "found: ${CUDART_INCLUDE}, ${CUDA_CRT_INCLUDE}, ${CUDA_CCCL_INCLUDE}, ${CUDART_LIBRARY}, ${NCCL_INCLUDE}, ${NCCL_LIBRARY}. Run launch/setup on the "
-                      "machine with the GPU, or install the CUDA Toolkit and NCCL.")
+if(WITH_CUDA)
+  include(Cuda)
 endif()
 
 find_package(benchmark QUIET)  # for coordinator_bench alone: without it that target is not there
