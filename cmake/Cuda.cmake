@@ -11,8 +11,11 @@ message(STATUS "CUDA ${CUDA_VERSION} of ${CUDA_ROOT}")
 if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${CUDA_NVCC})
 endif()
-if(CCACHE_PROGRAM AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
-  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+if(NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CURRENT_LIST_DIR}/with-ptxas-report)
+  if(CCACHE_PROGRAM)
+    list(APPEND CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+  endif()
 endif()
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 90a CACHE STRING "GPUs to compile for, as nvcc names them without sm_")
@@ -20,7 +23,12 @@ endif()
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 enable_language(CUDA)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3")  # as for C++: NDEBUG is never defined
-string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")  # CMake 3.25 does not know how to ask nvcc for it
+set(CMAKE_CUDA_STANDARD 20)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know how to ask nvcc for it
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
+string(APPEND CMAKE_CUDA_FLAGS " -Xptxas=-v")  # for tools/kernel_resources
 
 # The folder of a library is looked up by glob: a wheel has no link without a version. What is linked keeps its path.
 function(add_cuda_library NAME FOLDER)

@@ -20,7 +20,7 @@ exit ${SMI_FAILS-0}
 """
 
 
-class Machine(unittest.TestCase):
+class Staged(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -35,6 +35,8 @@ class Machine(unittest.TestCase):
         path.write_text(text, encoding="utf-8")
         path.chmod(stat.S_IRWXU)
 
+
+class Machine(Staged):
     def fits(self, gpus, listed="", **more):
         """What machine-preset prints on a machine of these lines of nvidia-smi, and what it says beside."""
         self.program(self.tools / "nvidia-smi", SMI)
@@ -97,6 +99,46 @@ class Machine(unittest.TestCase):
         self.assertEqual(self.fits(gpu, cut), ("cuda 90a", ""))
         self.assertEqual(self.fits(gpu, cut, CUDA_VISIBLE_DEVICES="MIG-1111"), ("cuda 90a", ""))
         self.assertEqual(self.fits(gpu, cut, CUDA_VISIBLE_DEVICES="MIG-2222")[0], "cpu")
+
+
+class TestsRun(Staged):
+    def ran(self, *label, gpus="0, GPU-a, 580.1, 9.0, Disabled\n"):
+        """What tests/run asks of set-up and ctest, and what it prints."""
+        tree = self.stage / "tree"
+        for part in ("tests/run", "launch/machine-preset"):
+            (tree / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / part, tree / part)
+        self.program(tree / "launch/setup", '#!/bin/sh\necho "setup $*"; mkdir -p build/"$2"\n')
+        self.program(self.tools / "ctest", '#!/bin/sh\necho "ctest in ${PWD##*/}: $*"\n')
+        for tool in ("nproc", "id", "mkdir"):
+            (self.tools / tool).symlink_to(shutil.which(tool))
+        self.program(self.tools / "nvidia-smi", SMI)
+        (self.stage / "query").write_text(gpus, encoding="utf-8")
+        done = subprocess.run([tree / "tests/run", *label], env={"PATH": str(self.tools), "STAGE": str(self.stage)}, cwd=tree,
+                              capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def test_builds_what_fits_the_machine(self):
+        said = self.ran()
+        self.assertIn("setup --build cuda\n", said)
+        self.assertIn("ctest in cuda: --output-on-failure", said)
+        for tool in ("nproc", "id", "mkdir"):
+            (self.tools / tool).unlink()
+        self.assertIn("setup --build cpu\n", self.ran(gpus=""))
+
+    def test_gpu_is_skipped_in_one_sentence_without_one(self):
+        self.assertEqual(self.ran("gpu", gpus=""), "tests/run: skipped (gpu), for no NVIDIA GPU can be used here\n")
+
+    def test_gpu_runs_where_there_is_one(self):
+        said = self.ran("gpu")
+        self.assertIn("setup --build cuda cuda_tests\n", said)
+        self.assertIn("-L ^gpu$", said)
+
+    def test_cuda_needs_no_gpu(self):
+        said = self.ran("cuda", gpus="")
+        self.assertIn("setup --build cuda cuda_tests\n", said)
+        self.assertIn("ctest in cuda", said)
 
 
 class Toolkit(unittest.TestCase):
