@@ -87,6 +87,18 @@ class SupervisorTest : public testing::Test {
     return name_end != std::string::npos && stat.compare(name_end, 3, ") Z") != 0;
   }
 
+  /// The warden among the children of `supervisor`, collected or not; 0 = it has none now.
+  static pid_t warden_of(pid_t supervisor) {
+    const std::string id = std::to_string(supervisor);
+    std::ifstream children("/proc/" + id + "/task/" + id + "/children");
+    for (pid_t child; children >> child;) {
+      std::string name;
+      std::getline(std::ifstream("/proc/" + std::to_string(child) + "/comm") >> std::ws, name);
+      if (name == "tailor-warden") return child;
+    }
+    return 0;
+  }
+
   std::string text_of(const std::string& name) const {
     std::ostringstream out;
     out << std::ifstream(folder_ + "/" + name).rdbuf();
@@ -275,23 +287,13 @@ TEST_F(SupervisorTest, AKilledWardenIsReplaced) {
   add_child("echo $$ >> $DIR/pids; exec sleep 1000");
   start();
   ASSERT_TRUE(eventually([&] { return ready() && lines_of("pids") == 1; }));
-  const auto warden = [&]() -> pid_t {
-    for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid_) + "/task/" +
-                                                    std::to_string(pid_))) {
-      if (entry.path().filename() != "children") continue;
-      std::ifstream file(entry.path());
-      for (pid_t child; file >> child;) {
-        std::string name;
-        std::getline(std::ifstream("/proc/" + std::to_string(child) + "/comm") >> std::ws, name);
-        if (name == "tailor-warden") return child;
-      }
-    }
-    return 0;
-  };
-  const pid_t first = warden();
+  const pid_t first = warden_of(pid_);
   ASSERT_NE(first, 0);
   kill(first, SIGKILL);
-  ASSERT_TRUE(eventually([&] { return warden() != 0 && warden() != first; }));
+  ASSERT_TRUE(eventually([&] {
+    const pid_t other = warden_of(pid_);  // looked up once: between the two there is none
+    return other != 0 && other != first;
+  }));
   kill(pid_, SIGKILL);
   EXPECT_TRUE(eventually([&] { return alive() == 0 && !fs::exists(folder_ + "/private"); }));
 }
