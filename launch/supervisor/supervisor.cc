@@ -201,6 +201,7 @@ class Supervisor {
       : options_(options),
         signals_(io_),
         child_exits_(io_, SIGCHLD),
+        warden_timer_(io_),
         lost_(io_),
         tick_(io_),
         flush_timer_(io_),
@@ -228,7 +229,8 @@ class Supervisor {
     }
     while (waitpid(-1, nullptr, WNOHANG) > 0) {
     }
-    warden_.reset();  // sweeps
+    warden_.reset();        // sweeps
+    sweep(options_.sweep);  // the warden may have been killed at the last moment
     signal(SIGXFSZ, file_too_large);
     return exit_code_;
   }
@@ -271,12 +273,19 @@ class Supervisor {
 
   bool start_warden() {
     Result<Warden> warden = Warden::start(options_.mark, options_.sweep);
-    if (!warden) {
-      say(warden.error().message);
-      return false;
+    if (warden) {
+      warden_.emplace(std::move(*warden));
+    } else if (!missing_told_) {
+      say("the warden cannot be started: " + warden.error().message);
     }
-    warden_.emplace(std::move(*warden));
-    return true;
+    missing_told_ = !warden;
+    return !missing_told_;
+  }
+
+  /// Asks until there is one: without it we leave everything behind when we are killed.
+  void replace_warden() {
+    warden_.reset();
+    if (!start_warden()) after(warden_timer_, options_.backoff_first, [this] { replace_warden(); });
   }
 
   // ---- starting and restarting ----
@@ -493,7 +502,7 @@ class Supervisor {
         probe_ended(status);
       } else if (warden_ && pid == warden_->pid()) {
         warden_->forget();
-        if (!finished_) start_warden();
+        if (!finished_) replace_warden();
       } else {
         for (auto& child : children_) {
           if (child->pid == pid) ended(*child, status);
@@ -561,6 +570,8 @@ class Supervisor {
   std::optional<Warden> warden_;
   asio::signal_set signals_;
   asio::signal_set child_exits_;
+  Timer warden_timer_;
+  bool missing_told_ = false;  // of the warden
   asio::posix::stream_descriptor lost_;
   char lost_buffer_[256];
   std::string lost_line_;

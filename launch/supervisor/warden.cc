@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kGraceMs = 2000;
 
-[[noreturn]] void watch(int pipe, const std::string& mark, const std::vector<std::string>& sweep) {
+[[noreturn]] void watch(int pipe, const std::string& mark, const std::vector<std::string>& paths) {
   setsid();
   prctl(PR_SET_NAME, "tailor-warden");
   sigset_t none;
@@ -36,14 +36,18 @@ constexpr int kGraceMs = 2000;
     if (got == 0 || (got < 0 && errno != EINTR)) break;
   }
   end_marked(mark, kGraceMs);
-  for (const std::string& path : sweep) {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
+  launch::sweep(paths);
   _exit(0);
 }
 
 }  // namespace
+
+void sweep(const std::vector<std::string>& paths) {
+  for (const std::string& path : paths) {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+}
 
 Result<Warden> Warden::start(const std::string& mark, const std::vector<std::string>& sweep) {
   int ends[2];

@@ -13,6 +13,9 @@
 
 namespace tailor::launch {
 
+/// Removes the files and folders that are there.
+void sweep(const std::vector<std::string>& paths);
+
 class Warden {
  public:
   /// Forks; call while the process has one thread. `sweep`: files and folders to remove. Errors:

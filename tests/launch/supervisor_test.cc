@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -296,6 +297,47 @@ TEST_F(SupervisorTest, AKilledWardenIsReplaced) {
   }));
   kill(pid_, SIGKILL);
   EXPECT_TRUE(eventually([&] { return alive() == 0 && !fs::exists(folder_ + "/private"); }));
+}
+
+TEST_F(SupervisorTest, AWardenThatCannotBeReplacedAtOnceIsReplacedLater) {
+  rlimit files{};
+  options_.on_ready = [&files, ready = options_.on_ready] {
+    ready();
+    getrlimit(RLIMIT_NOFILE, &files);
+    const rlimit none{0, files.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+  };
+  options_.say = [&files, say = options_.say](const std::string& line) {
+    setrlimit(RLIMIT_NOFILE, &files);
+    say(line);
+  };
+  add_child("echo $$ >> $DIR/pids; exec sleep 1000");
+  start();
+  ASSERT_TRUE(eventually([&] { return ready() && lines_of("pids") == 1; }));
+  const pid_t first = warden_of(pid_);
+  ASSERT_NE(first, 0);
+  kill(first, SIGKILL);
+  ASSERT_TRUE(eventually([&] {
+    const pid_t other = warden_of(pid_);
+    return other != 0 && other != first;
+  })) << text_of("said");
+  EXPECT_EQ(text_of("said"), "the warden cannot be started: pipe: Too many open files\n");
+  kill(pid_, SIGKILL);
+  EXPECT_TRUE(eventually([&] { return alive() == 0 && !fs::exists(folder_ + "/private"); }));
+}
+
+TEST_F(SupervisorTest, WhatIsPrivateIsRemovedThoughTheWardenDiesAtTheVeryEnd) {
+  options_.say = [](const std::string&) {  // "stopping": nothing runs, so this is the end
+    const pid_t warden = warden_of(getpid());
+    kill(warden, SIGKILL);
+    siginfo_t ended;
+    waitid(P_PID, static_cast<id_t>(warden), &ended, WEXITED | WNOWAIT);
+  };
+  start();
+  ASSERT_TRUE(eventually([&] { return ready(); }));
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(wait_for_end(), 0);
+  EXPECT_FALSE(fs::exists(folder_ + "/private"));
 }
 
 TEST_F(SupervisorTest, AProcessThatIsLostThoughItHasNotEndedIsKilledWithItsChild) {
