@@ -4,15 +4,15 @@
 
 #include "launch/options/number_options.h"
 #include "launch/options/program_start.h"
-#include "predict/process/commands.h"
-#include "predict/process/serve.h"
+#include "launch/predictor/commands.h"
+#include "launch/predictor/serve.h"
 
 int main(int argc, char** argv) {
   tailor::launch::open_standard_streams();
   CLI::App app("The predictor of answers' lengths of a Tailor cluster.");
   app.require_subcommand(1);
-  const auto serve = tailor::predict::add_predictor_serve(app);
-  const auto others = tailor::predict::add_training_commands(app);
+  const auto serve = tailor::launch::add_predictor_serve(app);
+  const auto others = tailor::launch::add_training_commands(app);
   tailor::launch::check_number_options(app);
   try {
     app.parse(argc, argv);

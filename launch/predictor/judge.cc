@@ -1,23 +1,24 @@
-#include "predict/process/judge.h"
+#include "launch/predictor/judge.h"
 
 #include <filesystem>
 #include <fstream>
 #include <map>
 
-namespace tailor::predict {
+namespace tailor::launch {
 
-Result<bench::JudgedHead> judge_head(const LengthHead& head, const std::string& name,
-                                     const PredictorTable& data, size_t resamples, bool replayed) {
-  const FeatureTable& table = data.table;
+Result<bench::JudgedHead> judge_head(const predict::LengthHead& head, const std::string& name,
+                                     const predict::PredictorTable& data, size_t resamples,
+                                     bool replayed) {
+  const predict::FeatureTable& table = data.table;
   if (table.width != head.info().input_size)
     return fail(ErrorCode::kInvalidArgument, name + " reads " +
                                                  std::to_string(head.info().input_size) +
                                                  " features, found " + std::to_string(table.width));
-  std::vector<JudgedPrompt> prompts;
-  EvaluationOptions options;
+  std::vector<predict::JudgedPrompt> prompts;
+  predict::EvaluationOptions options;
   options.resamples = resamples;
   std::map<std::string, uint32_t> groups;
-  for (const size_t i : table.rows_of(Split::kTest)) {
+  for (const size_t i : table.rows_of(predict::Split::kTest)) {
     const FeatureRow& row = table.rows[i];
     prompts.push_back({head.predict(table.of(i)), row.limit, row.lengths, row.censored});
     const auto next = static_cast<uint32_t>(groups.size());
@@ -30,7 +31,7 @@ Result<bench::JudgedHead> judge_head(const LengthHead& head, const std::string& 
   out.features = head.info().encoder;
   if (head.info().layer >= 0) out.features += " state, layer " + std::to_string(head.info().layer);
   out.model = data.info.model_name;
-  out.figures = evaluate(prompts, tie::LawMath(head.info().nu), options);
+  out.figures = predict::evaluate(prompts, tie::LawMath(head.info().nu), options);
   // The law of what remains is no law of a whole answer.
   if (replayed && head.info().kind != "remaining") {
     TAILOR_ASSIGN(out.replay, bench::replay(prompts));
@@ -54,4 +55,4 @@ Result<void> write_report(const bench::PredictorReport& report, const std::strin
   return write(".html", bench::predictor_report_html(report));
 }
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch

@@ -10,12 +10,12 @@
 #include <random>
 
 #include "base/clock.h"
+#include "launch/predictor/commands.h"
 #include "predict/length_file.h"
 #include "predict/process/batcher.h"
-#include "predict/process/commands.h"
 #include "predict/process/source.h"
 
-namespace tailor::predict {
+namespace tailor::launch {
 namespace {
 
 struct Options {
@@ -38,7 +38,7 @@ double quantile(std::vector<double>& sorted, double p) {
 }
 
 /// `rate` prompts a second for `seconds`, or each prompt once and all at once.
-Run run(PromptPredictor& predictor, const std::vector<std::string>& prompts, double rate,
+Run run(predict::PromptPredictor& predictor, const std::vector<std::string>& prompts, double rate,
         double length) {
   std::mt19937_64 random(7);
   std::exponential_distribution<double> gap(std::max(rate, 1e-9));
@@ -47,7 +47,7 @@ Run run(PromptPredictor& predictor, const std::vector<std::string>& prompts, dou
     arrivals.assign(prompts.size(), 0);
   else
     for (double t = gap(random); t < length; t += gap(random)) arrivals.push_back(t);
-  PredictorBatcher batcher({.capacity = arrivals.size() + 1});
+  predict::PredictorBatcher batcher({.capacity = arrivals.size() + 1});
   std::vector<double> delays_ms;
   Run out{rate, arrivals.size()};
   const Time start = now();
@@ -81,8 +81,8 @@ Run run(PromptPredictor& predictor, const std::vector<std::string>& prompts, dou
 }
 
 Result<void> bench(const Options& o) {
-  TAILOR_ASSIGN(PredictorSource source, open_predictor(o.source, o.threads));
-  TAILOR_ASSIGN(const auto file, read_prompts_file(o.prompts));
+  TAILOR_ASSIGN(predict::PredictorSource source, predict::open_predictor(o.source, o.threads));
+  TAILOR_ASSIGN(const auto file, predict::read_prompts_file(o.prompts));
   std::vector<std::string> prompts;
   for (const auto& prompt : file) {
     if (prompts.size() == static_cast<size_t>(o.most)) break;
@@ -138,4 +138,4 @@ PredictorCommand add_predictor_bench(CLI::App& parent) {
           }};
 }
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch

@@ -3,7 +3,7 @@
 //
 // A predictor's folder may hold evaluation.json: {"lengths": [..], "prompts": [..], "hidden":
 // ".."}, paths relative to the folder. Its lengths must be of prompts of the test split.
-#include "predict/process/eval.h"
+#include "launch/predictor/eval.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -11,14 +11,14 @@
 #include <memory>
 
 #include "base/model_stamp.h"
+#include "launch/predictor/judge.h"
 #include "predict/length_head.h"
 #include "predict/model/trained_predictor.h"
 #include "predict/process/data.h"
-#include "predict/process/judge.h"
 #include "weights/config_json.h"
 #include "weights/weight_files.h"
 
-namespace tailor::predict {
+namespace tailor::launch {
 namespace {
 
 namespace fs = std::filesystem;
@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::string model;
   std::vector<std::string> heads;
-  PredictorData data;
+  predict::PredictorData data;
   std::string hidden, encoder, out;
   size_t resamples = 1000;
   bool json = false, replay = false;
@@ -42,7 +42,7 @@ Result<void> open_folder(Options& o) {
   if (o.heads.empty()) {
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string file = entry.path().filename().string();
-      if (file.ends_with(".safetensors") && !is_tuned_encoder_file(file))
+      if (file.ends_with(".safetensors") && !predict::is_tuned_encoder_file(file))
         o.heads.push_back(entry.path().string());
     }
     std::sort(o.heads.begin(), o.heads.end());
@@ -68,9 +68,9 @@ Result<void> open_folder(Options& o) {
 }
 
 Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
-  TAILOR_ASSIGN(const LengthHead head, LengthHead::load(path));
-  const HeadInfo& info = head.info();
-  PredictorData data = o.data;
+  TAILOR_ASSIGN(const predict::LengthHead head, predict::LengthHead::load(path));
+  const predict::HeadInfo& info = head.info();
+  predict::PredictorData data = o.data;
   data.kind = info.kind;
   if (info.encoder == "hidden") {
     if (o.hidden.empty())
@@ -79,10 +79,10 @@ Result<bench::JudgedHead> judge(const Options& o, const std::string& path) {
           path + " reads hidden states: expected --hidden FILE (tailor collect --features)");
     data.features = "hidden:" + o.hidden + ":" + std::to_string(info.layer);
   } else {
-    const HeadFeatures from = features_of_head(info, path, o.encoder);
+    const predict::HeadFeatures from = predict::features_of_head(info, path, o.encoder);
     data.features = from.what, data.overlay = from.overlay;
   }
-  TAILOR_ASSIGN(const PredictorTable table, load_predictor_table(data));
+  TAILOR_ASSIGN(const predict::PredictorTable table, predict::load_predictor_table(data));
   if (!stamp_fits(info.model_fingerprint, table.info.model_fingerprint))
     return fail(ErrorCode::kInvalidArgument,
                 stamp_misfit(path, info.model_fingerprint, table.info.model_fingerprint));
@@ -140,4 +140,4 @@ PredictorCommand add_predictor_eval(CLI::App& parent) {
           }};
 }
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch

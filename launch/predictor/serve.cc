@@ -1,4 +1,4 @@
-#include "predict/process/serve.h"
+#include "launch/predictor/serve.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -22,16 +22,17 @@
 #include "predict/process/batcher.h"
 #include "predict/process/source.h"
 
-namespace tailor::predict {
+namespace tailor::launch {
 namespace {
 
-using Options = launch::PredictorArguments;
+using Options = PredictorArguments;
 
 constexpr int kIdleMs = 250;  // a turn waits no longer: the watchdog counts turns
 
 /// Predicts one batch and answers it; a failure is answered too (kind none), so that no question
 /// stays open.
-void answer(PromptPredictor& predictor, const std::vector<Predict>& batch, comm::PredictorIo& io) {
+void answer(predict::PromptPredictor& predictor, const std::vector<Predict>& batch,
+            comm::PredictorIo& io) {
   std::vector<std::string> prompts;
   prompts.reserve(batch.size());
   for (const Predict& question : batch) prompts.push_back(question.prompt);
@@ -48,8 +49,8 @@ void answer(PromptPredictor& predictor, const std::vector<Predict>& batch, comm:
   }
 }
 
-void loop(PromptPredictor& predictor, comm::PredictorIo& io, PredictorBatcher& batcher, int stop_fd,
-          Progress& progress) {
+void loop(predict::PromptPredictor& predictor, comm::PredictorIo& io,
+          predict::PredictorBatcher& batcher, int stop_fd, Progress& progress) {
   uint64_t batches = 0, predicted = 0;
   for (;;) {
     ++progress.counter;
@@ -75,7 +76,7 @@ void loop(PromptPredictor& predictor, comm::PredictorIo& io, PredictorBatcher& b
 }
 
 Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& watchdog) {
-  TAILOR_ASSIGN(PredictorSource source, open_predictor(o.source, o.threads));
+  TAILOR_ASSIGN(predict::PredictorSource source, predict::open_predictor(o.source, o.threads));
   comm::PredictorIoOptions io_options;
   io_options.control_endpoint = o.control_endpoint;
   TAILOR_ASSIGN(io_options.link_key, comm::read_link_key(o.link_key));
@@ -86,7 +87,8 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
   TAILOR_ASSIGN(auto io, comm::PredictorIo::start(io_options));
   LOG_INFO("{} ({}, {}) answers {}", source.hello.name, source.hello.encoder, source.hello.head,
            o.control_endpoint);
-  PredictorBatcher batcher({o.max_batch, from_seconds(o.max_wait_ms / 1e3), o.queue_limit});
+  predict::PredictorBatcher batcher(
+      {o.max_batch, from_seconds(o.max_wait_ms / 1e3), o.queue_limit});
   watchdog.started();
   loop(*source.predictor, *io, batcher, stop_fd, progress);
   return {};
@@ -126,8 +128,8 @@ int run(const Options& o) {
 std::function<int()> add_predictor_serve(CLI::App& parent) {
   auto o = std::make_shared<Options>();
   CLI::App* app = parent.add_subcommand("serve", "Answer a coordinator's questions about prompts");
-  launch::predictor_options().add_to(*app, *o);
+  predictor_options().add_to(*app, *o);
   return [o] { return run(*o); };
 }
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch

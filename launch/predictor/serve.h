@@ -6,10 +6,10 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 
-namespace tailor::predict {
+namespace tailor::launch {
 
 /// Adds the subcommand; call the function when it was chosen: serves until SIGTERM or SIGINT and
 /// gives the exit code. SIGTERM and SIGINT must not be blocked by the caller's threads.
 std::function<int()> add_predictor_serve(CLI::App& app);
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch

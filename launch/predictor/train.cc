@@ -7,21 +7,21 @@
 #include <memory>
 
 #include "base/clock.h"
+#include "launch/predictor/commands.h"
+#include "launch/predictor/eval.h"
+#include "launch/predictor/judge.h"
 #include "predict/model/encoder_tuning.h"
 #include "predict/model/trained_predictor.h"
 #include "predict/model/trainer.h"
-#include "predict/process/commands.h"
 #include "predict/process/data.h"
-#include "predict/process/eval.h"
-#include "predict/process/judge.h"
 
-namespace tailor::predict {
+namespace tailor::launch {
 namespace {
 
 struct Options {
-  PredictorData data;
-  TrainOptions train;
-  TuneOptions tune;
+  predict::PredictorData data;
+  predict::TrainOptions train;
+  predict::TuneOptions tune;
   std::string objective = "likelihood", head = "mlp", out, name;
   size_t resamples = 1000;
   bool no_cache = false, fixed_nu = false, freeze_encoder = false;
@@ -37,8 +37,8 @@ void show(const std::string& text, bool last = false) {
 }
 
 Result<void> settle(Options& o) {
-  TAILOR_ASSIGN(o.train.objective, objective_of(o.objective));
-  if (o.head == "histogram") o.train.objective = Objective::kHistogram;
+  TAILOR_ASSIGN(o.train.objective, predict::objective_of(o.objective));
+  if (o.head == "histogram") o.train.objective = predict::Objective::kHistogram;
   if (o.head == "linear") o.train.trunk.clear(), o.train.stack = 0;
   if (o.name.empty()) o.name = o.data.kind;
   o.data.cache = !o.no_cache;
@@ -59,7 +59,7 @@ Result<void> settle(Options& o) {
   return {};
 }
 
-void show_progress(const TrainProgress& p, double seconds) {
+void show_progress(const predict::TrainProgress& p, double seconds) {
   const double done = (p.member + static_cast<double>(p.epoch) / p.epochs) / p.members;
   char line[160];
   std::snprintf(line, sizeof line,
@@ -71,63 +71,66 @@ void show_progress(const TrainProgress& p, double seconds) {
 
 /// The head, and beside it what was tuned for it: the encoder first, since a head is refused
 /// with another encoder.
-Result<void> save(const Options& o, const PredictorTable& data, const TrainedHead& trained,
-                  const std::string& path) {
-  const std::string tuned = tuned_encoder_file(path);
+Result<void> save(const Options& o, const predict::PredictorTable& data,
+                  const predict::TrainedHead& trained, const std::string& path) {
+  const std::string tuned = predict::tuned_encoder_file(path);
   std::error_code ignored;
   if (o.tune.layers > 0) {
-    TAILOR_TRY(save_tuned_layers(*data.prompts->encoder(), o.tune, tuned));
+    TAILOR_TRY(predict::save_tuned_layers(*data.prompts->encoder(), o.tune, tuned));
   } else {
     std::filesystem::remove(tuned, ignored);
   }
-  TAILOR_TRY(save_head(trained.weights, path));
+  TAILOR_TRY(predict::save_head(trained.weights, path));
   for (const std::string& file :
        {o.train.checkpoint, o.train.checkpoint + ".members", o.tune.checkpoint})
     std::filesystem::remove(file, ignored);
   return {};
 }
 
-Result<StagedHead> frozen(const PredictorTable& data, const TrainOptions& options,
-                          const std::function<bool(const TrainProgress&)>& progress) {
-  TAILOR_ASSIGN(TrainedHead head, train_head(data.table, data.info, options, progress));
-  return StagedHead{std::move(head), {}};
+Result<predict::StagedHead> frozen(
+    const predict::PredictorTable& data, const predict::TrainOptions& options,
+    const std::function<bool(const predict::TrainProgress&)>& progress) {
+  TAILOR_ASSIGN(predict::TrainedHead head,
+                predict::train_head(data.table, data.info, options, progress));
+  return predict::StagedHead{std::move(head), {}};
 }
 
 Result<void> train(Options& o) {
   TAILOR_TRY(settle(o));
-  TAILOR_ASSIGN(PredictorTable data, load_predictor_table(o.data));
+  TAILOR_ASSIGN(predict::PredictorTable data, predict::load_predictor_table(o.data));
   const Time began = now();
-  const auto progress = [&](const TrainProgress& p) {
+  const auto progress = [&](const predict::TrainProgress& p) {
     show_progress(p, to_seconds(now() - began));
     return true;
   };
   TAILOR_ASSIGN(
-      const StagedHead staged,
-      data.prompts ? train_in_stages(*data.prompts, data.texts, data.table, data.info, o.train,
-                                     o.tune, progress,
-                                     [&] { return features_of(o.data, *data.prompts, data.texts); })
-                   : frozen(data, o.train, progress));
-  const TrainedHead& trained = staged.head;
+      const predict::StagedHead staged,
+      data.prompts
+          ? predict::train_in_stages(
+                *data.prompts, data.texts, data.table, data.info, o.train, o.tune, progress,
+                [&] { return predict::features_of(o.data, *data.prompts, data.texts); })
+          : frozen(data, o.train, progress));
+  const predict::TrainedHead& trained = staged.head;
   const std::string path = o.out + "/" + o.name + ".safetensors";
   TAILOR_TRY(save(o, data, trained, path));
   char took[64];
   std::snprintf(took, sizeof took, ": trained in %.0f s", to_seconds(now() - began));
   show(path + took, true);
 
-  TAILOR_ASSIGN(const LengthHead head, LengthHead::make(trained.weights, path));
+  TAILOR_ASSIGN(const predict::LengthHead head, predict::LengthHead::make(trained.weights, path));
   TAILOR_ASSIGN(bench::JudgedHead judged, judge_head(head, o.name, data, o.resamples));
-  std::vector<std::vector<EpochLoss>> curves = trained.curves;
+  std::vector<std::vector<predict::EpochLoss>> curves = trained.curves;
   if (!staged.tuning.empty()) curves.insert(curves.begin(), staged.tuning);
   for (const auto& curve : curves) {
     auto& lines = judged.curves.emplace_back();
-    for (const EpochLoss& loss : curve) lines.emplace_back(loss.train, loss.validation);
+    for (const predict::EpochLoss& loss : curve) lines.emplace_back(loss.train, loss.validation);
   }
   const bench::PredictorReport report{{judged}, static_cast<size_t>(-1)};
   std::printf("%s", bench::predictor_report_text(report).c_str());
   return write_report(report, o.out, o.name + "-training");
 }
 
-void add_data_options(CLI::App& app, PredictorData& data) {
+void add_data_options(CLI::App& app, predict::PredictorData& data) {
   app.add_option("--lengths", data.lengths, "Length files (tailor collect); joined by prompt")
       ->required();
   app.add_option("--prompts", data.prompts, "Files with the prompts' texts: id, text");
@@ -157,7 +160,7 @@ void add_tuning_options(CLI::App& app, Options& o) {
   app.add_option("--encoder-epochs", o.tune.epochs, "Of the encoder, at most")
       ->check(CLI::Range(1, 100000));
   app.add_option("--encoder-tokens", o.tune.max_tokens, "Of a prompt, while the encoder is tuned")
-      ->check(CLI::Range(2, Encoder::kMaxTokens));
+      ->check(CLI::Range(2, predict::Encoder::kMaxTokens));
 }
 
 PredictorCommand add_train(CLI::App& parent) {
@@ -188,7 +191,7 @@ PredictorCommand add_train(CLI::App& parent) {
                 "The paper's: long answers more");
   app->add_option("--trunk", o->train.trunk, "Widths of the common layers of --head mlp");
   app->add_option("--stack", o->train.stack, "Width of each number's own layer; 0 = none")
-      ->check(CLI::Range(0, LengthHead::kMaxWidth));
+      ->check(CLI::Range(0, predict::LengthHead::kMaxWidth));
   app->add_option("--nu", o->train.nu, "Degrees of freedom of the log-t")
       ->check(CLI::Range(1.0, 100.0));
   app->add_flag("--fixed-nu", o->fixed_nu, "Keep --nu; else validation prompts choose");
@@ -213,4 +216,4 @@ std::vector<PredictorCommand> add_training_commands(CLI::App& app) {
   return {add_train(app), add_predictor_eval(app), add_predictor_bench(app)};
 }
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch

@@ -1,8 +1,8 @@
 // A build without libtorch trains nothing.
-#include "predict/process/commands.h"
+#include "launch/predictor/commands.h"
 
-namespace tailor::predict {
+namespace tailor::launch {
 
 std::vector<PredictorCommand> add_training_commands(CLI::App&) { return {}; }
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch

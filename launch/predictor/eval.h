@@ -1,10 +1,10 @@
 // `tailor-predictor eval`: judges heads side by side.
 #pragma once
 
-#include "predict/process/commands.h"
+#include "launch/predictor/commands.h"
 
-namespace tailor::predict {
+namespace tailor::launch {
 
 PredictorCommand add_predictor_eval(CLI::App& app);
 
-}  // namespace tailor::predict
+}  // namespace tailor::launch
