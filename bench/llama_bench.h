@@ -1,7 +1,7 @@
 // `tailor bench vs-llama`: our CPU engine beside llama.cpp (built by launch/peer-llama) on the same
 // GGUF file, threads and batch. Every measurement is a child process of its own, ours and theirs in
 // turn (ours first, then theirs first, ...), so that neither inherits the other's memory, threads
-// or the machine's mood. Source of the shapes: llama.cpp, tools/batched-bench/README.md.
+// or the machine's mood. Source of the shapes: llama.cpp:tools/batched-bench/README.md.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -1,7 +1,7 @@
 // Reader of GGUF files (versions 2 and 3, little-endian): metadata and the tensor directory. The
 // file is memory-mapped; opening touches the head only. Every length in the file is checked against
 // what is left of it, so that a damaged or hostile file gives an error, never a crash. Immutable
-// after open(). Source: the GGUF specification (ggml, docs/gguf.md).
+// after open(). Source: the GGUF specification (ggml:docs/gguf.md).
 #pragma once
 
 #include <map>

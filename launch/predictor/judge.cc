@@ -19,7 +19,7 @@ Result<bench::JudgedHead> judge_head(const predict::LengthHead& head, const std:
   options.resamples = resamples;
   std::map<std::string, uint32_t> groups;
   for (const size_t i : table.rows_of(predict::Split::kTest)) {
-    const FeatureRow& row = table.rows[i];
+    const predict::FeatureRow& row = table.rows[i];
     prompts.push_back({head.predict(table.of(i)), row.limit, row.lengths, row.censored});
     const auto next = static_cast<uint32_t>(groups.size());
     options.groups.push_back(groups.emplace(row.id, next).first->second);

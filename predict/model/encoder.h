@@ -3,7 +3,7 @@
 // layer's CLS vector, mean and maximum over the real tokens, side by side; the same as
 // `transformers` within 1e-4, and within 1e-5 whatever else is in the batch. Owner: one thread.
 // Cost, all-MiniLM-L6-v2, one thread of a Zen 4 core: 3,200 tokens/s, that is 245 prompts/s of 14
-// tokens or 31 of 99; a prompt of 14 tokens alone 9 ms. tests/tie/encoder_speed measures it.
+// tokens or 31 of 99; a prompt of 14 tokens alone 9 ms. tests/predict/encoder_speed.cc measures it.
 #pragma once
 
 #include <memory>

@@ -10,8 +10,8 @@
 
 #include "base/bytes_held.h"
 #include "base/describe.h"
-#include "dump.h"
-#include "random_message.h"
+#include "tests/base/dump.h"
+#include "tests/base/random_message.h"
 
 namespace tailor {
 namespace {

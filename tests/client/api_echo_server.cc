@@ -7,7 +7,7 @@
 #include <iostream>
 
 #include "base/log.h"
-#include "echo_coordinator.h"
+#include "tests/client/echo_coordinator.h"
 
 int main(int argc, char** argv) {
   using namespace tailor;  // NOLINT
@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   std::cout << (*io)->api_endpoint() << std::endl;
-  comm::test::EchoCoordinator echo(**io);
+  client::test::EchoCoordinator echo(**io);
   for (;;) {
     echo.turn(milliseconds(20));
     pollfd input{STDIN_FILENO, POLLIN, 0};

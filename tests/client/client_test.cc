@@ -11,13 +11,14 @@
 #include <map>
 #include <thread>
 
-#include "echo_coordinator.h"
+#include "tests/client/echo_coordinator.h"
 #include "tests/comm/link_fixture.h"
 
 namespace tailor::client {
 namespace {
 
 using namespace comm::test;  // NOLINT
+using namespace test;        // NOLINT
 
 /// An echo coordinator in a thread of its own.
 class EchoServer {

@@ -16,21 +16,21 @@
 #include "base/clock.h"
 #include "comm/coordinator_io.h"
 
-namespace tailor::comm::test {
+namespace tailor::client::test {
 
 class EchoCoordinator {
  public:
-  explicit EchoCoordinator(CoordinatorIo& io) : io_(io) {}
+  explicit EchoCoordinator(comm::CoordinatorIo& io) : io_(io) {}
 
   /// Handles what arrives within `wait`.
   void turn(Duration wait) {
     for (auto& input : io_.inbox().drain_wait(wait)) {
-      if (auto* from = std::get_if<FromClient>(&input)) {
+      if (auto* from = std::get_if<comm::FromClient>(&input)) {
         Client& client = clients_[from->client];
         client.id = from->client;
         ++messages_;
         std::visit([&](const auto& message) { take(client, message); }, from->message);
-      } else if (auto* gone = std::get_if<ClientGone>(&input)) {
+      } else if (auto* gone = std::get_if<comm::ClientGone>(&input)) {
         clients_.erase(gone->client);
       }
     }
@@ -146,18 +146,18 @@ class EchoCoordinator {
 
   void flush(Client& client) {
     while (client.credit > 0 && !client.events.empty()) {
-      io_.send(ToClient{client.id, {std::move(client.events.front())}});
+      io_.send(comm::ToClient{client.id, {std::move(client.events.front())}});
       client.events.pop_front();
       --client.credit;
     }
     if (!client.events.empty()) ++credit_stalls_;
   }
 
-  CoordinatorIo& io_;
+  comm::CoordinatorIo& io_;
   std::map<ClientId, Client> clients_;
   std::map<std::string, Answer> answers_;
   uint64_t messages_ = 0;
   uint64_t credit_stalls_ = 0;
 };
 
-}  // namespace tailor::comm::test
+}  // namespace tailor::client::test

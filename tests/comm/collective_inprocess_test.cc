@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "base/clock.h"
-#include "collective_conformance.h"
+#include "tests/comm/collective_conformance.h"
 
 namespace tailor::comm {
 namespace {

@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "base/clock.h"
-#include "collective_conformance.h"
 #include "comm/collective_inprocess.h"
+#include "tests/comm/collective_conformance.h"
 
 namespace tailor::comm {
 namespace {

@@ -6,9 +6,9 @@
 #include <filesystem>
 
 #include "base/clock.h"
-#include "collective_conformance.h"
 #include "comm/collective_mpi.h"
 #include "comm/collective_shm.h"
+#include "tests/comm/collective_conformance.h"
 
 namespace tailor::comm {
 namespace {

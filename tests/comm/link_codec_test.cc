@@ -7,7 +7,7 @@
 #include "comm/codec_api.h"
 #include "comm/codec_control.h"
 #include "comm/codec_shared.h"
-#include "link_values.h"
+#include "tests/comm/link_values.h"
 
 namespace tailor::comm {
 namespace {

@@ -11,8 +11,8 @@
 #include <set>
 #include <thread>
 
-#include "link_fixture.h"
-#include "link_values.h"
+#include "tests/comm/link_fixture.h"
+#include "tests/comm/link_values.h"
 
 namespace tailor::comm {
 namespace {

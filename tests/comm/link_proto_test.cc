@@ -10,8 +10,8 @@
 
 #include "base/wire_reader.h"
 #include "comm/codec_control.h"
-#include "link_values.h"
 #include "proto/control.pb.h"
+#include "tests/comm/link_values.h"
 
 namespace tailor::comm {
 namespace {

@@ -8,7 +8,7 @@
 #include "base/bytes_held.h"
 #include "base/wire_reader.h"
 #include "comm/codec_control.h"
-#include "link_values.h"
+#include "tests/comm/link_values.h"
 
 namespace tailor::comm {
 namespace {

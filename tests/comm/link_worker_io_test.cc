@@ -5,8 +5,8 @@
 #include <ctime>
 
 #include "comm/worker_io.h"
-#include "link_fixture.h"
-#include "link_values.h"
+#include "tests/comm/link_fixture.h"
+#include "tests/comm/link_values.h"
 
 namespace tailor::comm {
 namespace {

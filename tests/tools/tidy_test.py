@@ -66,6 +66,13 @@ class Tidy(unittest.TestCase):
     def test_file_of_no_module(self):
         self.finds({"core/lost.h": "#pragma once\n"}, "core/lost.h:1: belongs to no module")
 
+    def test_include_that_does_not_start_at_the_root(self):
+        self.finds({"tests/core_test.cc": '#include "dump.h"\n'}, "tests/core_test.cc:1: `#include \"dump.h\"`: includes start")
+
+    def test_comment_that_names_a_file_that_has_moved(self):
+        self.finds({"core/core.h": '#pragma once\n// See base/gone.h, llama.cpp:base/theirs.h and base/made.pb.h.\n#include "base/ids.h"\n'},
+                   "core/core.h:2: base/gone.h is not there")
+
     def test_include_of_a_file_of_no_module(self):
         self.finds({"core/core.h": '#pragma once\n#include "base/ids.h"\n#include "tests/fake.h"\n'},
                    "core/core.h:3: tests/fake.h belongs to no module")
