@@ -18,7 +18,7 @@
 
 namespace tailor::api {
 
-/// Of the public request API; that of the control link is tailor::kProtocolVersion.
+/// Of the public request API; that of the control link is kControlProtocolVersion.
 inline constexpr uint32_t kProtocolVersion = 1;
 
 struct ChatMessage {

@@ -24,7 +24,7 @@
 namespace tailor {
 
 /// Of the control link; that of the public API is api::kProtocolVersion.
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kControlProtocolVersion = 2;
 
 /// On every command and report: whom it concerns, in which of its lives, and the how-manieth it is.
 struct Envelope {
@@ -84,7 +84,7 @@ struct ToReplica {
 
 /// What a replica is and can hold.
 struct ReplicaInfo {
-  uint32_t protocol_version = kProtocolVersion;
+  uint32_t protocol_version = kControlProtocolVersion;
   /// Hash of config and weights: the replicas of one cluster must agree.
   std::string model_fingerprint;
   std::string arithmetic_version;  ///< "cpu-1-stored-kv16": same tokens only within one

@@ -14,13 +14,14 @@ constexpr uint32_t kVersionField = 1, kEnvelopeField = 2, kPayloadField = 30;
 
 Unexpected not_understood(const char* what) {
   return fail(ErrorCode::kProtocol, std::string("bytes that are not a ") + what + " of version " +
-                                        std::to_string(kProtocolVersion));
+                                        std::to_string(kControlProtocolVersion));
 }
 
 Unexpected other_version(uint32_t found) {
   return fail(ErrorCode::kProtocol, "this process speaks control protocol version " +
-                                        std::to_string(kProtocolVersion) + ", its peer version " +
-                                        std::to_string(found) + "; start both from one build");
+                                        std::to_string(kControlProtocolVersion) +
+                                        ", its peer version " + std::to_string(found) +
+                                        "; start both from one build");
 }
 
 /// Reads `bytes` field by field: `take(field, type, reader)` says whether it knew the field.
@@ -76,7 +77,7 @@ bool whole(const StepReport& report, const StepPayload& payload) {
 std::string encode(const CommandFrame& frame) {
   std::string bytes;
   WireWriter out(bytes);
-  out.number(kVersionField, kProtocolVersion);
+  out.number(kVersionField, kControlProtocolVersion);
   out.message(kEnvelopeField, frame.to.envelope);
   out.alternative(frame.to.command);
   if (std::holds_alternative<Dispatch>(frame.to.command)) out.message(kPayloadField, frame.payload);
@@ -99,7 +100,7 @@ Result<CommandFrame> decode_command(std::string_view bytes) {
     return true;
   });
   if (!good) return not_understood("command");
-  if (version != kProtocolVersion) return other_version(version);
+  if (version != kControlProtocolVersion) return other_version(version);
   if (command == 0) return not_understood("command");
   if (const auto* dispatch = std::get_if<Dispatch>(&frame.to.command)) {
     if (!whole(*dispatch, frame.payload)) return not_understood("command");
@@ -115,7 +116,7 @@ Result<CommandFrame> decode_command(std::string_view bytes) {
 std::string encode(const ReportFrame& frame) {
   std::string bytes;
   WireWriter out(bytes);
-  out.number(kVersionField, kProtocolVersion);
+  out.number(kVersionField, kControlProtocolVersion);
   out.message(kEnvelopeField, frame.from.envelope);
   out.alternative(frame.from.report);
   if (std::holds_alternative<StepReport>(frame.from.report))
@@ -126,7 +127,7 @@ std::string encode(const ReportFrame& frame) {
 std::string encode(const PredictorReport& report) {
   std::string bytes;
   WireWriter out(bytes);
-  out.number(kVersionField, kProtocolVersion);
+  out.number(kVersionField, kControlProtocolVersion);
   out.alternative(report);
   return bytes;
 }
@@ -151,7 +152,7 @@ Result<ControlReport> decode_control(std::string_view bytes) {
     return true;
   });
   if (!good) return not_understood("report");
-  if (version != kProtocolVersion) return other_version(version);
+  if (version != kControlProtocolVersion) return other_version(version);
   switch (from) {
     case From::kNobody:
       return not_understood("report");
@@ -183,7 +184,7 @@ Result<ReportFrame> decode_report(std::string_view bytes) {
 std::string encode(const Predict& question) {
   std::string bytes;
   WireWriter out(bytes);
-  out.number(kVersionField, kProtocolVersion);
+  out.number(kVersionField, kControlProtocolVersion);
   out.message(Fields<Predict>::number, question);
   return bytes;
 }
@@ -199,7 +200,7 @@ Result<Predict> decode_predict(std::string_view bytes) {
     return true;
   });
   if (!good) return not_understood("question");
-  if (version != kProtocolVersion) return other_version(version);
+  if (version != kControlProtocolVersion) return other_version(version);
   if (!asked) return not_understood("question");
   return question;
 }
@@ -207,7 +208,7 @@ Result<Predict> decode_predict(std::string_view bytes) {
 std::string encode(const DoorbellWord& word) {
   std::string bytes;
   WireWriter out(bytes);
-  out.number(kVersionField, kProtocolVersion);
+  out.number(kVersionField, kControlProtocolVersion);
   out.number(2, word.rank);
   out.number(3, word.rings);
   return bytes;
@@ -224,7 +225,7 @@ Result<DoorbellWord> decode_doorbell(std::string_view bytes) {
     return field == 2 || field == 3;
   });
   if (!good) return not_understood("doorbell word");
-  if (version != kProtocolVersion) return other_version(version);
+  if (version != kControlProtocolVersion) return other_version(version);
   return word;
 }
 

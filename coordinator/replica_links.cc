@@ -20,9 +20,9 @@ std::optional<std::string> ReplicaLinks::objection(ReplicaId own, const Hello& h
                           const std::string& others) {
     return what + " is '" + mine + "', but that of the cluster is '" + others + "'";
   };
-  if (info.protocol_version != kProtocolVersion)
+  if (info.protocol_version != kControlProtocolVersion)
     return "it speaks protocol version " + std::to_string(info.protocol_version) +
-           ", this coordinator " + std::to_string(kProtocolVersion);
+           ", this coordinator " + std::to_string(kControlProtocolVersion);
   if (own.value >= kMaxReplicas)
     return "its number is beyond the limit of " + std::to_string(kMaxReplicas);
   if (info.slots == 0 || info.num_blocks == 0 || info.max_context == 0 || info.tp_size == 0)

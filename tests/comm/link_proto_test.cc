@@ -355,7 +355,7 @@ TEST(LinkProto, ReadsOurCommandsAndWritesThemAsWeRead) {
     v2::Command read;
     ASSERT_TRUE(read.ParseFromString(encode(frame)));
     EXPECT_TRUE(read.GetReflection()->GetUnknownFields(read).empty());
-    EXPECT_EQ(read.protocol_version(), kProtocolVersion);
+    EXPECT_EQ(read.protocol_version(), kControlProtocolVersion);
     expect_same(frame.to.envelope, read.envelope());
     expect_same_alternative(frame.to.command, read);
     ASSERT_EQ(read.has_payload(), frame.payload.request != nullptr);
@@ -373,7 +373,7 @@ TEST(LinkProto, ReadsOurReportsAndWritesThemAsWeRead) {
     v2::Report read;
     ASSERT_TRUE(read.ParseFromString(encode(frame)));
     EXPECT_TRUE(read.GetReflection()->GetUnknownFields(read).empty());
-    EXPECT_EQ(read.protocol_version(), kProtocolVersion);
+    EXPECT_EQ(read.protocol_version(), kControlProtocolVersion);
     expect_same(frame.from.envelope, read.envelope());
     expect_same_alternative(frame.from.report, read);
     ASSERT_EQ(read.has_payload(), std::holds_alternative<StepReport>(frame.from.report));

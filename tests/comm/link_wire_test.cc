@@ -59,7 +59,7 @@ class Bytes {
 
 constexpr uint32_t kDispatch = 11, kDrain = 13, kStepReport = 11, kPayload = 30;
 
-Bytes versioned() { return Bytes().varint(1, kProtocolVersion); }
+Bytes versioned() { return Bytes().varint(1, kControlProtocolVersion); }
 Bytes step_frame(const Bytes& step, const Bytes& payload) {
   return versioned().bytes(kStepReport, step).bytes(kPayload, payload);
 }
