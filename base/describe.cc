@@ -33,6 +33,24 @@ std::string describe(const LengthLaw& law) {
   return "none";
 }
 
+std::string on_one_line(std::string_view text) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string out;
+  unsigned char before = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0;
+    const bool c1 = (byte == 0xC2 && next / 0x20 == 4) ||  // U+0080..U+009F in UTF-8
+                    (before == 0xC2 && byte / 0x20 == 4);
+    if (byte < 0x20 || byte == 0x7F || byte == '\\' || c1)
+      (out += "\\x") += {kDigits[byte >> 4], kDigits[byte & 15]};
+    else
+      out += text[i];
+    before = byte;
+  }
+  return out;
+}
+
 std::string describe(const ToReplica& message) {
   return with_envelope(message.envelope, message.command);
 }

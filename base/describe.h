@@ -1,10 +1,12 @@
 // Any message as one line for people, and the form in which replays are compared: equal messages
 // give equal lines. By the field lists of base/fields.h: "Dispatch request=7 attempt=1 samples=1
-// prompt_tokens=20 max_tokens=64". Durations in microseconds; "none" for the longest.
+// prompt_tokens=20 max_tokens=64". Durations in microseconds; "none" for the longest. Text is
+// another process's: what it could break the line or a terminal with is escaped.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -16,6 +18,10 @@ namespace tailor {
 
 /// "log-t mu 5.020 sigma 0.610 nu 3.5", "histogram 1..2048", "none"
 std::string describe(const LengthLaw& law);
+
+/// `text` with each byte of a control character, and each backslash, as \xNN. Different texts stay
+/// different.
+std::string on_one_line(std::string_view text);
 
 template <Listed M>
 std::string describe(const M& message);
@@ -37,7 +43,7 @@ std::string text_of(const T& value) {
   } else if constexpr (std::is_enum_v<T>) {
     return std::to_string(static_cast<uint64_t>(value));
   } else if constexpr (std::is_same_v<T, std::string>) {
-    return "'" + value + "'";
+    return "'" + on_one_line(value) + "'";
   } else if constexpr (std::is_arithmetic_v<T>) {
     return std::to_string(value);
   } else if constexpr (requires { typename T::rep; }) {

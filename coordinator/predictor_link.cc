@@ -1,5 +1,7 @@
 #include "coordinator/predictor_link.h"
 
+#include "base/describe.h"
+
 namespace tailor::coordinator {
 
 bool PredictorLink::hello(comm::LinkId link, const PredictorHello& hello, Time now) {
@@ -83,8 +85,9 @@ void PredictorLink::lose() {
 
 std::string PredictorLink::describe() const {
   if (!ever_) return "none";
-  return std::string(present() ? "ready: " : "lost: ") + hello_.name + " (" + hello_.encoder +
-         ", " + hello_.head + ", pid " + std::to_string(hello_.pid) + ")";
+  return std::string(present() ? "ready: " : "lost: ") + on_one_line(hello_.name) + " (" +
+         on_one_line(hello_.encoder) + ", " + on_one_line(hello_.head) + ", pid " +
+         std::to_string(hello_.pid) + ")";
 }
 
 }  // namespace tailor::coordinator

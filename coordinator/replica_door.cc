@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/describe.h"
 #include "base/log.h"
 
 namespace tailor::coordinator {
@@ -46,7 +47,7 @@ void ReplicaDoor::greet(comm::LinkId link, const Envelope& from, Hello& hello) {
   if (const auto objection = links_.objection(replica, hello)) {
     ++refused_;
     LOG_ERROR("replica {} (pid {} on {}) is refused: {}", replica.value, hello.info.pid,
-              hello.info.host, *objection);
+              on_one_line(hello.info.host), on_one_line(*objection));
     io_.send(comm::ToWorker{link, {{{replica, Epoch{0}}, Shutdown{}}, {}}});
     return;
   }
@@ -71,8 +72,9 @@ void ReplicaDoor::join(const Envelope& welcome, Time now) {
   LOG_INFO(
       "replica {} epoch {} joins: {} tp {} on {} (pid {}), {} slots, {} KV blocks of {} tokens, "
       "context {}",
-      welcome.replica.value, welcome.epoch.value, info.engine, info.tp_size, info.host, info.pid,
-      info.slots, info.num_blocks, info.block_tokens, info.max_context);
+      welcome.replica.value, welcome.epoch.value, on_one_line(info.engine), info.tp_size,
+      on_one_line(info.host), info.pid, info.slots, info.num_blocks, info.block_tokens,
+      info.max_context);
 }
 
 void ReplicaDoor::part(const Envelope& from) {

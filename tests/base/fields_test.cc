@@ -124,6 +124,17 @@ TEST(Fields, AreNamedAsTheirMembersAndInTheirOrder) {
   EXPECT_EQ(names.substr(0, 24), "temperature top_k top_p ");
 }
 
+TEST(Fields, TextOfOtherProcessesStaysOnItsLine) {
+  Hello hello;
+  hello.info.host = "a\nb\r\x1b[2J\x7f\xc2\x9b c\\x0a";
+  hello.info.engine = "caf\xc3\xa9";
+  const std::string line = describe(hello);
+  EXPECT_NE(line.find(" host='a\\x0ab\\x0d\\x1b[2J\\x7f\\xc2\\x9b c\\x5cx0a'"), std::string::npos)
+      << line;
+  EXPECT_NE(line.find(" engine='caf\xc3\xa9'"), std::string::npos) << line;
+  for (const char c : line) EXPECT_GE(static_cast<unsigned char>(c), 0x20) << line;
+}
+
 TEST(Fields, EveryOneOfThemShowsInDescriptions) {
   test::RandomMessages random(1);
   const auto report = random.any<StepReport>();
