@@ -188,7 +188,7 @@ void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
   // Its place costs a walk over all requests, and an answer of the predictor comes with each one.
   std::string place;
   if (!s.waiting)
-    place = "already on replica " + std::to_string(store_.live(core_.slot_of(id)).timings.replica);
+    place = "already on replica " + std::to_string(store_.live(s.slot).timings.replica);
   else if (!log_enabled(LogLevel::kDebug))
     place = "one of " + std::to_string(core_.waiting()) + " that wait";
   else

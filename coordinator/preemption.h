@@ -1,10 +1,13 @@
-// Preemption: which request that runs gives way to the first of those that wait. The core asks
-// whenever that one finds no room; a rule may look at both books, phases and residencies among
-// them, and at a policy's age-to-rank table (PolicyRow::ranks).
+// Preemption: which request that runs gives way to the first of those that wait. So far nobody
+// does: every request keeps what it has until it ends, Phase::kPaused is entered by none, and what
+// is declared here has neither a body nor a caller.
 //
-// So far nobody gives way: every request keeps what it has until it ends, and Phase::kPaused is
-// entered by none. With the first rule comes the core's transition to it (Pause, Resume) and, where
-// the KV of a paused request is kept off the device, the tiers of its residency.
+// It will be asked in one place, SchedulerCore::dispatch_waiting(): where choose_replica() finds no
+// room for the head of the queue. A rule may look at both books, phases and residencies among them,
+// and at a policy's age-to-rank table (PolicyRow::ranks). With the first one come preemption.cc,
+// the core's transition to kPaused (Pause, Resume), a second look at integrity's "no request waits
+// while a replica has room" and, where the KV of a paused request is kept off the device, the tiers
+// of its residency.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "coordinator/placement.h"
-#include "coordinator/preemption.h"
 
 namespace tailor::coordinator {
 namespace {
@@ -233,11 +232,7 @@ void SchedulerCore::dispatch_waiting() {
   if (stopping_) return;
   for (uint32_t slot; (slot = waiting_.next()) != WaitingQueue::kNone;) {
     const std::optional<ReplicaId> replica = choose_replica(replicas_, requests_[slot]);
-    if (!replica) {
-      const std::optional<uint32_t> victim = choose_victim(requests_, replicas_, slot);
-      TAILOR_CHECK(!victim, "the first rule of preemption brings its transition");
-      return;  // classes are strict: nobody overtakes
-    }
+    if (!replica) return;  // classes are strict: nobody overtakes
     waiting_.erase(slot, requests_[slot]);
     dispatch(slot, *replica);
   }
@@ -360,6 +355,7 @@ SchedulerCore::Standing SchedulerCore::standing(RequestId id) const {
   if (slot == RequestBook::kNone) return out;
   const LiveRequest& request = requests_[slot];
   out.live = true;
+  out.slot = slot;
   out.waiting = request.waiting();
   out.probed = request.law_source == LawSource::kProbe;
   out.law = request.law.law();

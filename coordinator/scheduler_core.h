@@ -14,7 +14,7 @@
 //
 // Life of a request here:
 //
-//   Arrived ──► Reject (queue full, n too large, stopping)
+//   Arrived ──► Reject (queue full, stopping)
 //      │
 //      └─► Accept ─► waiting ──Dispatch──► bound to a replica ──StepReport─► Emit .. ─► Finish
 //                       ▲                        │
@@ -116,6 +116,7 @@ class SchedulerCore {
   /// How a live request stands, for people. Cost: O(1).
   struct Standing {
     bool live = false, waiting = false;
+    uint32_t slot = kNoSlot;
     bool probed = false;   ///< the law is the probe's
     LengthLaw law;         ///< kind none: the population's
     tie::Moments moments;  ///< of the work left; all 0 when the policy needs no law
