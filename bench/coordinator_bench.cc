@@ -241,9 +241,9 @@ class World : public comm::CoordinatorIo {
     o.core.queue_limit = UINT32_MAX;
     o.core.ahead_requests = 0;
     o.sessions.lease = o.heartbeat_timeout = kForever;  // nobody falls silent here
-    o.max_live_bytes = SIZE_MAX;
-    o.max_context = kNeverEnds;
-    o.new_token = [] { return std::string(32, 't'); };
+    o.clients.max_live_bytes = SIZE_MAX;
+    o.clients.max_context = kNeverEnds;
+    o.clients.new_token = [] { return std::string(32, 't'); };
     coordinator::PromptText text;
     text.vocab_size = 32'000;
     auto loop = coordinator::CoordinatorLoop::create(o, *this, std::move(text));

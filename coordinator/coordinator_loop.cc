@@ -33,12 +33,12 @@ const char* meaning(ErrorCode code) {
 Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const CoordinatorOptions& options,
                                                                  comm::CoordinatorIo& io,
                                                                  PromptText text) {
-  if (text.vocab_size <= 0 || options.max_context == 0)
+  if (text.vocab_size <= 0 || options.clients.max_context == 0)
     return fail(ErrorCode::kInvalidArgument,
                 "the coordinator needs a vocabulary size and a context length");
-  if (!options.new_token)
+  if (!options.clients.new_token)
     return fail(ErrorCode::kInvalidArgument, "the coordinator needs a source of request tokens");
-  if (options.tokenizer_threads == 0)
+  if (options.clients.tokenizer_threads == 0)
     return fail(ErrorCode::kInvalidArgument, "the coordinator needs at least one tokenizer thread");
   std::unique_ptr<CoordinatorLoop> loop(new CoordinatorLoop(options, io, std::move(text)));
   if (!options.record_path.empty()) {
@@ -55,17 +55,17 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
       core_(options.core),
       store_(options.requests),
       sessions_(options.sessions),
-      clients_(options, std::move(text), io, store_, sessions_,
+      clients_(options.clients, std::move(text), io, store_, sessions_,
                {.tell = [this](const CoreEvent& event) { tell(event); },
                 .status = [this] { return status(); }}),
-      replicas_(
-          options.heartbeat_timeout, core_, io,
-          {.tell = [this](const CoreEvent& event) { tell(event); },
-           .contexts_changed =
-               [this] {
-                 clients_.set_max_context(replicas_.links().max_context(options_.max_context));
-               },
-           .lost = options.on_lost}),
+      replicas_(options.heartbeat_timeout, core_, io,
+                {.tell = [this](const CoreEvent& event) { tell(event); },
+                 .contexts_changed =
+                     [this] {
+                       clients_.set_max_context(
+                           replicas_.links().max_context(options_.clients.max_context));
+                     },
+                 .lost = options.on_lost}),
       operator_(options.orders_fd, core_, [this](const CoreEvent& event) { tell(event); }),
       predictor_(options.predictor),
       now_(started_) {}

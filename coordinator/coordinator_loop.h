@@ -33,8 +33,9 @@
 
 namespace tailor::coordinator {
 
-struct CoordinatorOptions : ClientDoorOptions {
+struct CoordinatorOptions {
   CoreOptions core;
+  ClientDoorOptions clients;
   RequestStoreOptions requests;
   ClientSessionsOptions sessions;
   PredictorLinkOptions predictor;

@@ -147,22 +147,22 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
   options.core.expected_replicas = o.replicas;
   // 64 Hellos a second and replica
   options.core.epoch_base = static_cast<uint32_t>(since_1970 << 6) & 0x7FFFFFFF;
-  options.first_request_id = since_1970 << 20;
+  options.clients.first_request_id = since_1970 << 20;
   options.heartbeat_timeout = milliseconds(o.heartbeat_timeout_ms);
   options.progress = &progress;
   if (!o.run_dir.empty())
     options.on_lost = [&o](const ReplicaInfo& lost) { tell_supervisor(o.run_dir, lost); };
   options.orders_fd = open_orders(o.run_dir);
-  options.tokenizer_threads = o.tokenizer_threads > 0
-                                  ? o.tokenizer_threads
-                                  : std::clamp(std::thread::hardware_concurrency() / 4, 2u, 8u);
-  options.max_context = static_cast<uint32_t>(files->config().max_position);
+  options.clients.tokenizer_threads =
+      o.tokenizer_threads > 0 ? o.tokenizer_threads
+                              : std::clamp(std::thread::hardware_concurrency() / 4, 2u, 8u);
+  options.clients.max_context = static_cast<uint32_t>(files->config().max_position);
   options.model_name = files->config().name;
   options.version = TAILOR_VERSION;
   options.end_tokens = std::move(text.end_tokens);
   options.record_path = o.record;
-  options.new_token = client::new_request_id;
-  if (getentropy(&options.seed_entropy, sizeof options.seed_entropy) != 0)
+  options.clients.new_token = client::new_request_id;
+  if (getentropy(&options.clients.seed_entropy, sizeof options.clients.seed_entropy) != 0)
     return fail(ErrorCode::kUnavailable, "the system gives no random bytes");
 
   TAILOR_ASSIGN(auto loop,

@@ -68,7 +68,7 @@ TEST(CoordinatorLoop, ServesManyClientsAndTellsEachItsOwn) {
 
 TEST(CoordinatorLoop, AnswersWhatIsWrongWithARequest) {
   CoordinatorOptions options;
-  options.max_context = 64;
+  options.clients.max_context = 64;
   LiveCluster cluster(options);
   auto leader = cluster.leader();
   Caller caller(cluster.endpoint());
@@ -557,8 +557,8 @@ TEST(CoordinatorLoop, WhatAClientWithoutCreditIsOwedIsBoundedInBytes) {
 
 TEST(CoordinatorLoop, PromptsThatWaitToBeTokenizedAreBoundedInBytesAndEndWhenAskedTo) {
   CoordinatorOptions options;
-  options.max_context = 1u << 30;
-  options.tokenizing.max_bytes = 2'000'000;
+  options.clients.max_context = 1u << 30;
+  options.clients.tokenizing.max_bytes = 2'000'000;
   LiveCluster cluster(options);
   Caller caller(cluster.endpoint());
   const std::string large(300'000, 'x');
@@ -597,7 +597,7 @@ TEST(CoordinatorLoop, PromptsThatWaitToBeTokenizedAreBoundedInBytesAndEndWhenAsk
 
 TEST(CoordinatorLoop, LiveRequestsAreBoundedInBytes) {
   CoordinatorOptions options;
-  options.max_live_bytes = 40'000;
+  options.clients.max_live_bytes = 40'000;
   LiveCluster cluster(options);
   ScriptedLeader::Options paused;
   paused.pause_after_tokens = 5;
@@ -622,7 +622,7 @@ TEST(CoordinatorLoop, LiveRequestsAreBoundedInBytes) {
 
 TEST(CoordinatorLoop, AClientsMessagesWaitWhileTheIoThreadIsBehind) {
   CoordinatorOptions options;
-  options.max_outbound_bytes = 1;
+  options.clients.max_outbound_bytes = 1;
   LiveCluster cluster(options);
   auto leader = cluster.leader();
   Caller caller(cluster.endpoint());

@@ -217,10 +217,10 @@ class LiveCluster {
     auto started = comm::CoordinatorIo::start(io);
     EXPECT_TRUE(started.has_value());
     io_ = std::move(*started);
-    if (options.max_context == 0) options.max_context = 2048;
+    if (options.clients.max_context == 0) options.clients.max_context = 2048;
     options.model_name = "letters";
-    options.seed_entropy = 42;
-    options.new_token = client::new_request_id;
+    options.clients.seed_entropy = 42;
+    options.clients.new_token = client::new_request_id;
     auto loop = CoordinatorLoop::create(options, *io_, std::move(text));
     EXPECT_TRUE(loop.has_value());
     loop_ = std::move(*loop);
