@@ -94,8 +94,7 @@ void ClientSessions::unreachable(ClientId id) {
   Client* client = find(id);
   if (!client) return;
   client->reachable = false;
-  client->posted.clear();
-  client->posted_bytes = 0;
+  drop_posted(*client);
 }
 
 void ClientSessions::attach(ClientId id, StoredRequest& request, StreamCursor cursor) {
@@ -131,13 +130,17 @@ void ClientSessions::put(Client* client, Posted posted) {
   if (client->posted.size() >= options_.max_posted ||
       client->posted_bytes >= options_.max_posted_bytes) {
     client->overflowed = true;
-    client->posted.clear();
-    client->posted_bytes = 0;
+    drop_posted(*client);
     return;
   }
   client->posted_bytes += bytes_of(posted);
   client->posted.push_back(std::move(posted));
   list(*client);
+}
+
+void ClientSessions::drop_posted(Client& client) {
+  client.posted = std::vector<Posted>();  // its memory too
+  client.posted_bytes = 0;
 }
 
 size_t ClientSessions::bytes_of(const Posted& posted) {
@@ -185,10 +188,11 @@ void ClientSessions::leave(StoredRequest& request) {
   --attached_;
 }
 
-std::vector<ClientSessions::Message> ClientSessions::flush() {
-  std::vector<Message> messages;
-  std::vector<uint32_t> again;
-  for (const uint32_t place : std::exchange(dirty_clients_, {})) {
+std::vector<ClientSessions::Message>& ClientSessions::flush() {
+  messages_.clear();
+  flushed_clients_.clear();
+  flushed_clients_.swap(dirty_clients_);
+  for (const uint32_t place : flushed_clients_) {
     Client& client = clients_[place];
     client.listed = false;
     if (client.credit == 0 || !client.reachable || client.overflowed)
@@ -197,19 +201,18 @@ std::vector<ClientSessions::Message> ClientSessions::flush() {
     const bool more = tell(client, message);
     if (!message.events.empty()) {
       --client.credit;
-      messages.push_back(std::move(message));
+      messages_.push_back(std::move(message));
     }
-    if (more) again.push_back(place);
+    if (more) list(client);
   }
-  for (const uint32_t place : again) list(clients_[place]);
-  return messages;
+  return messages_;
 }
 
 /// Adds what was posted, as much as finds room; the bytes of it.
 size_t ClientSessions::tell_posted(Client& client, Message& message) const {
-  size_t taken = 0;
-  for (; !client.posted.empty() && taken < options_.max_message_bytes; client.posted.pop_front()) {
-    Posted& posted = client.posted.front();
+  size_t taken = 0, told = 0;
+  for (; told < client.posted.size() && taken < options_.max_message_bytes; ++told) {
+    Posted& posted = client.posted[told];
     client.posted_bytes -= bytes_of(posted);
     if (auto* event = std::get_if<api::ServerEvent>(&posted))
       message.events.push_back(std::move(*event));
@@ -219,6 +222,11 @@ size_t ClientSessions::tell_posted(Client& client, Message& message) const {
       continue;  // forgotten since: its reader is told so
     taken += api::bytes_held(message.events.back());
   }
+  if (told == client.posted.size())
+    drop_posted(client);
+  else
+    client.posted.erase(client.posted.begin(),
+                        client.posted.begin() + static_cast<ptrdiff_t>(told));
   return taken;
 }
 

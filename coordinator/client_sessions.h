@@ -13,7 +13,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -66,9 +65,9 @@ class ClientSessions {
     ClientId client;
     std::vector<api::ServerEvent> events;
   };
-  /// What each client is to be sent now, at most one message each. Cost: O(clients with something
-  /// new).
-  std::vector<Message> flush();
+  /// What each client is to be sent now, at most one message each; to be moved from, and there
+  /// until the next flush. Cost: O(clients with something new).
+  std::vector<Message>& flush();
   /// The last flush left something that may be sent at once.
   bool more() const { return !dirty_clients_.empty(); }
 
@@ -122,8 +121,8 @@ class ClientSessions {
     uint32_t credit = 0;
     bool reachable = true;
     bool overflowed = false;
-    bool listed = false;  // in dirty_clients_
-    std::deque<Posted> posted;
+    bool listed = false;         // in dirty_clients_
+    std::vector<Posted> posted;  // no deque: it would hold memory where nothing is posted
     size_t posted_bytes = 0;
     Changes changes;
     std::vector<StoredRequest*> requests;  // all that it reads, unordered
@@ -132,6 +131,7 @@ class ClientSessions {
   void list(Client& client);
   void leave(StoredRequest& request);
   void put(Client* client, Posted posted);
+  static void drop_posted(Client& client);
   static size_t bytes_of(const Posted& posted);
   size_t tell_posted(Client& client, Message& message) const;
   bool tell(Client& client, Message& message);
@@ -141,6 +141,8 @@ class ClientSessions {
   std::vector<uint32_t> free_;   // places
   std::unordered_map<ClientId, uint32_t> by_id_;
   std::vector<uint32_t> dirty_clients_;
+  std::vector<uint32_t> flushed_clients_;  // during flush()
+  std::vector<Message> messages_;          // of the last flush
   size_t attached_ = 0;
 };
 
