@@ -109,15 +109,15 @@ std::string table(const std::string& endpoint, const api::StatusReport& report) 
         report.predictor.c_str(), counter("predictor_answered"), counter("predictor_late"),
         counter("predictor_dropped"), counter("predictor_losses"));
   if (report.replicas.empty()) return out;
-  add("\n%-8s %-9s %3s %-6s %9s %14s %9s %9s %10s %9s\n", "replica", "state", "tp", "engine",
-      "running", "KV blocks used", "steps", "step ms", "tokens", "tokens/s");
+  add("\n%-8s %-9s %3s %-6s %9s %4s %14s %9s %9s %10s %9s\n", "replica", "state", "tp", "engine",
+      "running", "cmds", "KV blocks used", "steps", "step ms", "tokens", "tokens/s");
   for (const api::ReplicaStatus& r : report.replicas) {
     const char* state = r.draining ? "draining" : r.ready ? "ready" : "starting";
     const uint32_t used = r.info.num_blocks > r.free_blocks ? r.info.num_blocks - r.free_blocks : 0;
-    add("%-8u %-9s %3u %-6s %4u/%-4u %6u/%-7u %9llu %9.1f %10llu %9.1f\n", r.replica.value, state,
-        r.info.tp_size, r.info.engine.c_str(), r.running_sequences, r.info.slots,
-        r.ready || r.draining ? used : 0, r.info.num_blocks,
-        static_cast<unsigned long long>(r.steps), r.step_ms,
+    add("%-8u %-9s %3u %-6s %4u/%-4u %4llu %6u/%-7u %9llu %9.1f %10llu %9.1f\n", r.replica.value,
+        state, r.info.tp_size, r.info.engine.c_str(), r.running_sequences, r.info.slots,
+        static_cast<unsigned long long>(r.commands_in_flight), r.ready || r.draining ? used : 0,
+        r.info.num_blocks, static_cast<unsigned long long>(r.steps), r.step_ms,
         static_cast<unsigned long long>(r.tokens), r.tokens_per_s);
   }
   return out;
