@@ -126,6 +126,17 @@ void ClientDoor::on_tokenized(TokenizeResult&& result) {
     return reject(state.client, name, result.prepared.error().code,
                   result.prepared.error().message);
   if (!sessions_.known(state.client) && !result.submit.detach) return;  // gone while we worked
+  const SamplingParams& sampling = result.prepared->sampling;
+  if (const uint64_t most = most_answer_bytes(sampling); most > options_.max_answer_bytes)
+    return reject(
+        state.client, name, ErrorCode::kLimitExceeded,
+        "an answer of n " + std::to_string(sampling.n) + " x max_tokens " +
+            std::to_string(sampling.max_tokens) +
+            (sampling.logprobs < 0 ? std::string()
+                                   : " with logprobs " + std::to_string(sampling.logprobs)) +
+            " may come to hold " + std::to_string((most + (1 << 20) - 1) >> 20) +
+            " MiB here, the limit is " + std::to_string(options_.max_answer_bytes >> 20) +
+            " MiB; lower one of them");
   if (store_.live_bytes() >= options_.max_live_bytes)
     return reject(state.client, name, ErrorCode::kQueueFull,
                   "the prompts and answers of " + std::to_string(store_.live_count()) +

@@ -25,6 +25,8 @@ struct ClientDoorOptions {
   TokenizerLimits tokenizing;  ///< submitted requests whose prompt is not tokenized yet
   /// held by live requests' prompts and answers: above it no further request is accepted
   size_t max_live_bytes = 512u << 20;
+  /// that one request's answer may come to hold (most_answer_bytes): above it it is refused
+  size_t max_answer_bytes = 256u << 20;
   /// on their way to the io thread: above it the clients' messages wait
   size_t max_outbound_bytes = 64u << 20;
   uint32_t max_context = 0;  ///< of the model: prompt and answer together

@@ -25,6 +25,15 @@ size_t whole_characters(const std::string& text, size_t from, size_t limit) {
 
 }  // namespace
 
+uint64_t most_answer_bytes(const SamplingParams& sampling) {
+  const uint64_t logprobs =
+      sampling.logprobs < 0 ? 0
+                            : sizeof(LogprobEntry) + 16 +
+                                  static_cast<uint64_t>(sampling.logprobs) * sizeof(TokenLogprob);
+  return static_cast<uint64_t>(sampling.n) * static_cast<uint64_t>(sampling.max_tokens) *
+         (32 + logprobs);
+}
+
 // ---- one request ----
 
 api::Accepted StoredRequest::accepted() const {

@@ -135,6 +135,10 @@ class StoredRequest : public std::enable_shared_from_this<StoredRequest> {
   size_t bytes_ = 0;
 };
 
+/// What an answer may come to hold here, about: its tokens, their text (8 bytes each), and what is
+/// asked of their probabilities.
+uint64_t most_answer_bytes(const SamplingParams& sampling);
+
 class RequestStore {
  public:
   using Forgotten = std::vector<std::shared_ptr<StoredRequest>>;

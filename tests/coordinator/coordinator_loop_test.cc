@@ -199,6 +199,36 @@ TEST(CoordinatorLoop, APromptLongerThanTheLostReplicasContextIsRefusedDuringAnOu
   EXPECT_EQ(caller.answers["long"].rejected[0].error.code, ErrorCode::kLimitExceeded);
 }
 
+TEST(CoordinatorLoop, AnAnswerThatMayOutgrowTheMemoryIsRefusedWithItsNumbers) {
+  CoordinatorOptions options;
+  options.clients.max_answer_bytes = 1 << 20;
+  LiveCluster cluster(options);
+  auto leader = cluster.leader({});
+  Caller caller(cluster.endpoint());
+  ASSERT_TRUE(caller.wait_ready());
+  auto wide = Caller::ask("wide", "x", 1000);  // 64 x 1,000 x 32 bytes
+  wide.sampling.n = 64;
+  caller.submit(wide);
+  auto deep = Caller::ask("deep", "x", 2000);  // 4 x 2,000 x (32 + 48 + 20 x 8)
+  deep.sampling.n = 4;
+  deep.sampling.logprobs = 20;
+  caller.submit(deep);
+  ASSERT_TRUE(caller.listen_until_over({"wide", "deep"}));
+  for (const char* id : {"wide", "deep"}) {
+    ASSERT_EQ(caller.answers[id].rejected.size(), 1u) << id;
+    EXPECT_EQ(caller.answers[id].rejected[0].error.code, ErrorCode::kLimitExceeded) << id;
+  }
+  EXPECT_EQ(caller.answers["deep"].rejected[0].error.message,
+            "an answer of n 4 x max_tokens 2000 with logprobs 20 may come to hold 2 MiB here, the "
+            "limit is 1 MiB; lower one of them");
+  deep.request_id = "narrow";
+  deep.sampling.n = 2;
+  deep.sampling.max_tokens = 4;
+  caller.submit(deep);
+  ASSERT_TRUE(caller.listen_until_over({"narrow"}));
+  expect_answer(caller.answers["narrow"], 4, 2);
+}
+
 TEST(CoordinatorLoop, RefusesAReplicaOfAnotherModel) {
   CoordinatorOptions options;
   options.core.expected_replicas = 2;
