@@ -58,9 +58,13 @@ std::string BlockLayout::slab_format() const {
          (key_plane == KeyPlane::kBySlot ? "slot" : "dimension");
 }
 
-uint64_t slab_checksum(const BlockLayout& layout, std::span<const std::byte> slab) {
+uint64_t slab_seed(const BlockLayout& layout) {
   const std::string format = layout.slab_format();
-  return xxh64(slab, xxh64(std::as_bytes(std::span(format)), 0));
+  return xxh64(std::as_bytes(std::span(format)), 0);
+}
+
+uint64_t slab_checksum(const BlockLayout& layout, std::span<const std::byte> slab) {
+  return xxh64(slab, slab_seed(layout));
 }
 
 }  // namespace tailor::kv

@@ -29,19 +29,19 @@ struct BlockLayout {
   ValueType value_type = ValueType::kF32;
   KeyPlane key_plane = KeyPlane::kBySlot;
 
-  int64_t value_bytes() const { return value_type == ValueType::kF32 ? 4 : 2; }
+  constexpr int64_t value_bytes() const { return value_type == ValueType::kF32 ? 4 : 2; }
   /// K or V of one layer and group.
-  int64_t plane_values() const { return block_tokens * head_dim; }
-  int64_t slab_values() const { return num_layers * 2 * plane_values(); }
-  int64_t block_values() const { return num_groups_local * slab_values(); }
-  int64_t slab_bytes() const { return slab_values() * value_bytes(); }
-  int64_t block_bytes() const { return block_values() * value_bytes(); }
+  constexpr int64_t plane_values() const { return block_tokens * head_dim; }
+  constexpr int64_t slab_values() const { return num_layers * 2 * plane_values(); }
+  constexpr int64_t block_values() const { return num_groups_local * slab_values(); }
+  constexpr int64_t slab_bytes() const { return slab_values() * value_bytes(); }
+  constexpr int64_t block_bytes() const { return block_values() * value_bytes(); }
   /// Offset of a K (kv = 0) or V (kv = 1) plane inside a block.
-  int64_t plane_offset(int64_t group, int64_t layer, int64_t kv) const {
+  constexpr int64_t plane_offset(int64_t group, int64_t layer, int64_t kv) const {
     return group * slab_values() + (layer * 2 + kv) * plane_values();
   }
   /// Offset of a slab inside a pool, in bytes.
-  int64_t slab_offset(int64_t block, int64_t group) const {
+  constexpr int64_t slab_offset(int64_t block, int64_t group) const {
     return block * block_bytes() + group * slab_bytes();
   }
 
@@ -50,8 +50,9 @@ struct BlockLayout {
   std::string slab_format() const;
 };
 
-/// XXH64 of a slab's bytes, seeded by its format. Verified on every arrival of a block that left
-/// the device. Source: xxHash, the XXH64 specification.
+/// XXH64 of a slab's bytes, seeded by its format (slab_seed). Verified on every arrival of a block
+/// that left the device. Source: xxHash, the XXH64 specification.
+uint64_t slab_seed(const BlockLayout& layout);
 uint64_t slab_checksum(const BlockLayout& layout, std::span<const std::byte> slab);
 uint64_t xxh64(std::span<const std::byte> bytes, uint64_t seed);
 
