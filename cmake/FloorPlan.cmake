@@ -43,6 +43,8 @@ floor(parallel              ON base runtime weights kv_blocks collective kv_stor
 floor(gpu                   ON base runtime kv_blocks)
 floor(gpu_fake              ON base runtime kv_blocks gpu)
 floor(gpu_cuda OPTIONAL     ON base runtime kv_blocks weights gpu)
+floor(gpu_kernels OPTIONAL  ON base kv_blocks parallel gpu)
+floor(gpu_kernels_fake      ON base kv_blocks parallel gpu gpu_fake)
 floor(parallel_torch OPTIONAL ON base weights kv_store parallel)
 floor(coordinator_core PURE ON base tie)
 floor(event_log             ON base coordinator_core)

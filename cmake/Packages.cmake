@@ -21,6 +21,10 @@ add_library(ext_boost INTERFACE)  # Boost.Math is header-only (libboost-dev)
 find_path(BOOST_INCLUDE boost/math/distributions/students_t.hpp REQUIRED)
 target_include_directories(ext_boost SYSTEM INTERFACE ${BOOST_INCLUDE})
 
+add_library(ext_boost_context INTERFACE)  # libboost-context-dev: fibers, for GPU kernels without a GPU
+find_library(BOOST_CONTEXT_LIBRARY boost_context REQUIRED)
+target_link_libraries(ext_boost_context INTERFACE ext_boost ${BOOST_CONTEXT_LIBRARY})
+
 # libtorch from the wheel that launch/setup keeps: .deps is a link to a Python environment with its CPU half, in preset
 # cuda-torch another link to one with all of it. find_package(Torch) would ask for a CUDA toolkit, so the libraries are
 # imported here.

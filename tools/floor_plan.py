@@ -1,5 +1,6 @@
 """The floor plan as tools/tidy reads it: the rows of cmake/FloorPlan.cmake, the files that the add_module() and
 add_program() calls of each folder list, and every #include "..." of production code held against both."""
+import posixpath
 import re
 import types
 
@@ -47,7 +48,7 @@ class FloorPlan:
                     self.rows[module].built = True
                 for file in words[1:]:
                     if re.search(r"\.(h|cc|cu|inc)$", file):
-                        self.owners.setdefault(folder + file, []).append(module)
+                        self.owners.setdefault(posixpath.normpath(folder + file), []).append(module)
 
     def module(self, name):
         return self.owners.get(name, [""])[0]
@@ -56,14 +57,15 @@ class FloorPlan:
         owners = self.owners.get(name, [])
         if not owners:
             report(1, "belongs to no module: its folder's CMakeLists.txt lists it under SRCS or HDRS")
-        if len(owners) > 1 and not self.programs.issuperset(owners):
-            report(1, f"belongs to {' and '.join(owners)}: only the sources of programs may be shared")
+        if len(owners) > 1 and not self.programs.issuperset(owners) and len({o.removesuffix("_fake") for o in owners}) > 1:
+            report(1, f"belongs to {' and '.join(owners)}: only the sources of programs, and of a module and its fake, may be "
+                      "shared")
         for number, line in enumerate(lines, 1):
             include = re.match(r'#include "([^"]+)"', line)
             for module in (module for module in owners if module in self.rows):
                 if self.rows[module].pure and IMPURE.match(line) and "tidy: allow" not in line:
                     report(number, f"`{line.strip()}`: {module} is pure (cmake/FloorPlan.cmake)")
-                elif include and module not in (others := self.owners_of_include(include.group(1))):
+                elif include and not set(owners) & set(others := self.owners_of_include(include.group(1))):
                     self.check_edge(module, others, include.group(1), lambda what, number=number: report(number, what))
 
     def owners_of_include(self, path):
