@@ -132,17 +132,6 @@ Result<void> load_mlp(ShardReader& reader, const weights::ModelConfig& config,
 
 }  // namespace
 
-bool has_tied_head(const weights::WeightFiles& files) {
-  return files.config().tie_embeddings || files.find("lm_head.weight") == nullptr;
-}
-
-uint64_t shard_values(const weights::ModelConfig& config, const RankShard& shard, bool tied) {
-  const int64_t attention = (2 * shard.heads.size() + 2 * shard.groups.size()) * config.head_dim;
-  const int64_t per_layer = config.hidden_size * (attention + 3 * shard.columns.size());
-  const int64_t tables = config.hidden_size * shard.vocab.size() * (tied ? 1 : 2);
-  return static_cast<uint64_t>(per_layer * config.num_layers + tables);
-}
-
 Result<ShardWeights> load_shard(const weights::WeightFiles& files, const Sharding& sharding,
                                 int rank, at::ScalarType dtype, at::Device device,
                                 const std::function<void(double)>& on_progress) {

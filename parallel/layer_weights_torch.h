@@ -35,12 +35,6 @@ struct ShardWeights {
   std::vector<LayerWeights> layers;
 };
 
-/// Values a rank holds in matrices (what dtype decides the size of), before anything is read.
-uint64_t shard_values(const weights::ModelConfig& config, const RankShard& shard, bool tied);
-
-/// True when head and embedding are one tensor in these files.
-bool has_tied_head(const weights::WeightFiles& files);
-
 /// Errors: those of WeightFiles::read. Cost: one pass over the shard's bytes.
 Result<ShardWeights> load_shard(const weights::WeightFiles& files, const Sharding& sharding,
                                 int rank, at::ScalarType dtype, at::Device device,

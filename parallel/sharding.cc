@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "weights/weight_files.h"
 
 namespace tailor::parallel {
 namespace {
@@ -108,6 +109,17 @@ Result<Sharding> make_sharding(const weights::ModelConfig& config, int tp_size,
     sharding.ranks.push_back(shard);
   }
   return sharding;
+}
+
+uint64_t shard_values(const weights::ModelConfig& config, const RankShard& shard, bool tied) {
+  const int64_t attention = (2 * shard.heads.size() + 2 * shard.groups.size()) * config.head_dim;
+  const int64_t per_layer = config.hidden_size * (attention + 3 * shard.columns.size());
+  const int64_t tables = config.hidden_size * shard.vocab.size() * (tied ? 1 : 2);
+  return static_cast<uint64_t>(per_layer * config.num_layers + tables);
+}
+
+bool has_tied_head(const weights::WeightFiles& files) {
+  return files.config().tie_embeddings || files.find("lm_head.weight") == nullptr;
 }
 
 }  // namespace tailor::parallel

@@ -12,6 +12,10 @@
 #include "parallel/reduction.h"
 #include "weights/model_config.h"
 
+namespace tailor::weights {
+class WeightFiles;
+}
+
 namespace tailor::parallel {
 
 /// Most units of either kind: few enough that their partials cost little, enough for the tp sizes
@@ -60,5 +64,11 @@ struct Sharding {
 /// numbers).
 Result<Sharding> make_sharding(const weights::ModelConfig& config, int tp_size,
                                int64_t block_columns = kBlockColumns);
+
+/// Values a rank holds in matrices (what dtype decides the size of), before anything is read.
+uint64_t shard_values(const weights::ModelConfig& config, const RankShard& shard, bool tied);
+
+/// True when head and embedding are one tensor in these files.
+bool has_tied_head(const weights::WeightFiles& files);
 
 }  // namespace tailor::parallel
