@@ -1,13 +1,14 @@
 # The floor plan: every module, from the ground up, and the modules whose headers it includes. Read by CMake, which links
 # along these edges, and by tools/tidy, which checks every #include "..." against them. docs/architecture.md tells the rest.
 #
-#   floor(NAME [PURE] [OPTIONAL] [ON MODULE..])
+#   floor(NAME [PURE] [OPTIONAL] [ON MODULE..] [WITH MODULE..])
 #
 # PURE      knows no clock, mailbox, thread, socket, torch, MPI or wire format, and stands on pure modules only.
 # OPTIONAL  some configurations lack it (libtorch, NCCL); what stands on it then goes without.
+# WITH      linked alone, behind faces of other modules: no header of theirs is included.
 function(floor NAME)
-  cmake_parse_arguments(F "PURE;OPTIONAL" "" "ON" ${ARGN})
-  foreach(dep ${F_ON})
+  cmake_parse_arguments(F "PURE;OPTIONAL" "" "ON;WITH" ${ARGN})
+  foreach(dep ${F_ON} ${F_WITH})
     get_property(row GLOBAL PROPERTY TAILOR_FLOOR_${dep} SET)
     get_property(pure GLOBAL PROPERTY TAILOR_PURE_${dep})
     if(NOT row)
@@ -16,6 +17,7 @@ function(floor NAME)
       message(FATAL_ERROR "Floor plan: ${NAME} is pure, and ${dep}, on which it stands, is not.")
     endif()
   endforeach()
+  list(APPEND F_ON ${F_WITH})
   set_property(GLOBAL PROPERTY TAILOR_FLOOR_${NAME} "${F_ON}")
   set_property(GLOBAL PROPERTY TAILOR_PURE_${NAME} ${F_PURE})
   set_property(GLOBAL PROPERTY TAILOR_OPTIONAL_${NAME} ${F_OPTIONAL})
@@ -45,6 +47,7 @@ floor(gpu_fake              ON base runtime kv_blocks gpu)
 floor(gpu_cuda OPTIONAL     ON base runtime kv_blocks weights gpu)
 floor(gpu_kernels OPTIONAL  ON base kv_blocks parallel gpu)
 floor(gpu_kernels_fake      ON base kv_blocks parallel gpu gpu_fake)
+floor(parallel_cuda         ON base runtime weights kv_blocks collective kv_store parallel gpu)
 floor(parallel_torch OPTIONAL ON base weights kv_store parallel)
 floor(coordinator_core PURE ON base tie)
 floor(event_log             ON base coordinator_core)

@@ -57,7 +57,7 @@ struct EngineOptions {
   std::string device = "cpu";  ///< "cpu" or "cuda" (one process per GPU, device = local rank)
   /// "f32", "bf16", "auto" (cpu engine: as stored; torch: f32 on CPU if it fits, bf16 on GPU)
   std::string dtype = "auto";
-  std::string kv_dtype = "auto";         ///< cpu engine: "f16" (auto) or "f32"; torch: as `dtype`
+  std::string kv_dtype = "auto";         ///< cpu engine: "f16" (auto) or "f32"; others: as `dtype`
   std::string instruction_set = "auto";  ///< cpu engine: "avx512", "avx2", "scalar"
   std::string packed_folder;             ///< cpu engine: of shared packed weights; empty = private
   int threads = 1;                       ///< math threads of this rank
@@ -73,6 +73,7 @@ struct EngineOptions {
   /// Asked once, when the engine knows what it needs; who moves blocks keeps the store too. Null: a
   /// device tier alone, of the engine's device.
   kv::MakeBlockStore make_store;
+  Duration device_deadline = seconds(60);        ///< cuda engine: of every wait for the device
   std::function<void(double)> on_load_progress;  ///< 0..1
   std::atomic<uint64_t>* progress = nullptr;     ///< raised once per layer
 };

@@ -26,6 +26,7 @@ class FloorPlan:
             return
         for line, command, words in commands(root, "cmake/FloorPlan.cmake"):
             if command == "floor" and words[0] != "NAME":
+                words = words[:words.index("WITH")] if "WITH" in words else words  # linked, never included
                 on = words[words.index("ON") + 1:] if "ON" in words else []
                 self.rows[words[0]] = types.SimpleNamespace(line=line, pure="PURE" in words, on=on, used=set(), built=False)
         for name in names:

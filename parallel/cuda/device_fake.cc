@@ -219,6 +219,11 @@ std::unique_ptr<Device> open_fake_device(const FakeDeviceOptions& options) {
   return std::make_unique<Device>(std::make_unique<Device::State>(options));
 }
 FakeDeviceUse fake_device_use(Device& device) { return device.state().use; }
+std::span<std::byte> pinned_memory(Device& device, size_t bytes) {
+  for (const auto& [data, block] : device.state().blocks)
+    if (block.pinned && block.bytes == bytes) return {data, bytes};
+  return {};
+}
 
 const DeviceProperties& Device::properties() const { return state_->properties; }
 Stream Device::stream() const { return state_->main.get(); }
@@ -282,7 +287,13 @@ Result<void> Device::fill(Stream stream, void* to, uint8_t value, size_t bytes) 
   if (bytes == 0) return {};
   TAILOR_CHECK(state_->holds(to, bytes), "only what is allocated is filled");
   return stream->put([=]() -> Result<void> {
-    std::memset(to, value, bytes);
+    // Fresh pages instead of zeros: a large pool is not touched before it is used.
+    auto* begin = static_cast<std::byte*>(to);
+    const size_t pages = bytes / page_bytes() * page_bytes();
+    const bool aligned = reinterpret_cast<uintptr_t>(to) % page_bytes() == 0;
+    const bool fresh = value == 0 && aligned && pages > 0 && madvise(to, pages, MADV_DONTNEED) == 0;
+    const size_t done = fresh ? pages : 0;
+    std::memset(begin + done, value, bytes - done);
     return {};
   });
 }

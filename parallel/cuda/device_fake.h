@@ -7,8 +7,10 @@
 // Device::open opens one with options that follow from the name alone.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "base/time.h"
 #include "parallel/cuda/device.h"
@@ -31,5 +33,8 @@ struct FakeDeviceUse {
   uint64_t device_bytes = 0, pinned_bytes = 0;
 };
 FakeDeviceUse fake_device_use(Device& device);
+
+/// The pinned memory of just that size; empty if there is none. For tests that damage it.
+std::span<std::byte> pinned_memory(Device& device, size_t bytes);
 
 }  // namespace tailor::parallel::gpu
