@@ -74,6 +74,10 @@ floor(tailor                ON program commands)
 floor(tailor-coordinator    ON runtime weights mpi link client coordinator_core coordinator program model_text)
 floor(tailor-predictor      ON program predictor_commands)
 floor(tailor-worker         ON base runtime weights collective mpi link parallel worker program model_text)
+floor(tailor-worker-cuda OPTIONAL ON base runtime weights collective mpi nccl link parallel gpu parallel_cuda worker program
+                               model_text WITH gpu_cuda gpu_kernels)
+floor(tailor-worker-fake    ON base runtime weights collective mpi link parallel gpu parallel_cuda worker program model_text
+                               WITH gpu_fake gpu_kernels_fake)
 floor(tailor-worker-torch   ON base runtime weights collective mpi nccl link parallel parallel_torch worker program model_text)
 
 # Links what the row of NAME stands on to its TARGET, and keeps its headers for cmake/Tidy.cmake.

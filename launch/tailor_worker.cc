@@ -200,10 +200,14 @@ Result<void> check_same_model(comm::Collective& control, const std::string& fing
                                                leaders + ": expected the same on every host");
 }
 
-struct Loaded {
-  std::unique_ptr<comm::Collective> device_collective;  ///< null: the CPU's transport serves
-  std::shared_ptr<kv::BlockStore> store;
-  std::unique_ptr<parallel::Engine> engine;
+/// An engine that could not be made: the device's fault, or the model's.
+Stop stop_of(Error error) {
+  const bool device = error.code == ErrorCode::kDeviceFailure ||
+                      error.code == ErrorCode::kUnavailable || error.code == ErrorCode::kTimeout;
+  return {device ? kExitDevice : kExitModel, std::move(error)};
+}
+
+struct Loaded : WorkerEngine {
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< leader only; null: token ids only
   std::string fingerprint;
   std::vector<TokenId> eos_tokens;
@@ -235,9 +239,6 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   STEP_TRY(const int local, local_rank(control), kExitDevice);
   STEP_TRY(const std::string device, device_of_rank(o.device, o.replica * o.tp, local),
            kExitDevice);
-  STEP_TRY(out.device_collective, make_device_collective(device, control), kExitDevice);
-  parallel::TpContext tp{control.rank(), control.size(),
-                         out.device_collective ? out.device_collective.get() : &transport};
   parallel::EngineOptions engine;
   engine.device = device;
   engine.dtype = o.dtype;
@@ -259,12 +260,10 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
     shown.show(0.95 * part);
   };
   engine.progress = &progress;
-  engine.make_store = [&](const kv::BlockLayout& layout, int32_t num_blocks) {
-    auto made = make_worker_store(device, layout, num_blocks);
-    if (made) out.store = *made;
-    return made;
-  };
-  STEP_TRY(out.engine, make_worker_engine(*files, tp, engine), kExitModel);
+  engine.device_deadline = collective_deadline(o);
+  auto made = make_worker_engine({*files, control, transport}, engine);
+  if (!made) return tl::unexpected(stop_of(std::move(made.error())));
+  static_cast<WorkerEngine&>(out) = std::move(*made);
   if (auto same = files->check_unchanged(); !same)
     return tl::unexpected(Stop{kExitModel, std::move(same.error())});
   parallel::log_ready(out.engine->info());

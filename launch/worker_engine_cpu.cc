@@ -5,16 +5,17 @@ namespace tailor::launch {
 
 const char* worker_engine_name() { return "cpu"; }
 
-Result<std::shared_ptr<kv::BlockStore>> make_worker_store(const std::string&,
-                                                          const kv::BlockLayout& layout,
-                                                          int32_t num_blocks) {
-  return kv::make_block_pool(layout, num_blocks);
-}
-
-Result<std::unique_ptr<parallel::Engine>> make_worker_engine(
-    const weights::WeightFiles& files, const parallel::TpContext& tp,
-    const parallel::EngineOptions& options) {
-  return parallel::make_cpu_engine(files, tp, options);
+Result<WorkerEngine> make_worker_engine(const WorkerEngineParts& parts,
+                                        parallel::EngineOptions options) {
+  WorkerEngine out;
+  options.make_store = [&](const kv::BlockLayout& layout, int32_t num_blocks) {
+    auto store = kv::make_block_pool(layout, num_blocks);
+    if (store) out.store = *store;
+    return store;
+  };
+  const parallel::TpContext tp{parts.control.rank(), parts.control.size(), &parts.transport};
+  TAILOR_ASSIGN(out.engine, parallel::make_cpu_engine(parts.files, tp, options));
+  return out;
 }
 
 }  // namespace tailor::launch

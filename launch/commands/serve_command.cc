@@ -107,13 +107,17 @@ Result<void> settle(Options& options) {
   if (!cluster.oversubscribe) {
     TAILOR_TRY(check_fits_cores(cluster.replicas, cluster.tp, cluster.threads, cores));
   }
-  if (cluster.device == "auto")
-    cluster.device =
-        TAILOR_WITH_CUDA && cluster.engine != "cpu" && has_nvidia_gpu() ? "cuda" : "cpu";
+  if (cluster.device == "auto") {
+    const bool gpu = TAILOR_WITH_CUDA && cluster.engine != "cpu" && has_nvidia_gpu();
+    cluster.device = cluster.engine == "cuda" || gpu ? "cuda" : "cpu";
+  }
   if (cluster.engine == "auto") cluster.engine = cluster.device == "cpu" ? "cpu" : "torch";
-  if (cluster.engine == "cpu" && cluster.device != "cpu")
-    return fail(ErrorCode::kInvalidArgument, "--engine cpu computes on the CPU, found --device " +
-                                                 cluster.device + "; leave out one of the two");
+  if ((cluster.engine == "cpu" && cluster.device != "cpu") ||
+      (cluster.engine == "cuda" && cluster.device == "cpu"))
+    return fail(ErrorCode::kInvalidArgument, "--engine " + cluster.engine + " computes on " +
+                                                 (cluster.engine == "cpu" ? "the CPU" : "GPUs") +
+                                                 ", found --device " + cluster.device +
+                                                 "; leave out one of the two");
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
@@ -366,7 +370,7 @@ OptionTable<Options> make_serve_options() {
       "Where the replicas connect; port * = any free one");
   row("--engine", &A::engine,
       "Who does the math; auto = cpu on the CPU, torch (the reference) on GPUs")
-      .one_of({"auto", "cpu", "torch"});
+      .one_of({"auto", "cpu", "cuda", "torch"});
   row("--device", &A::device, "auto = the GPUs where there are some")
       .one_of({"auto", "cpu", "cuda"});
   row("--log-level", &A::log_level, "trace, debug, info, warn or error")

@@ -155,7 +155,7 @@ bool mpirun_takes_host_name(const std::string& name) {
 }
 
 std::string worker_program(const std::string& engine) {
-  return engine == "torch" ? "tailor-worker-torch" : "tailor-worker";
+  return engine == "cpu" ? "tailor-worker" : "tailor-worker-" + engine;
 }
 
 CommandLine coordinator_line(const ClusterOptions& options, const RunDir& run,

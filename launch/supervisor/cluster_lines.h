@@ -25,7 +25,7 @@ struct ClusterOptions {
   std::string predictor = "none";  ///< "none" or what tailor-predictor serve takes: "auto" likewise
   std::string endpoint = "tcp://127.0.0.1:5555";
   std::string control_endpoint = "tcp://127.0.0.1:*";
-  std::string engine = "cpu";  ///< cpu or torch: "auto" is settled before
+  std::string engine = "cpu";  ///< cpu, cuda or torch: "auto" is settled before
   std::string device = "cpu";  ///< cpu or cuda: "auto" is settled before
   bool oversubscribe = false;
   std::string log_level = "info";
@@ -72,7 +72,7 @@ Result<void> raise_file_limit();
 /// before the first dot, and takes letters, digits, dots and hyphens only.
 bool mpirun_takes_host_name(const std::string& name);
 
-/// The program that computes with `engine`: tailor-worker or tailor-worker-torch.
+/// The program that computes with `engine`: tailor-worker, tailor-worker-cuda, tailor-worker-torch.
 std::string worker_program(const std::string& engine);
 
 /// The folders that belong to one mpirun: "coordinator", "replica-0", ..., "cluster" (single).

@@ -63,6 +63,8 @@ TEST(ClusterLines, SetOptionsArePassedOnAndOversubscribingYields) {
             std::string::npos)
       << line;
   EXPECT_NE(line.find("/bin/t/tailor-worker-torch --model"), std::string::npos) << line;
+  EXPECT_EQ(worker_program("cpu"), "tailor-worker");
+  EXPECT_EQ(worker_program("cuda"), "tailor-worker-cuda");
   EXPECT_NE(line.find("--oversubscribe --mca mpi_yield_when_idle 1"), std::string::npos) << line;
 }
 
