@@ -36,7 +36,8 @@ template <class T>
 __device__ void load_tile(const T* pool, const int64_t* offsets, int keys, int64_t dim, bool whole,
                           float* tile, int64_t stride) {
   for_runs(whole, keys * dim, threadIdx.x, blockDim.x, [&](auto run, int64_t item) {
-    const int64_t key = item / dim, d = item % dim;
+    const auto key = static_cast<uint32_t>(item) / static_cast<uint32_t>(dim);
+    const int64_t d = item - key * dim;
     float values[run.kLength];
     load(pool + offsets[key] + d, values);
     store(tile + key * stride + d, values);
@@ -125,8 +126,9 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(PagedAtten
     __syncthreads();
 
     // Sums: a thread per head and four dimensions.
-    for (int64_t i = thread; i < heads * (padded / 4); i += threads) {
-      const int64_t head = i / (padded / 4), d = i % (padded / 4) * 4;
+    const auto fours = static_cast<int>(padded / 4);
+    for (int i = thread; i < static_cast<int>(heads) * fours; i += threads) {
+      const int64_t head = i / fours, d = i % fours * 4;
       auto* sum = reinterpret_cast<Four*>(sums + head * padded + d);
       const float less = shrink[head];
       Four s = *sum;

@@ -1,9 +1,8 @@
 // The language of our kernels (*.cu), which two compilers understand: nvcc, and g++ with fibers for
-// threads (parallel/cuda/fake/fibers.h). Of CUDA it has __global__, __device__, threadIdx ..
-// gridDim,
-// __syncthreads, __syncwarp and atomics; and TAILOR_SHARED, TAILOR_DYNAMIC_SHARED, shuffle, ballot
-// and launch, which are spelled so that both can. A warp's exchanges take all its 32 lanes. Only
-// kernel sources include this.
+// threads (parallel/cuda/fake/fibers.h). Of CUDA it has __global__, __device__, threadIdx and its
+// like, __syncthreads, __syncwarp and atomics; and TAILOR_SHARED, TAILOR_DYNAMIC_SHARED, shuffle,
+// ballot and launch, spelled so that both can read them. A warp's exchanges take all its 32 lanes.
+// Only kernel sources include this. Why: docs/decisions/021.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -37,7 +37,8 @@ __global__ void __launch_bounds__(kRopeThreads) rope_append_kernel(RopeAppend a)
 
   for_runs(whole, all_heads * half, threadIdx.x, blockDim.x, [&](auto run, int64_t item) {
     constexpr int kLength = decltype(run)::kLength;
-    const int64_t head = item / half, i = item % half, at = head * dim + i;
+    const int64_t head = static_cast<uint32_t>(item) / static_cast<uint32_t>(half);
+    const int64_t i = item - head * half, at = head * dim + i;
     float first[kLength], second[kLength];
     load(qkv + at, first);
     load(qkv + at + half, second);

@@ -164,12 +164,20 @@ __device__ double half_sum(double value) {
 }
 __device__ bool leads_half() { return threadIdx.x % kHalfWarp == 0; }
 
-/// Fills the maxima and returns the largest of all.
-__device__ float find_maxima(const Row& row) {
+/// Fills the maxima; the largest of all, and whether every logit is a finite number.
+struct Maxima {
+  float top;
+  bool finite;
+};
+__device__ Maxima find_maxima(const Row& row) {
   float top = -INFINITY;
+  int wrong = 0;
   for_chunks(row, 0, [&](int64_t chunk, const Piece& piece) {
-    float high = piece.logits[0];
-    for (int i = 1; i < kPerLane; ++i) high = piece.logits[i] > high ? piece.logits[i] : high;
+    float high = -INFINITY;
+    for (int i = 0; i < kPerLane; ++i) {
+      high = piece.logits[i] > high ? piece.logits[i] : high;
+      wrong |= id_of(piece, i) < row.vocab && !is_finite(piece.logits[i]);
+    }
     for (int mask = kHalfWarp / 2; mask > 0; mask /= 2) {
       const float other = shuffle_xor(high, mask);
       high = other > high ? other : high;
@@ -177,7 +185,7 @@ __device__ float find_maxima(const Row& row) {
     if (leads_half() && chunk < row.chunks) row.maxima[chunk] = high;
     top = high > top ? high : top;
   });
-  return block_max(top, -INFINITY);
+  return {block_max(top, -INFINITY), block_max(wrong, 0) == 0};
 }
 
 __device__ bool all_finite(const float* logits, int64_t vocab) {
@@ -399,8 +407,9 @@ __global__ void __launch_bounds__(kDrawThreads) draw_kernel(Sampling a) {
   const Row row((changed ? a.adjusted : a.logits) + index * vocab, vocab,
                 a.scratch + index * sampling_scratch(vocab));
 
-  const bool finite = all_finite(a.logits + index * vocab, vocab);
-  const float top = find_maxima(row);
+  const Maxima maxima = find_maxima(row);
+  const float top = maxima.top;
+  const bool finite = changed ? all_finite(a.logits + index * vocab, vocab) : maxima.finite;
   const DrawStatus status = !finite            ? kLogitNotFinite
                             : top == -INFINITY ? kNoTokenPossible
                             : !is_finite(top)  ? kPenaltyOverflow
@@ -425,7 +434,7 @@ __global__ void __launch_bounds__(kDrawThreads) log_probabilities_kernel(Samplin
   const int32_t count = a.state.slots[a.slots[index]].logprobs;
   if (count < 0 || a.status[index] != kDrawn) return;  // the whole block
   const Row row(a.logits + index * vocab, vocab, a.scratch + index * sampling_scratch(vocab));
-  const float top = find_maxima(row);
+  const float top = find_maxima(row).top;
   double total = 0;
   for_chunks(row, 0, [&](int64_t, const Piece& piece) {
     float sum = exp_nonpositive(piece.logits[0] - top);
