@@ -38,7 +38,8 @@ Result<void> validate(const SamplingParams& p, int64_t vocab_size) {
   if (p.top_p == 0) return bad("top_p must be above 0 (1 switches it off)");
   if (p.top_k < 0)
     return bad("top_k must be at least 0 (0 switches it off), found " + std::to_string(p.top_k));
-  if (p.n < 1 || p.n > 64) return bad("n must be in 1..64, found " + std::to_string(p.n));
+  if (p.n < 1 || p.n > kMaxSamples)
+    return bad("n must be in 1.." + std::to_string(kMaxSamples) + ", found " + std::to_string(p.n));
   if (p.max_tokens < 1)
     return bad("max_tokens must be at least 1, found " + std::to_string(p.max_tokens));
   if (p.min_tokens < 0 || p.min_tokens > p.max_tokens)

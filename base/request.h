@@ -17,13 +17,16 @@ namespace tailor {
 
 using TokenId = int32_t;
 
+/// Answers that one request may ask for.
+inline constexpr int32_t kMaxSamples = 64;
+
 /// What a request says about its answers whatever the model: these defaults hold everywhere.
 struct AnswerParams {
   float presence_penalty = 0.0f;   ///< over the answer
   float frequency_penalty = 0.0f;  ///< over the answer
   std::vector<std::pair<TokenId, float>> logit_bias;
   uint64_t seed = 0;  ///< fixed at acceptance when the client gave none
-  int32_t n = 1;      ///< answers per prompt
+  int32_t n = 1;      ///< answers per prompt, at most kMaxSamples
   int32_t max_tokens = 256;
   int32_t min_tokens = 0;  ///< no end token and no stop before that many
   bool ignore_eos = false;

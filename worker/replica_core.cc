@@ -115,8 +115,8 @@ void ReplicaCore::start(const Dispatch& dispatch, DispatchPayload&& payload) {
     cancel(dispatch.request, nullptr);
   }
   if (const auto checked = check(dispatch, payload); !checked) {
-    constexpr uint32_t kMostSamples = 64;  // the numbers have not been checked yet
-    for (uint32_t s = 0; s < std::clamp(dispatch.samples, 1u, kMostSamples); ++s)
+    const uint32_t told = std::clamp<uint32_t>(dispatch.samples, 1, kMaxSamples);  // unchecked yet
+    for (uint32_t s = 0; s < told; ++s)
       tell_failure({dispatch.request, s}, dispatch.attempt, 0, checked.error());
     return;
   }
