@@ -12,6 +12,9 @@
 
 namespace tailor::kv {
 
+/// Tokens of a block wherever nobody says otherwise: in the planner, the engines and on the wire.
+inline constexpr int32_t kBlockTokens = 16;
+
 enum class ValueType : uint8_t { kF32, kF16, kBF16 };
 
 /// How a K plane lies; a V plane is [slot][head_dim] everywhere. Engines differ in it.
@@ -22,7 +25,7 @@ enum class KeyPlane : uint8_t {
 
 /// All strides count values, not bytes.
 struct BlockLayout {
-  int64_t block_tokens = 16;
+  int64_t block_tokens = kBlockTokens;
   int64_t num_layers = 0;
   int64_t num_groups_local = 0;
   int64_t head_dim = 0;

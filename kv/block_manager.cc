@@ -24,7 +24,7 @@ BlockManager::BlockManager(const BlockManagerOptions& options)
 
 TableId BlockManager::open_table(TierId tier) {
   TAILOR_CHECK(!free_tables_.empty(), "more block tables than sequences that may hold blocks");
-  TAILOR_CHECK(tier < kMaxTiers, "a table on a tier that is not there");
+  TAILOR_CHECK(tier < kMaxTiers && capacity(tier) > 0, "a table on a tier that is not there");
   TableId id = free_tables_.back();
   free_tables_.pop_back();
   tables_[id].open = true;

@@ -19,11 +19,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kv/block_layout.h"
 #include "kv/block_moves.h"
 
 namespace tailor::kv {
-
-inline constexpr int32_t kBlockTokens = 16;
 
 /// A block table's place, dense from 0; reused after close_table().
 using TableId = int32_t;
@@ -38,7 +37,8 @@ class BlockManager {
  public:
   explicit BlockManager(const BlockManagerOptions& options);
 
-  /// An empty table on `tier`. At most `max_tables` are open at once (checked). Cost: O(1).
+  /// An empty table on `tier`, which has blocks. At most `max_tables` are open at once (both
+  /// checked). Cost: O(1).
   TableId open_table(TierId tier = kDeviceTier);
   /// Gives back the table and every block nobody else holds. A reservation must be over (checked):
   /// a move may still be filling its blocks. Cost: O(its blocks).

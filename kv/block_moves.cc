@@ -28,6 +28,16 @@ Result<void> check(const BlockMove& move, std::span<const int32_t> blocks) {
   return {};
 }
 
+Result<void> check_slab(TierId tier, BlockId block, int64_t group_local,
+                        std::span<const int32_t> blocks, int64_t num_groups_local) {
+  if (tier < blocks.size() && block >= 0 && block < blocks[tier] && group_local >= 0 &&
+      group_local < num_groups_local)
+    return {};
+  return fail(ErrorCode::kInvalidArgument, "no slab of block " + std::to_string(block) +
+                                               " and group " + std::to_string(group_local) +
+                                               " in tier " + std::to_string(tier));
+}
+
 MoveStatus agree(std::span<const MoveStatus> ranks, uint64_t agreed) {
   constexpr uint64_t kNone = std::numeric_limits<uint64_t>::max();
   uint64_t done = kNone, failed = kNone;

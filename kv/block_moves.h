@@ -33,6 +33,11 @@ struct BlockMove {
 /// that is not there, blocks copied onto themselves).
 Result<void> check(const BlockMove& move, std::span<const int32_t> blocks);
 
+/// The same of one slab, for who reads it: the KV group `group_local` of `num_groups_local` in a
+/// block.
+Result<void> check_slab(TierId tier, BlockId block, int64_t group_local,
+                        std::span<const int32_t> blocks, int64_t num_groups_local);
+
 /// How far a rank is, or the ranks are.
 struct MoveStatus {
   uint64_t done = 0;    ///< all moves up to this one are over

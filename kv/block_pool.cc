@@ -92,11 +92,8 @@ Result<void> BlockPool::begin(std::span<const BlockMove> moves) {
 }
 
 Result<uint64_t> BlockPool::checksum(TierId tier, BlockId block, int32_t group_local) const {
-  if (tier != kDeviceTier || block < 0 || block >= num_blocks_ || group_local < 0 ||
-      group_local >= layout_.num_groups_local)
-    return fail(ErrorCode::kInvalidArgument, "no slab of block " + std::to_string(block) +
-                                                 " and group " + std::to_string(group_local) +
-                                                 " in tier " + std::to_string(tier));
+  TAILOR_TRY(
+      check_slab(tier, block, group_local, std::span(&num_blocks_, 1), layout_.num_groups_local));
   return slab_checksum(layout_, {data_ + layout_.slab_offset(block, group_local),
                                  static_cast<size_t>(layout_.slab_bytes())});
 }

@@ -7,8 +7,9 @@
 // How a move, the steps around it and the ranks of a replica keep out of each other's way:
 //   - A plan's moves are begun before its rows are computed, on every rank in the plan's order.
 //   - A block that a move fills may be named by a step, and one that it reads may be written again,
-//     only when the move is over on every rank (MoveStatus, kv/block_moves.h). So a rank never
-//     waits for a copy, its own or another's, in the middle of a step.
+//     only when the move is over on every rank (MoveStatus, kv/block_moves.h). So no rank waits for
+//     another's copies, and need not wait for its own: begin() may copy and wait until that is done
+//     (both stores here do), or leave it to the device; status() waits for nothing.
 //   - What does not arrive as it left (checksum), or cannot be copied, has failed: a miss, never a
 //     token.
 #pragma once
@@ -34,7 +35,8 @@ class BlockStore {
   /// The device tier's memory, block after block; on the engine's device.
   virtual std::byte* device_data() const = 0;
 
-  /// Begins these, in order, behind all that were begun before. Errors: InvalidArgument (check() of
+  /// Begins these, in order, behind all that were begun before; they may be over when it returns.
+  /// Errors: InvalidArgument (check() of
   /// one; none of them is begun), DeviceFailure (the device is of no use any more).
   virtual Result<void> begin(std::span<const BlockMove> moves) = 0;
   /// The fence: how far they are; `failed` is the first above `agreed`, what is not above may be

@@ -50,11 +50,8 @@ class TensorStore final : public kv::BlockStore {
   }
 
   Result<uint64_t> checksum(kv::TierId tier, kv::BlockId block, int32_t group) const override {
-    if (tier != kv::kDeviceTier || block < 0 || block >= num_blocks_ || group < 0 ||
-        group >= layout_.num_groups_local)
-      return fail(ErrorCode::kInvalidArgument, "no slab of block " + std::to_string(block) +
-                                                   " and group " + std::to_string(group) +
-                                                   " in tier " + std::to_string(tier));
+    TAILOR_TRY(
+        kv::check_slab(tier, block, group, std::span(&num_blocks_, 1), layout_.num_groups_local));
     try {
       const at::Tensor slab = memory_[block]
                                   .narrow(0, layout_.slab_offset(0, group), layout_.slab_bytes())

@@ -39,6 +39,7 @@
 #include "base/result.h"
 #include "base/time.h"
 #include "comm/collective.h"
+#include "kv/block_layout.h"
 #include "kv/block_pool.h"
 #include "kv/block_store.h"
 #include "parallel/step_input.h"
@@ -62,7 +63,7 @@ struct EngineOptions {
   std::string packed_folder;             ///< cpu engine: of shared packed weights; empty = private
   int threads = 1;                       ///< math threads of this rank
   int first_core = -1;  ///< cpu engine: pins them from this usable core on; negative = not
-  int32_t block_tokens = 16;
+  int32_t block_tokens = kv::kBlockTokens;
   uint64_t kv_bytes = 0;    ///< KV pool of this rank; 0 = chosen from free memory and printed
   int32_t max_context = 0;  ///< 0 = the model's
   int32_t max_rows = 2048;  ///< rows of one step
@@ -85,6 +86,7 @@ struct EngineInfo {
   int64_t num_layers = 0, hidden_size = 0;
   int32_t max_context = 0;
   int32_t num_blocks = 0;  ///< of this rank's pool; the replica's is the minimum over ranks
+  int32_t block_tokens = kv::kBlockTokens;  ///< whoever plans for it plans for these (checked)
   uint64_t weight_bytes = 0, kv_bytes = 0;
   std::string summary;  ///< device, type, sizes and why they were chosen, for people
 };
@@ -170,7 +172,7 @@ class Engine {
 };
 
 /// One step for those who draw nothing: its logits (rank 0 brings room for all of them, other ranks
-/// none) and hidden states. With nothing uncollected.
+/// none) and hidden states. With nothing uncollected. Errors: those of submit and collect.
 Result<void> forward(Engine& engine, const StepInput& input, std::span<float> logits,
                      const HiddenTaps& taps = {});
 

@@ -90,8 +90,7 @@ class CpuEngine final : public SynchronousEngine {
         step_(std::move(parts)) {}
 
   static Parts parts_of(EngineInfo info, const TpContext& tp, const EngineOptions& options) {
-    return {std::move(info), options.max_rows, options.block_tokens,
-            tp.rank == 0,    options.slots,    options.end_tokens};
+    return {std::move(info), options.max_rows, tp.rank == 0, options.slots, options.end_tokens};
   }
 
  private:
@@ -170,6 +169,7 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   info.hidden_size = config.hidden_size;
   info.max_context = size.max_context;
   info.num_blocks = size.num_blocks;
+  info.block_tokens = options.block_tokens;
   info.weight_bytes = packed->bytes();
   info.kv_bytes =
       static_cast<uint64_t>(layout.block_bytes()) * static_cast<uint64_t>(size.num_blocks);

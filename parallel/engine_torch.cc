@@ -109,8 +109,8 @@ class TorchEngine final : public SynchronousEngine {
   TorchEngine(const weights::ModelConfig& config, const TpContext& tp, const EngineOptions& options,
               Setup setup, ShardWeights weights, std::shared_ptr<kv::BlockStore> store,
               PagedPool pool, EngineInfo info)
-      : SynchronousEngine({std::move(info), options.max_rows, options.block_tokens, tp.rank == 0,
-                           options.slots, options.end_tokens}),
+      : SynchronousEngine(
+            {std::move(info), options.max_rows, tp.rank == 0, options.slots, options.end_tokens}),
         config_(config),
         tp_(tp),
         progress_(options.progress != nullptr ? *options.progress : unseen_progress_),
@@ -364,6 +364,7 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
   info.hidden_size = config.hidden_size;
   info.max_context = size.max_context;
   info.num_blocks = size.num_blocks;
+  info.block_tokens = options.block_tokens;
   info.weight_bytes = setup.weight_bytes;
   info.kv_bytes =
       static_cast<uint64_t>(layout.block_bytes()) * static_cast<uint64_t>(size.num_blocks);

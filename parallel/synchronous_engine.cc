@@ -14,7 +14,7 @@ SynchronousEngine::SynchronousEngine(Parts parts)
       bounds_{.max_rows = parts.max_rows,
               .max_context = info_.max_context,
               .num_blocks = info_.num_blocks,
-              .block_tokens = parts.block_tokens,
+              .block_tokens = info_.block_tokens,
               .vocab_size = info_.vocab_size},
       leads_(parts.leads),
       sampler_(leads_ ? info_.vocab_size : 0, std::move(parts.end_tokens)),

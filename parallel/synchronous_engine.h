@@ -28,7 +28,6 @@ class SynchronousEngine : public Engine {
   struct Parts {
     EngineInfo info;
     int32_t max_rows = 0;
-    int64_t block_tokens = 16;
     bool leads = true;  ///< rank 0: draws, and takes logits
     int32_t slots = 0;
     std::vector<TokenId> end_tokens;

@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 
@@ -38,6 +39,8 @@ LeaderLoop::LeaderLoop(const LeaderParts& parts, const LeaderOptions& options)
           parts.tokenizer,
           [io = &parts.io](comm::ReportFrame report) { io->report(std::move(report)); },
           parts.text_progress) {
+  TAILOR_CHECK(parts.engine.info().block_tokens == options.planner.block_tokens,
+               "the planner counts blocks of another size than the engine's");
   for (int i = 0; i < parts.engine.depth(); ++i)
     steps_.push_back(
         {EngineStep(probe_.layers(), options.planner.slots, parts.engine.info().hidden_size)});

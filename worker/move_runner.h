@@ -22,8 +22,8 @@ class MoveRunner {
       : store_(store), collective_(collective) {}
 
   /// With each plan, before its rows are computed: where moves of earlier plans are open, agrees
-  /// about them; then begins this plan's. Waits for no copy. Errors: those of the collective and of
-  /// BlockStore::begin(): the rank must leave.
+  /// about them; then begins this plan's. Waits for no copy but BlockStore::begin()'s. Errors:
+  /// those of the collective and of BlockStore::begin(): the rank must leave.
   Result<void> begin(std::span<const kv::BlockMove> moves);
 
   /// Moves are begun that the ranks have not agreed about: plans must go on.

@@ -15,7 +15,10 @@ OfflineRun::OfflineRun(parallel::Engine& engine, const OfflineOptions& options)
              .probe = {.prompt = !options.layers.empty(),
                        .every = options.layers.empty() ? 0 : options.tap_every}}),
       engine_step_(options.layers, options.planner.slots, engine.info().hidden_size),
-      texts_(options.tokenizer) {}
+      texts_(options.tokenizer) {
+  TAILOR_CHECK(engine.info().block_tokens == options.planner.block_tokens,
+               "the planner counts blocks of another size than the engine's");
+}
 
 void OfflineRun::add(Request request) {
   const Dispatch dispatch{request.id, Attempt{1}, static_cast<uint32_t>(request.sampling.n),
