@@ -251,7 +251,7 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
   if (o.pin) engine.first_core = (o.replica * o.tp + local) * o.threads;
   engine.kv_bytes = o.kv_memory;
   engine.max_context = o.max_context;
-  engine.max_rows = kMaxTokenBudget + o.slots + kv::kBlockTokens;
+  engine.max_rows = max_rows({.slots = o.slots, .token_budget = kMaxTokenBudget});
   engine.slots = o.slots;
   engine.end_tokens = out.eos_tokens;
   engine.ranks_on_host = o.ranks_on_host;

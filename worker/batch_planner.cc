@@ -7,6 +7,10 @@
 
 namespace tailor::worker {
 
+int32_t max_rows(const PlannerOptions& options) {
+  return std::max(options.token_budget, options.slots + options.block_tokens);
+}
+
 BatchPlanner::BatchPlanner(const PlannerOptions& options)
     : options_(options),
       blocks_({.tier_blocks = {options.num_blocks},
@@ -21,10 +25,6 @@ BatchPlanner::BatchPlanner(const PlannerOptions& options)
   plan_.admitted.reserve(options.slots);
   free_slots_.reserve(options.slots);
   for (int32_t slot = options.slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
-}
-
-int32_t BatchPlanner::max_rows() const {
-  return std::max(options_.token_budget, options_.slots + options_.block_tokens);
 }
 
 bool BatchPlanner::before(SequenceIndex a, SequenceIndex b) const {
@@ -94,8 +94,7 @@ void BatchPlanner::emit(SequenceIndex index, int32_t num_tokens, bool decode) {
   plan_.chunks.push_back({.index = index,
                           .first_position = s.computed,
                           .num_tokens = num_tokens,
-                          .wants_logits = s.computed + num_tokens == s.known,
-                          .decode = decode});
+                          .wants_logits = s.computed + num_tokens == s.known});
   (decode ? plan_.decode_tokens : plan_.prefill_tokens) += num_tokens;
 }
 

@@ -61,6 +61,9 @@ struct PlannerOptions {
   int32_t token_budget = 256;  ///< rows of a step; prompts always get at least one block of rows
 };
 
+/// The most rows a plan can have: what an engine needs room for.
+int32_t max_rows(const PlannerOptions& options);
+
 /// Tokens [first_position, first_position + num_tokens) of a sequence.
 struct PlannedChunk {
   SequenceIndex index = 0;
@@ -68,7 +71,6 @@ struct PlannedChunk {
   int32_t num_tokens = 0;
   /// The chunk ends with the last known token: the next one is to be drawn.
   bool wants_logits = false;
-  bool decode = false;  ///< one token that was drawn in the step before
 };
 
 /// Begins to run, in a slot of its own until it ends or is preempted.
@@ -146,8 +148,6 @@ class BatchPlanner {
   int32_t waiting_sequences() const { return static_cast<int32_t>(waiting_.size()); }
   int32_t paused_sequences() const { return static_cast<int32_t>(paused_.size()); }
   int32_t retired_sequences() const { return retired_; }
-  /// The most rows a plan can have.
-  int32_t max_rows() const;
 
   /// The blocks of a sequence; empty where it holds none.
   std::span<const kv::BlockId> block_table(SequenceIndex index) const;

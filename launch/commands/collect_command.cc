@@ -184,7 +184,7 @@ Result<int> collect_offline(const Options& o) {
   engine_options.threads = o.threads > 0 ? o.threads : usable_cores().count();
   engine_options.max_context =
       static_cast<int32_t>(std::min<int64_t>(kMaxContext, files->config().max_position));
-  engine_options.max_rows = o.prompt_rows + o.slots + kv::kBlockTokens;
+  engine_options.max_rows = worker::max_rows({.slots = o.slots, .token_budget = o.prompt_rows});
   engine_options.slots = o.slots;
   engine_options.end_tokens = text.end_tokens;
   const int64_t blocks =

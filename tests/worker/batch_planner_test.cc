@@ -53,7 +53,7 @@ TEST(BatchPlanner, CutsALongPromptIntoChunksOfTheBudget) {
     EXPECT_EQ(plan.chunks[0].index, a);
     chunks.emplace_back(plan.chunks[0].first_position, plan.chunks[0].num_tokens);
     EXPECT_EQ(plan.chunks[0].wants_logits, i >= 2);
-    EXPECT_EQ(plan.chunks[0].decode, i == 3);
+    EXPECT_EQ(plan.decode_tokens, i == 3);
     draw_all(p, plan);
   }
   EXPECT_EQ(chunks, (std::vector<std::pair<int, int>>{{0, 32}, {32, 32}, {64, 6}, {70, 1}}));
@@ -67,7 +67,7 @@ TEST(BatchPlanner, DecodesBesideAPromptAndCountsThemInTheBudget) {
   const BatchPlan& plan = p.plan();
   ASSERT_EQ(plan.chunks.size(), 2u);
   EXPECT_EQ(plan.chunks[0].index, a);
-  EXPECT_TRUE(plan.chunks[0].decode);
+  EXPECT_EQ(plan.chunks[0].num_tokens, 1);
   EXPECT_EQ(plan.chunks[1].index, b);
   EXPECT_EQ(plan.chunks[1].num_tokens, 31);
   EXPECT_EQ(plan.decode_tokens, 1);
@@ -423,7 +423,7 @@ void run_random_workload(int seed, bool pausing) {
       ASSERT_TRUE(in_plan.insert(c.index).second) << "twice in one step";
       Model& m = live.at(c.index);
       rows += c.num_tokens;
-      (c.decode ? decode : prefill) += c.num_tokens;
+      (m.running && m.known - m.computed == 1 ? decode : prefill) += c.num_tokens;
       auto table = p.block_table(c.index);
       ASSERT_FALSE(m.paused);
       if (!m.running && m.holds) {  // resumed, where it was
@@ -455,7 +455,7 @@ void run_random_workload(int seed, bool pausing) {
       }
       m.computed += c.num_tokens;
     }
-    ASSERT_LE(rows, p.max_rows());
+    ASSERT_LE(rows, max_rows(planner_options));
     ASSERT_EQ(prefill, plan.prefill_tokens);
     ASSERT_EQ(decode, plan.decode_tokens);
     ASSERT_LE(prefill, std::max(budget, 16));
