@@ -12,17 +12,25 @@ namespace {
 /// Moves, submits and collects when the leader does.
 Result<void> follow(parallel::Engine& engine, MoveRunner& moves, PlanKind kind,
                     const parallel::StepInput& input, int& uncollected) {
-  if (kind == PlanKind::kStep || kind == PlanKind::kAgree) {
-    TAILOR_TRY(kind == PlanKind::kStep ? moves.begin(input.moves) : moves.begin({}));
-    moves.take();  // the leader's affair
-  }
-  if (kind == PlanKind::kAgree) return {};
-  if (kind == PlanKind::kStep) {
-    TAILOR_TRY(engine.submit(input, {}));
-    if (++uncollected < engine.depth()) return {};
+  switch (kind) {
+    case PlanKind::kStep:
+      TAILOR_TRY(moves.begin(input.moves));
+      moves.take();  // the leader's affair
+      TAILOR_TRY(engine.submit(input, {}));
+      if (++uncollected < engine.depth()) return {};
+      break;
+    case PlanKind::kCollect:
+      break;
+    case PlanKind::kAgree:
+      TAILOR_TRY(moves.begin({}));
+      moves.take();
+      return {};
+    case PlanKind::kSleep:
+    case PlanKind::kShutdown:
+      return fail(ErrorCode::kInternal, "a plan that is no work");
   }
   --uncollected;
-  if (auto done = engine.collect(); !done) return tl::unexpected(done.error());
+  TAILOR_TRY(engine.collect());
   return {};
 }
 

@@ -1,5 +1,6 @@
 #include "worker/plan_channel.h"
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 

@@ -296,7 +296,12 @@ void ReplicaCore::add_draw(Step& step, int32_t chunk, ReplicaSequence& s) {
 ReportDraft& ReplicaCore::end(const StepResult& result) {
   TAILOR_CHECK(under_way_ > 0, "no step is under way");
   const Step& step = oldest();
-  TAILOR_CHECK(result.tokens.size() == step.draws.size(), "a step draws one token per row");
+  const size_t draws = step.draws.size();
+  TAILOR_CHECK(result.tokens.size() == draws, "a step draws one token per row");
+  TAILOR_CHECK(result.logprobs.empty() || result.logprobs.size() == draws,
+               "log-probabilities are of every row or of none");
+  TAILOR_CHECK(result.laws.empty() || result.laws.size() == step.taps.size(),
+               "laws are of every tap or of none");
   --under_way_;
   stalled_ = false;
   leave_step(step);
