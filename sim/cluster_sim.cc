@@ -68,7 +68,6 @@ class Run {
     if (ended_ != requests_.size())
       return fail(ErrorCode::kInternal, std::to_string(requests_.size() - ended_) +
                                             " requests never ended in the simulation");
-    result_.makespan = now_ - begin_;
     return std::move(result_);
   }
 
@@ -178,13 +177,7 @@ class Run {
 double SimResult::per_token_latency_s(std::span<const SimRequest> requests) const {
   double sum = 0;
   for (size_t i = 0; i < outcomes.size(); ++i)
-    sum += to_seconds(outcomes[i].finish) / requests[i].length;
-  return outcomes.empty() ? 0 : sum / static_cast<double>(outcomes.size());
-}
-
-double SimResult::mean_latency_s() const {
-  double sum = 0;
-  for (const SimOutcome& outcome : outcomes) sum += to_seconds(outcome.finish);
+    sum += to_seconds(outcomes[i].finish) / requests[i].longest();
   return outcomes.empty() ? 0 : sum / static_cast<double>(outcomes.size());
 }
 

@@ -53,12 +53,11 @@ struct SimOutcome {
 
 struct SimResult {
   std::vector<SimOutcome> outcomes;  ///< in the order of the requests
-  Duration makespan{};
   uint64_t steps = 0, preemptions = 0;
 
-  /// (completion - arrival) / output tokens, seconds: mean over requests.
+  /// (completion - arrival) / output tokens, seconds: mean over requests. Of n samples, which run
+  /// beside each other: the end of the last, over the tokens of the longest.
   double per_token_latency_s(std::span<const SimRequest> requests) const;
-  double mean_latency_s() const;
 };
 
 /// Runs until every request has ended. `requests` by arrival. Errors: InvalidArgument (not in

@@ -19,9 +19,8 @@
 
 namespace tailor::tie {
 
-inline constexpr double kDecayPerTau = 0.9;    ///< gamma
-inline constexpr double kTieTauSeconds = 30;   ///< of the score, as published
-inline constexpr double kRankTauSeconds = 10;  ///< of the preemptive ranks (rank_table.h)
+inline constexpr double kDecayPerTau = 0.9;   ///< gamma
+inline constexpr double kTieTauSeconds = 30;  ///< of the score, as published
 
 /// 0.5 while anybody waits and there is no slot.
 double beta(double waiting, double slots);

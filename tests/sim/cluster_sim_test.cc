@@ -181,6 +181,9 @@ TEST(ClusterSim, AllSamplesOfARequestRunAndTheLastEndsIt) {
   EXPECT_GE(to_seconds(result->outcomes[0].finish), 30 * StepTimes{}.base_s);
   EXPECT_LT(to_seconds(result->outcomes[0].first_token), 3 * StepTimes{}.base_s);
   EXPECT_EQ(result->steps, 31u);  // its samples wait a step for the prompt
+  const std::vector requests = {r};
+  const double finish = to_seconds(result->outcomes[0].finish);
+  EXPECT_DOUBLE_EQ(result->per_token_latency_s(requests), finish / 30) << "of the longest";
 }
 
 }  // namespace
