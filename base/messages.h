@@ -140,7 +140,8 @@ struct LawProbed {
   LengthLaw law;
 };
 
-/// Once per step that did something.
+/// Once per step that did something; and where no step is to come, once for the commands taken into
+/// account and what they changed.
 struct StepReport {
   uint64_t step = 0;
   uint64_t applied_seq = 0;  ///< sequence number of the last command taken into account

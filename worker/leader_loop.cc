@@ -131,7 +131,7 @@ Result<void> LeaderLoop::take_step(Time started) {
   if (core_.steps_under_way() > 0) return end_step(started);
   move_slots(core_, nullptr, parts_.engine, scratch_);
   if (!core_.unreported()) return {};
-  send_report(core_.report(), started);
+  send_report(core_.report());
   return {};
 }
 
@@ -161,7 +161,8 @@ Result<void> LeaderLoop::end_step(Time started) {
   move_slots(core_, nullptr, parts_.engine, scratch_);
   draft.report.forward_time = drawn.forward_time;
   draft.report.sample_time = drawn.sample_time;
-  send_report(draft, started);
+  draft.report.step_time = now() - started;
+  send_report(draft);
   return {};
 }
 
@@ -173,9 +174,8 @@ std::span<const LengthLaw> LeaderLoop::laws_of(const UnderWay& ended) {
   return laws_;
 }
 
-void LeaderLoop::send_report(ReportDraft& draft, Time started) {
+void LeaderLoop::send_report(ReportDraft& draft) {
   log_changes(draft.report, draft.payload);
-  draft.report.step_time = now() - started;
   text_.send(std::move(draft));
 }
 

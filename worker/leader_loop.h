@@ -75,7 +75,7 @@ class LeaderLoop {
   Result<void> begin_moves(std::span<const kv::BlockMove> moves);
   Result<void> end_step(Time started);
   std::span<const LengthLaw> laws_of(const UnderWay& ended);
-  void send_report(ReportDraft& draft, Time started);
+  void send_report(ReportDraft& draft);
   Result<void> wake_followers_and_send(const Plan& plan, const parallel::StepInput& input);
   void put_followers_to_sleep();
 

@@ -44,7 +44,7 @@ void ReplicaCore::apply(const ToReplica& command, DispatchPayload payload) {
   if (envelope.epoch != epoch_) return;
   if (envelope.sequence != 0) {
     if (envelope.sequence <= applied_) return;
-    applied_ = envelope.sequence;
+    take_into_account(envelope.sequence);
   }
   if (const auto* dispatch = std::get_if<Dispatch>(&command.command)) {
     start(*dispatch, std::move(payload));
@@ -57,7 +57,7 @@ void ReplicaCore::apply(const ToReplica& command, DispatchPayload payload) {
 
 void ReplicaCore::welcome(const Envelope& envelope) {
   if (envelope.epoch == epoch_) {
-    applied_ = std::max(applied_, envelope.sequence);
+    if (envelope.sequence > applied_) take_into_account(envelope.sequence);
     return;
   }
   for (size_t index = 0; index < sequences_.size(); ++index)
@@ -66,8 +66,14 @@ void ReplicaCore::welcome(const Envelope& envelope) {
   words_.clear();
   draining_ = drained_ = false;
   epoch_ = envelope.epoch;
-  applied_ = envelope.sequence;
+  take_into_account(envelope.sequence);
   reported_ = 0;
+}
+
+/// Told with the next report, which somebody waits for though no step follows.
+void ReplicaCore::take_into_account(uint64_t sequence) {
+  applied_ = sequence;
+  unreported_ = true;
 }
 
 /// Only what has been opened and closed is still told. An entry that goes told of an end; nothing

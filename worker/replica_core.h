@@ -142,7 +142,7 @@ class ReplicaCore {
   /// Valid until the next end() or report(); it may be moved out, and its memory is reused where it
   /// is not.
   ReportDraft& end(const StepResult& result);
-  /// Something is to be told and no step will do it.
+  /// Something is to be told, if no step does it: at least that a command was taken into account.
   bool unreported() const { return unreported_; }
   ReportDraft& report();
   /// Reports that are not of a step, in order: to be sent behind the draft that was given last,
@@ -187,6 +187,7 @@ class ReplicaCore {
   void tell_plan(const BatchPlan& plan);
   void lay_out(Step& step, const BatchPlan& plan);
   void add_draw(Step& step, int32_t chunk, ReplicaSequence& s);
+  void take_into_account(uint64_t sequence);
   void leave_step(const Step& step);
   void tell_laws(const Step& step, std::span<const LengthLaw> laws);
   void take_draw(const Step::Row& row, const Result<TokenId>& drawn, LogprobEntry* logprobs);

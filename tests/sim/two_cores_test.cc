@@ -211,9 +211,53 @@ TEST(TwoCores, EveryRequestEndsOnceAndNothingStaysBehind) {
     preempted += world.preempted;
     unfit += world.unfit;
   }
-  EXPECT_GT(whole, 1000u);
-  EXPECT_GT(preempted, 10u);
-  EXPECT_GT(unfit, 10u);
+  EXPECT_GT(whole, 1500u);
+  EXPECT_GT(preempted, 300u);
+  EXPECT_GT(unfit, 25u);
+}
+
+// `tailor status` counts them.
+TEST(TwoCores, NothingStaysInFlightToAnIdleReplica) {
+  const Time now{seconds(1000)};
+  SchedulerCore core(CoreOptions{});
+  SimReplica replica(ReplicaId{0}, kPlanner, StepTimes{});
+  const std::vector<uint32_t> length = {3}, none = {0};
+  const auto tell = [&](const CoreEvent& event) {
+    std::vector<CoreCommand> commands;
+    core.handle(now, event, commands);
+    for (const CoreCommand& command : commands) {
+      const auto* to = std::get_if<ToReplica>(&command);
+      if (to == nullptr) continue;
+      const auto* dispatch = std::get_if<Dispatch>(&to->command);
+      replica.apply(*to, dispatch ? lengths_only(*dispatch, none, length) : DispatchPayload{});
+    }
+    return core.replica(ReplicaId{0}).commands_in_flight;
+  };
+  const auto step = [&]() -> FromReplica {
+    EXPECT_TRUE(replica.begin().has_value());
+    worker::ReportDraft& draft = replica.end([](SequenceId) { return 3u; });
+    return {draft.envelope, draft.report};
+  };
+  Hello hello;
+  hello.info.slots = kPlanner.slots;
+  hello.info.num_blocks = kPlanner.num_blocks;
+  EXPECT_EQ(tell(FromReplica{{ReplicaId{0}}, hello}), 1u) << "its Welcome";
+  EXPECT_EQ(tell(step()), 0u);
+  EXPECT_FALSE(replica.begin().has_value()) << "once";
+
+  Arrived arrived;
+  arrived.id = RequestId{1};
+  arrived.prompt_tokens = 5;
+  arrived.max_tokens = 80;
+  arrived.arrival = now;
+  EXPECT_EQ(tell(arrived), 1u) << "its Dispatch";
+  EXPECT_EQ(tell(step()), 0u);
+  const FromReplica second = step(), third = step();  // with the end; on their way
+  EXPECT_EQ(tell(Abandoned{RequestId{1}}), 1u) << "its cancel, which meets nothing";
+  tell(second);
+  EXPECT_EQ(tell(third), 1u);
+  EXPECT_EQ(tell(step()), 0u);
+  EXPECT_FALSE(replica.begin().has_value());
 }
 
 }  // namespace
