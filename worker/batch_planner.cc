@@ -65,6 +65,7 @@ const BatchPlan& BatchPlanner::plan(bool under_way) {
   plan_.unfit.clear();
   plan_.admitted.clear();
   plan_.moves.clear();
+  plan_.moves.swap(ordered_);
   plan_.prefill_tokens = plan_.decode_tokens = 0;
 
   int32_t decoding = 0;
@@ -303,6 +304,15 @@ void BatchPlanner::resume(SequenceIndex index) {
   remove(paused_, index);
   s.paused = false;
   insert(waiting_, index);
+}
+
+void BatchPlanner::order(const kv::BlockMove& move) {
+  const auto ours = [this](kv::TierId tier, kv::BlockId block) {
+    return tier == kv::kDeviceTier && block < options_.num_blocks;
+  };
+  TAILOR_CHECK(!ours(move.from_tier, move.from) && !ours(move.to_tier, move.to),
+               "a move is ordered of blocks that are planned here");
+  ordered_.push_back(move);
 }
 
 void BatchPlanner::find(RequestId request, std::vector<SequenceIndex>& out) const {

@@ -136,12 +136,16 @@ class BatchPlanner {
   /// A paused sequence waits again, in its place in the order.
   void resume(SequenceIndex index);
 
+  /// A move of blocks into the next plan, behind those ordered before. Neither side is of the
+  /// device blocks planned here (checked): what fills and reads those is a step.
+  void order(const kv::BlockMove& move);
+
   /// Indexes of a request's sequences that have not ended, appended to `out`. Cost: O(running +
   /// waiting).
   void find(RequestId request, std::vector<SequenceIndex>& out) const;
 
-  /// Somebody runs or waits to.
-  bool has_work() const { return !running_.empty() || !waiting_.empty(); }
+  /// Somebody runs or waits to, or a move is ordered that is in no plan yet.
+  bool has_work() const { return !running_.empty() || !waiting_.empty() || !ordered_.empty(); }
   /// Nobody is here, not even paused.
   bool empty() const { return !has_work() && paused_.empty() && retired_ == 0; }
   int32_t running_sequences() const { return static_cast<int32_t>(running_.size()); }
@@ -204,6 +208,7 @@ class BatchPlanner {
   bool under_way_ = false;  // while planning
   uint64_t plans_ = 0;
   uint64_t next_order_ = 0;
+  std::vector<kv::BlockMove> ordered_;  // for the next plan
   BatchPlan plan_;
 };
 

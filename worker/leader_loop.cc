@@ -53,6 +53,8 @@ LoopExit LeaderLoop::run() {
     const Time started = take_inputs();
     if (exit_) break;
     for (const StopFound& stop : text_.stops().drain()) core_.apply(stop);
+    if (parts_.moves != nullptr)
+      for (const kv::BlockMove& move : parts_.moves->wanted.drain()) core_.order(move);
     if (auto done = take_step(started); !done) {
       LOG_ERROR("a step failed: {}", to_string(done.error()));
       exit_ = LoopExit{kExitDevice, false};
@@ -148,6 +150,8 @@ Result<void> LeaderLoop::begin_step(const Step& step) {
 Result<void> LeaderLoop::begin_moves(std::span<const kv::BlockMove> moves) {
   TAILOR_TRY(moves_.begin(moves));
   for (const kv::MoveEvent& event : moves_.take()) core_.apply(event);
+  for (MoveOutcome& outcome : core_.take_moved())
+    parts_.moves->over.push_always(std::move(outcome));
   return {};
 }
 

@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/mailbox.h"
 #include "base/messages.h"
 #include "comm/collective.h"
 #include "comm/worker_io.h"
@@ -43,6 +44,15 @@ struct LeaderOptions {
   LengthProbe probe;  ///< off without heads for this model
 };
 
+/// Block moves that somebody wants of a replica, and what became of each, in their order. An idle
+/// leader looks here when its inbox wakes it, at the latest after `idle_wait`.
+struct MoveDesk {
+  /// Of blocks that every rank's store has: what is not there ends the rank.
+  Mailbox<kv::BlockMove> wanted{1024};
+  /// Never refused: at most as many as were wanted.
+  Mailbox<MoveOutcome> over{1024};
+};
+
 struct LeaderParts {
   parallel::Engine& engine;
   comm::Collective* control;  ///< null at tensor-parallel size 1
@@ -51,6 +61,7 @@ struct LeaderParts {
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< null: token ids only
   Progress* text_progress = nullptr;                 ///< written by the text thread
   kv::BlockStore* store = nullptr;                   ///< the engine's; null: nothing is moved
+  MoveDesk* moves = nullptr;                         ///< null: nobody wants any
 };
 
 class LeaderLoop {

@@ -177,13 +177,18 @@ void ReplicaCore::apply(const StopFound& stop) {
     if (at(index).id == stop.sequence && at(index).attempt == stop.attempt) return close(index);
 }
 
+void ReplicaCore::order(const kv::BlockMove& move) { planner_.order(move); }
+
 void ReplicaCore::apply(const kv::MoveEvent& event) {
   const auto* done = std::get_if<kv::MoveDone>(&event);
   const uint64_t over = done != nullptr ? done->through : std::get<kv::MoveFailed>(event).move;
-  TAILOR_CHECK(
-      over <= moves_begun_ && (done != nullptr ? over > moves_over_ : over == moves_over_ + 1),
-      "moves are agreed about out of order");
-  moves_over_ = over;
+  const uint64_t begun = moves_over_ + moving_.size();
+  TAILOR_CHECK(over <= begun && (done != nullptr ? over > moves_over_ : over == moves_over_ + 1),
+               "moves are agreed about out of order");
+  for (; moves_over_ < over; ++moves_over_) {
+    moved_.push_back({moving_.front(), done != nullptr});
+    moving_.pop_front();
+  }
 }
 
 /// Ends a sequence without a last token of ours.
@@ -266,7 +271,7 @@ void ReplicaCore::tell_plan(const BatchPlan& plan) {
 void ReplicaCore::lay_out(Step& step, const BatchPlan& plan) {
   step.chunks.assign(plan.chunks.begin(), plan.chunks.end());
   step.moves.assign(plan.moves.begin(), plan.moves.end());
-  moves_begun_ += plan.moves.size();
+  moving_.insert(moving_.end(), plan.moves.begin(), plan.moves.end());
   step.admitted.assign(plan.admitted.begin(), plan.admitted.end());
   step.draws.clear();
   step.taps.clear();

@@ -21,8 +21,10 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/messages.h"
@@ -115,6 +117,12 @@ struct StepResult {
   std::span<const LengthLaw> laws;          ///< one per tap, or none
 };
 
+/// A move that was ordered is over on every rank.
+struct MoveOutcome {
+  kv::BlockMove move;
+  bool arrived = false;  ///< false: it failed on some rank, and its target holds nothing on any
+};
+
 class ReplicaCore {
  public:
   explicit ReplicaCore(const ReplicaOptions& options);
@@ -129,9 +137,16 @@ class ReplicaCore {
   /// The text of an answer ended behind a token; without effect when it has ended or been replaced.
   void apply(const StopFound& stop);
 
+  // ---- block moves ----
+
+  /// BatchPlanner::order(): begun with the next step, which may be nothing else. Of no epoch: a
+  /// Welcome leaves it alone.
+  void order(const kv::BlockMove& move);
   /// What the ranks agreed about the moves of earlier steps (worker/move_runner.h), in order
   /// (checked).
   void apply(const kv::MoveEvent& event);
+  /// The moves that are over since the last call, in the order they were ordered in.
+  std::vector<MoveOutcome> take_moved() { return std::exchange(moved_, {}); }
 
   // ---- steps ----
 
@@ -155,7 +170,7 @@ class ReplicaCore {
 
   bool has_work() const { return planner_.has_work() || under_way_ > 0 || moves_open(); }
   /// Moves are begun that the ranks have not agreed about.
-  bool moves_open() const { return moves_over_ < moves_begun_; }
+  bool moves_open() const { return !moving_.empty(); }
   int32_t steps_under_way() const { return under_way_; }
   /// The step that end() ends next; one is under way.
   const Step& oldest() const {
@@ -172,6 +187,7 @@ class ReplicaCore {
 
  private:
   void welcome(const Envelope& envelope);
+  void take_into_account(uint64_t sequence);
   void drop_draft();
   Envelope next_envelope();
   void start(const Dispatch& dispatch, DispatchPayload&& payload);
@@ -187,7 +203,6 @@ class ReplicaCore {
   void tell_plan(const BatchPlan& plan);
   void lay_out(Step& step, const BatchPlan& plan);
   void add_draw(Step& step, int32_t chunk, ReplicaSequence& s);
-  void take_into_account(uint64_t sequence);
   void leave_step(const Step& step);
   void tell_laws(const Step& step, std::span<const LengthLaw> laws);
   void take_draw(const Step::Row& row, const Result<TokenId>& drawn, LogprobEntry* logprobs);
@@ -204,9 +219,11 @@ class ReplicaCore {
 
   std::array<Step, 2> steps_;  // step `number` at number % 2
   int32_t under_way_ = 0;
-  bool stalled_ = false;  // the last plan was empty while a step is under way
-  uint64_t moves_begun_ = 0, moves_over_ = 0;
-  uint64_t step_ = 0;  // number of the last step
+  bool stalled_ = false;              // the last plan was empty while a step is under way
+  std::deque<kv::BlockMove> moving_;  // begun, not agreed about
+  uint64_t moves_over_ = 0;           // of all that were begun
+  std::vector<MoveOutcome> moved_;    // to be taken
+  uint64_t step_ = 0;                 // number of the last step
 
   Epoch epoch_;
   uint64_t applied_ = 0;   // sequence number of the last command

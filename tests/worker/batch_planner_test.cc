@@ -312,6 +312,22 @@ TEST(BatchPlanner, PausedAndResumedWhileItsTokenIsDrawnItWaitsForTheToken) {
     EXPECT_TRUE(p.check_integrity().has_value());
   }
 }
+TEST(BatchPlanner, OrderedMovesStandOnceInTheNextPlanInTheirOrder) {
+  BatchPlanner p(options(20, 2, 64));
+  p.order({.from = 20, .to = 30});
+  p.order({.from = 21, .to = 31, .count = 2});
+  EXPECT_TRUE(p.has_work());
+  EXPECT_FALSE(p.empty());
+  const BatchPlan& plan = p.plan();
+  EXPECT_TRUE(plan.chunks.empty());
+  ASSERT_EQ(plan.moves.size(), 2u);
+  EXPECT_EQ(plan.moves[0].to, 30);
+  EXPECT_EQ(plan.moves[1].to, 31);
+  EXPECT_TRUE(p.empty());
+  add_one(p, 1, 20);
+  EXPECT_TRUE(p.plan().moves.empty());
+}
+
 
 TEST(BatchPlanner, AsLongAsOneIsPausedItIsNotEmpty) {
   BatchPlanner p(options(20, 2, 64));

@@ -150,39 +150,48 @@ class ReplicaEnd {
   int open_ = 0;
 };
 
+/// Block moves of a replica: each rank's store, and who wants them.
+struct Moving {
+  std::vector<kv::BlockStore*> stores;  ///< by rank, or none
+  MoveDesk* desk = nullptr;
+};
+
 /// A whole replica of `tp` threads.
 class Replica : public ReplicaEnd {
  public:
   Replica(int tp, PlannerOptions planner, size_t max_backlog = 64, LengthProbe probe = {},
-          bool ahead = false, std::shared_ptr<const text::Tokenizer> tokenizer = nullptr)
+          bool ahead = false, std::shared_ptr<const text::Tokenizer> tokenizer = nullptr,
+          Moving moving = {})
       : group_(tp, seconds(20)), engine_group_(tp, seconds(20)) {
     for (int rank = 0; rank < tp; ++rank) ios_.push_back(std::make_unique<LocalIo>());
     for (int rank = 1; rank < tp; ++rank) ios_[0]->followers.push_back(ios_[rank].get());
     progress_ = std::vector<Progress>(tp);
     exits_.resize(tp);
     for (int rank = 0; rank < tp; ++rank) {
-      threads_.emplace_back([this, rank, tp, planner, max_backlog, probe, ahead, tokenizer] {
-        auto collective = group_.join(rank);
-        auto engines = engine_group_.join(rank);
-        HashEngine exact(planner.num_blocks, kContext, engines.get());
-        parallel::testing::DelayedEngine delayed(exact, engines.get());
-        parallel::Engine& engine = ahead ? static_cast<parallel::Engine&>(delayed) : exact;
-        if (rank > 0) {
-          exits_[rank] =
-              run_follower({engine, *collective, *ios_[rank], progress_[rank]}, milliseconds(50));
-          return;
-        }
-        LeaderOptions options{.planner = planner,
-                              .limits = {.eos_tokens = {kEos}, .max_context = kContext},
-                              .max_backlog = max_backlog,
-                              .idle_wait = milliseconds(50),
-                              .probe = probe};
-        options.hello.info.num_blocks = planner.num_blocks;
-        LeaderLoop loop(
-            {engine, tp > 1 ? collective.get() : nullptr, *ios_[0], progress_[0], tokenizer},
-            options);
-        exits_[rank] = loop.run();
-      });
+      threads_.emplace_back(
+          [this, rank, tp, planner, max_backlog, probe, ahead, tokenizer, moving] {
+            kv::BlockStore* const store = moving.stores.empty() ? nullptr : moving.stores[rank];
+            auto collective = group_.join(rank);
+            auto engines = engine_group_.join(rank);
+            HashEngine exact(planner.num_blocks, kContext, engines.get());
+            parallel::testing::DelayedEngine delayed(exact, engines.get());
+            parallel::Engine& engine = ahead ? static_cast<parallel::Engine&>(delayed) : exact;
+            if (rank > 0) {
+              exits_[rank] = run_follower(
+                  {engine, *collective, *ios_[rank], progress_[rank], store}, milliseconds(50));
+              return;
+            }
+            LeaderOptions options{.planner = planner,
+                                  .limits = {.eos_tokens = {kEos}, .max_context = kContext},
+                                  .max_backlog = max_backlog,
+                                  .idle_wait = milliseconds(50),
+                                  .probe = probe};
+            options.hello.info.num_blocks = planner.num_blocks;
+            LeaderLoop loop({engine, tp > 1 ? collective.get() : nullptr, *ios_[0], progress_[0],
+                             tokenizer, nullptr, store, moving.desk},
+                            options);
+            exits_[rank] = loop.run();
+          });
     }
   }
   ~Replica() {

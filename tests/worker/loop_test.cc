@@ -4,12 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <random>
+#include <set>
 #include <tuple>
+#include <utility>
 
 #include "predict/length_head.h"
+#include "tests/worker/late_store.h"
 #include "tests/worker/live_replica.h"
 #include "tie/law.h"
 #include "worker/offline_run.h"
@@ -147,6 +152,95 @@ TEST(Loop, SleepsAndWakesWithItsFollowers) {
     expect_truth(replica, r);
   }
   EXPECT_EQ(replica.hellos, 1);
+}
+
+TEST(Loop, WhatAnIdleReplicaIsToldItReportsAsTakenIntoAccount) {
+  Replica replica(2, {.num_blocks = 100, .slots = 8, .token_budget = 64});
+  replica.welcome(1);
+  ASSERT_TRUE(replica.read([&] { return replica.last.applied_seq == 1; }));
+  Request r = endless(1, 20);
+  r.sampling.max_tokens = 5;
+  replica.dispatch(r);
+  ASSERT_TRUE(replica.read_all());
+  replica.cancel(r);  // it has ended
+  ASSERT_TRUE(replica.read([&] { return replica.last.applied_seq == 3; }));
+  EXPECT_EQ(replica.last.step_time, Duration{}) << "no step";
+  replica.send(Drain{});
+  ASSERT_TRUE(replica.read([&] { return replica.drained == 1; }));
+  EXPECT_EQ(replica.last.applied_seq, 4u);
+}
+
+/// Blocks behind those of the planner, each full of another byte.
+std::unique_ptr<test::LateStore> late_store(int32_t num_blocks, std::set<uint64_t> failing,
+                                            uint32_t seed) {
+  const kv::BlockLayout layout = test::small_layout();
+  auto store = std::make_unique<test::LateStore>(layout, num_blocks, std::move(failing), seed);
+  for (int32_t b = 0; b < num_blocks; ++b)
+    std::memset(store->device_data() + layout.slab_offset(b, 0), b,
+                static_cast<size_t>(layout.block_bytes()));
+  return store;
+}
+
+// Copies are late everywhere, and some fail on one rank.
+TEST(Loop, OrderedBlockMovesAreOverInOrderDoneOnEveryRankOrFailedForAll) {
+  constexpr int kMoves = 60, kBurst = 12, kFrom = 40, kTo = 140;
+  constexpr PlannerOptions kPlanner{.num_blocks = kFrom, .slots = 8, .token_budget = 40};
+  const std::set<uint64_t> failing = {1, 7, 8, 30, 60};
+  struct Case {
+    int tp;
+    bool ahead, busy;
+  };
+  for (const auto& [tp, ahead, busy] : std::vector<Case>{{1, false, false},
+                                                         {2, false, false},
+                                                         {2, true, false},
+                                                         {2, false, true},
+                                                         {2, true, true}}) {
+    SCOPED_TRACE("tp " + std::to_string(tp) + (ahead ? ", ahead" : "") + (busy ? ", busy" : ""));
+    std::vector<std::unique_ptr<test::LateStore>> stores;
+    test::Moving moving;
+    MoveDesk desk;
+    moving.desk = &desk;
+    for (int rank = 0; rank < tp; ++rank) {
+      stores.push_back(late_store(kTo + kMoves, rank + 1 == tp ? failing : std::set<uint64_t>{},
+                                  static_cast<uint32_t>(5 + rank)));
+      moving.stores.push_back(stores.back().get());
+    }
+    Replica replica(tp, kPlanner, 64, {}, ahead, nullptr, moving);
+    const auto requests = workload(busy ? 12 : 2, 3);
+    if (busy)
+      for (const Request& r : requests) replica.dispatch(r);
+    std::vector<MoveOutcome> outcomes;
+    const auto deadline = now() + seconds(20);
+    for (int ordered = 0; ordered < kMoves;) {
+      for (const int burst = ordered + kBurst; ordered < burst; ++ordered)
+        desk.wanted.push_always({.from = kFrom + ordered, .to = kTo + ordered});
+      while (outcomes.size() < static_cast<size_t>(ordered)) {
+        ASSERT_LT(now(), deadline) << outcomes.size() << " of " << ordered << " are over";
+        for (const MoveOutcome& each : desk.over.drain_wait(milliseconds(20)))
+          outcomes.push_back(each);
+      }
+    }
+    ASSERT_EQ(outcomes.size(), static_cast<size_t>(kMoves));
+    for (int i = 0; i < kMoves; ++i) {
+      EXPECT_EQ(outcomes[static_cast<size_t>(i)].move.to, kTo + i);
+      EXPECT_EQ(outcomes[static_cast<size_t>(i)].arrived, failing.count(i + 1u) == 0) << i;
+    }
+    if (!busy) {  // the ranks agreed though no step was computed, and serve when one is wanted
+      const auto plans = [&] { return static_cast<int>(replica.reports.size()); };
+      ASSERT_TRUE(replica.read([&] { return plans() >= kMoves / kBurst; }));
+      for (const auto& store : stores) EXPECT_GT(store->asked, plans());
+      for (const Request& r : requests) replica.dispatch(r);
+    }
+    ASSERT_TRUE(replica.read_all());
+    for (const Request& r : requests) expect_truth(replica, r);
+    for (const LoopExit& end : replica.stop()) EXPECT_EQ(end.code, kExitOk);
+    for (const auto& store : stores) {
+      for (int i = 0; i < kMoves; ++i) {
+        if (failing.count(i + 1u) > 0) continue;
+        EXPECT_EQ(*store->checksum(0, kTo + i, 1), *store->checksum(0, kFrom + i, 1)) << i;
+      }
+    }
+  }
 }
 
 TEST(Loop, WrongRequestsAreAnsweredAndServingGoesOn) {

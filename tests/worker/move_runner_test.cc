@@ -17,6 +17,7 @@
 #include "kv/block_pool.h"
 #include "parallel/engine_cpu.h"
 #include "tests/parallel/cpu/random_model.h"
+#include "tests/worker/late_store.h"
 #include "tests/worker/live_replica.h"
 #include "worker/follower_loop.h"
 #include "worker/plan_channel.h"
@@ -24,51 +25,12 @@
 namespace tailor::worker {
 namespace {
 
-/// A pool whose moves are over one by one, some of them failed.
-class LateStore final : public kv::BlockStore {
- public:
-  LateStore(const kv::BlockLayout& layout, int32_t num_blocks, std::set<uint64_t> failing,
-            uint32_t seed)
-      : pool_(*kv::BlockPool::create(layout, num_blocks)),
-        failing_(std::move(failing)),
-        random_(seed) {}
+using test::LateStore;
 
-  const kv::BlockLayout& layout() const override { return pool_->layout(); }
-  int32_t num_blocks(kv::TierId tier) const override { return pool_->num_blocks(tier); }
-  std::byte* device_data() const override { return pool_->device_data(); }
-  Result<void> begin(std::span<const kv::BlockMove> moves) override {
-    const int32_t blocks = num_blocks(kv::kDeviceTier);
-    for (const kv::BlockMove& move : moves) TAILOR_TRY(check(move, std::span(&blocks, 1)));
-    waiting_.insert(waiting_.end(), moves.begin(), moves.end());
-    return {};
-  }
-  kv::MoveStatus status(uint64_t agreed) override {
-    for (uint32_t n = random_() % 3; n > 0 && done_ < waiting_.size(); --n) {
-      const kv::BlockMove& move = waiting_[done_++];
-      if (failing_.count(done_) > 0) continue;
-      EXPECT_TRUE(pool_->begin(std::span(&move, 1)).has_value());
-    }
-    const auto failed = failing_.upper_bound(agreed);
-    return {done_, failed != failing_.end() && *failed <= done_ ? *failed : 0};
-  }
-  Result<uint64_t> checksum(kv::TierId tier, kv::BlockId block, int32_t group) const override {
-    return pool_->checksum(tier, block, group);
-  }
-
- private:
-  const std::unique_ptr<kv::BlockPool> pool_;
-  const std::set<uint64_t> failing_;
-  std::mt19937 random_;
-  std::vector<kv::BlockMove> waiting_;
-  uint64_t done_ = 0;
-};
-
-kv::BlockLayout layout() {
-  kv::BlockLayout out;
-  out.num_layers = 1;
-  out.num_groups_local = 2;
-  out.head_dim = 4;
-  return out;
+/// The last move that it tells of.
+uint64_t number_of(const kv::MoveEvent& event) {
+  const auto* done = std::get_if<kv::MoveDone>(&event);
+  return done != nullptr ? done->through : std::get<kv::MoveFailed>(event).move;
 }
 
 TEST(MoveRunner, RanksAgreeInOrderAndAFailureOfOneIsAMissOnAll) {
@@ -84,10 +46,11 @@ TEST(MoveRunner, RanksAgreeInOrderAndAFailureOfOneIsAMissOnAll) {
     for (int rank = 0; rank < tp; ++rank) {
       ranks.emplace_back([&, rank] {
         const auto collective = group.join(rank);
-        LateStore store(layout(), kBlocks, failing[rank], static_cast<uint32_t>(rank) + 7);
+        LateStore store(test::small_layout(), kBlocks, failing[rank],
+                        static_cast<uint32_t>(rank) + 7);
         for (int32_t b = 0; b < kBlocks; ++b)
-          std::memset(store.device_data() + layout().slab_offset(b, 0), b % 251,
-                      static_cast<size_t>(layout().block_bytes()));
+          std::memset(store.device_data() + test::small_layout().slab_offset(b, 0), b % 251,
+                      static_cast<size_t>(test::small_layout().block_bytes()));
         MoveRunner runner(&store, collective.get());
         std::mt19937 plans(99);  // the same on all ranks
         for (int begun = 0; begun < kMoves || runner.open();) {
@@ -125,8 +88,10 @@ TEST(MoveRunner, RanksAgreeInOrderAndAFailureOfOneIsAMissOnAll) {
     EXPECT_EQ(failed, wanted);
     for (int rank = 1; rank < tp; ++rank) {
       ASSERT_EQ(events[rank].size(), events[0].size());
-      for (size_t i = 0; i < events[0].size(); ++i)
-        EXPECT_EQ(events[rank][i].index(), events[0][i].index());
+      for (size_t i = 0; i < events[0].size(); ++i) {
+        ASSERT_EQ(events[rank][i].index(), events[0][i].index());
+        EXPECT_EQ(number_of(events[rank][i]), number_of(events[0][i]));
+      }
     }
   }
 }

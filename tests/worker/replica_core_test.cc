@@ -594,6 +594,71 @@ TEST(ReportTrim, CutsBehindAStopAndDropsTheRestUntilItIsClosed) {
   trim.cut(d, stop);
   EXPECT_EQ(d.report.progress.at(0).num_tokens, 2u);
   EXPECT_EQ(d.report.progress.at(0).finish, FinishReason::kStop);
+class ReplicaCoreMoves : public ::testing::Test {
+ protected:
+  std::vector<std::pair<kv::BlockId, bool>> moved() {
+    std::vector<std::pair<kv::BlockId, bool>> out;
+    for (const MoveOutcome& each : core_.take_moved()) out.emplace_back(each.move.to, each.arrived);
+    return out;
+  }
+  ReplicaCore core_{{.planner = {.num_blocks = 6, .slots = 2, .token_budget = 256},
+                     .limits = {.eos_tokens = {kEos}, .max_context = kContext},
+                     .vocab_size = kVocab}};
+};
+
+TEST_F(ReplicaCoreMoves, AreBegunInTheNextStepAndEachHasAnEnd) {
+  using Moved = std::vector<std::pair<kv::BlockId, bool>>;
+  EXPECT_FALSE(core_.has_work());
+  for (int32_t i = 0; i < 4; ++i) core_.order({.from = 10 + i, .to = 20 + i});
+  EXPECT_TRUE(core_.has_work());
+  EXPECT_FALSE(core_.moves_open());
+  const Step* step = core_.begin();
+  ASSERT_NE(step, nullptr) << "though nothing is to be computed";
+  EXPECT_TRUE(step->chunks.empty());
+  ASSERT_EQ(step->moves.size(), 4u);
+  for (int32_t i = 0; i < 4; ++i) EXPECT_EQ(step->moves[static_cast<size_t>(i)].to, 20 + i);
+  core_.apply(kv::MoveDone{1});
+  EXPECT_EQ(moved(), (Moved{{20, true}}));
+  core_.end({});
+  EXPECT_EQ(core_.begin(), nullptr) << "once";
+  EXPECT_TRUE(core_.has_work() && core_.moves_open());
+
+  core_.apply({{{}, {}, 1}, Drain{}});
+  core_.report();
+  EXPECT_TRUE(core_.take_words().empty()) << "moves are open";
+  core_.apply({{{}, Epoch{1}, 1}, Welcome{}});  // they are of no epoch
+  core_.apply(kv::MoveFailed{2});
+  core_.apply(kv::MoveDone{4});
+  EXPECT_EQ(moved(), (Moved{{21, false}, {22, true}, {23, true}}));
+  EXPECT_FALSE(core_.has_work());
+}
+
+TEST_F(ReplicaCoreMoves, GoBesideChunksAndWaitWhereNoStepMayBegin) {
+  const auto r = make_request(1, 20, 9);
+  core_.apply({{{}, {}, 1}, Dispatch{r->id, Attempt{1}, 1, 20, 9}}, {r, {}});
+  ASSERT_NE(core_.begin(), nullptr);
+  core_.order({.from = 10, .to = 20});
+  EXPECT_EQ(core_.begin(), nullptr) << "one is under way";
+  const std::vector<Result<TokenId>> tokens = {TokenId{5}};
+  core_.end({.tokens = tokens});
+  const Step* step = core_.begin();
+  ASSERT_NE(step, nullptr);
+  EXPECT_EQ(step->moves.size(), 1u);
+  EXPECT_EQ(step->chunks.size(), 1u);
+}
+
+using ReplicaCoreMovesDeathTest = ReplicaCoreMoves;
+TEST_F(ReplicaCoreMovesDeathTest, ThatCannotBeEndTheProcess) {
+  EXPECT_DEATH(core_.order({.from = 10, .to = 5}), "planned here");
+  EXPECT_DEATH(core_.order({.from = 5, .to = 10}), "planned here");
+  core_.order({.from = 10, .to = 20});
+  core_.order({.from = 11, .to = 21});
+  core_.begin();
+  EXPECT_DEATH(core_.apply(kv::MoveFailed{2}), "out of order");
+  EXPECT_DEATH(core_.apply(kv::MoveDone{3}), "out of order");
+  EXPECT_DEATH(core_.apply(kv::MoveDone{0}), "out of order");
+}
+
   EXPECT_EQ(d.payload.token_ids, (std::vector<TokenId>{11, 12, 21, 22}));
   EXPECT_EQ(d.payload.logprobs.size(), 2u);
   EXPECT_EQ(d.payload.texts.at(0).num_logprobs, 2u);
