@@ -3,6 +3,7 @@
 // join again. Every request ends once, with every token once, and nothing stays behind.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -50,6 +51,7 @@ class World {
 
  private:
   struct Asked {
+    uint32_t prompt_tokens = 0;
     std::vector<uint32_t> lengths, seen;
     bool ended = false, failed = false;
   };
@@ -57,7 +59,7 @@ class World {
     std::unique_ptr<SimReplica> replica;
     Epoch epoch;
     std::deque<std::pair<ToReplica, DispatchPayload>> commands;
-    std::deque<FromReplica> reports;
+    std::deque<std::pair<FromReplica, std::vector<SequenceEnd>>> reports;
     bool under_way = false;
   };
   static CoreOptions options() {
@@ -91,6 +93,7 @@ class World {
     a.arrival = now_;
     if (below(8) == 0) a.deadline = Duration(below(2'000'000'000));
     Asked& asked = asked_[a.id];
+    asked.prompt_tokens = a.prompt_tokens;
     for (uint32_t s = 0; s < a.samples; ++s) asked.lengths.push_back(1 + below(80));
     asked.seen.resize(a.samples);
     tell(a);
@@ -129,21 +132,22 @@ class World {
       worker::ReportDraft& draft = link.replica->end(
           [this](SequenceId id) { return asked_.at(id.request).lengths[id.sample]; });
       preempted += draft.report.preempted.size();
-      link.reports.push_back({draft.envelope, draft.report});
+      link.reports.push_back({{draft.envelope, draft.report}, draft.payload.ends});
     }
     const auto sound = link.replica->core().check_integrity();
     ASSERT_TRUE(sound.has_value()) << to_string(sound.error());
     bool leaves = false;
     for (FromReplica& word : link.replica->take_words()) {
       leaves |= std::holds_alternative<Drained>(word.report);
-      link.reports.push_back(std::move(word));
+      link.reports.push_back({std::move(word), {}});
     }
     if (leaves) link.replica.reset();
   }
   void read(uint32_t r) {
     if (links_[r].reports.empty()) return;
-    const FromReplica report = std::move(links_[r].reports.front());
+    const auto [report, ends] = std::move(links_[r].reports.front());
     links_[r].reports.pop_front();
+    ends_ = ends;
     tell(report);
   }
 
@@ -159,7 +163,7 @@ class World {
       } else if (const auto* to = std::get_if<ToReplica>(&command)) {
         send(*to);
       } else if (const auto* emit = std::get_if<Emit>(&command)) {
-        take(report->progress[emit->entry], emit->skip);
+        take(report->progress[emit->entry], emit->skip, emit->entry);
       } else if (const auto* finish = std::get_if<Finish>(&command)) {
         end(*finish);
       }
@@ -175,12 +179,18 @@ class World {
     }
     link.commands.emplace_back(to, std::move(payload));
   }
-  void take(const SequenceProgress& entry, uint32_t skip) {
+  void take(const SequenceProgress& entry, uint32_t skip, uint32_t index) {
     Asked& asked = requests_.at(entry.request.value);
     ASSERT_FALSE(asked.ended);
     ASSERT_EQ(entry.first_index + skip, asked.seen[entry.sample]) << "a token is lost or doubled";
     asked.seen[entry.sample] += entry.num_tokens - skip;
-    asked.failed |= entry.finish == FinishReason::kFailed;  // it outgrew all blocks
+    if (entry.finish != FinishReason::kFailed) return;
+    const auto end = std::find_if(ends_.begin(), ends_.end(),
+                                  [&](const SequenceEnd& each) { return each.entry == index; });
+    ASSERT_NE(end, ends_.end());
+    ASSERT_EQ(end->error.code, ErrorCode::kOutOfBlocks) << to_string(end->error);
+    ASSERT_FALSE(fits(asked, entry.sample)) << "it would have had its turn";
+    asked.failed = true;
   }
   void end(const Finish& finish) {
     Asked& asked = requests_.at(finish.id.value);
@@ -189,7 +199,14 @@ class World {
     unfit += asked.failed;
     if (finish.reason != FinishReason::kNone || asked.failed) return;
     ASSERT_EQ(asked.seen, asked.lengths);
+    for (uint32_t s = 0; s < asked.lengths.size(); ++s) ASSERT_TRUE(fits(asked, s));
     ++whole;
+  }
+
+  /// Into all blocks of a replica; the last token is drawn and not kept.
+  static bool fits(const Asked& asked, uint32_t sample) {
+    return asked.prompt_tokens + asked.lengths[sample] - 1 <=
+           static_cast<uint32_t>(kPlanner.num_blocks * kPlanner.block_tokens);
   }
 
   std::mt19937 random_;
@@ -199,6 +216,7 @@ class World {
   uint64_t last_id_ = 0;
   std::map<RequestId, Asked> asked_;
   std::map<uint64_t, Asked> requests_;  // accepted
+  std::vector<SequenceEnd> ends_;       // of the report that is told
 };
 
 TEST(TwoCores, EveryRequestEndsOnceAndNothingStaysBehind) {

@@ -156,6 +156,7 @@ class Replica {
     if (attempts.count(id)) send(CancelRequest{id, attempts[id]});
   }
   void welcome(uint32_t epoch) {
+    met.rejoins += core.has_work();
     core.apply(ToReplica{{{}, Epoch{epoch}, sequence_ = 1}, Welcome{}});
     answers.clear();
     attempts.clear();
@@ -171,7 +172,10 @@ class Replica {
     model_.slots(core, nullptr);
     if (only_begin) return true;
     if (core.steps_under_way() > 0) {
+      for (const Step::Row& row : core.oldest().draws)
+        met.discarded += !core.sequence(row.sequence).live;
       drafts.push_back(std::move(core.end(model_.collect())));
+      met.preempted += static_cast<int>(drafts.back().report.preempted.size());
       model_.slots(core, nullptr);
     } else if (core.unreported()) {
       drafts.push_back(std::move(core.report()));
@@ -203,12 +207,25 @@ class Replica {
     for (StopFound& stop : trim_.take_stops()) stops.push_back(stop);
     if (draft.envelope.epoch == core.epoch()) take(draft);
   }
+  /// The core is told the oldest stop that was found.
+  void stop() {
+    const StopFound found = stops.front();
+    stops.pop_front();
+    std::vector<SequenceIndex> named;
+    core.planner().find(found.sequence.request, named);
+    for (const SequenceIndex index : named) {
+      const ReplicaSequence& s = core.sequence(index);
+      if (s.id == found.sequence && s.attempt == found.attempt)
+        met.late_stops += s.generated > answers[s.id].tokens.size();
+    }
+    core.apply(found);
+  }
   void finish() {
     for (int i = 0; i < 100000; ++i) {
       const bool moved = turn();
       while (!drafts.empty()) read();
       const bool told = !stops.empty();
-      for (; !stops.empty(); stops.pop_front()) core.apply(stops.front());
+      while (!stops.empty()) stop();
       if (!moved && !told && !core.has_work()) break;
     }
     EXPECT_FALSE(core.has_work());
@@ -229,6 +246,14 @@ class Replica {
   std::deque<ReportDraft> drafts;
   std::deque<StopFound> stops;
   std::vector<StepReport> reports;
+
+  /// What has come about so far.
+  struct Met {
+    int preempted = 0;
+    int rejoins = 0;     ///< with something to drop
+    int late_stops = 0;  ///< the core has drawn tokens behind the stop when it is told
+    int discarded = 0;   ///< rows whose sequence had ended when they were collected
+  } met;
 
  private:
   void take(ReportDraft& draft) {
@@ -385,77 +410,92 @@ TEST_P(ReplicaCoreDepth, ANewEpochClosesAnswersWhoseEndIsNotToldYet) {
 }
 
 // Random commands and late stops at random moments.
-class ReplicaCoreProperty : public ::testing::TestWithParam<int> {};
-
-TEST_P(ReplicaCoreProperty, SameTokensAndEndsAtEveryDepth) {
-  for (const int depth : {1, 2}) {
-    std::mt19937 rng(static_cast<uint32_t>(GetParam()));
-    const auto between = [&](int a, int b) { return a + static_cast<int>(rng() % (b - a + 1)); };
-    const PlannerOptions planner{
-        .num_blocks = between(20, 60), .slots = between(1, 8), .token_budget = between(1, 60)};
-    Replica replica(planner, depth);
-    std::set<RequestId> cancelled;
-    uint64_t next = 1;
-    uint32_t epoch = 0;
-    for (int event = 0; event < 400; ++event) {
-      const int what = between(0, 99);
-      if (what < 15) {
-        Request r = *make_request(next++, between(1, 120), between(1, 80),
-                                  between(0, 3) == 0 ? between(2, 4) : 1);
-        if (between(0, 2) == 0) r.sampling.stop = {"seven"};
-        if (between(0, 3) == 0) r.sampling.ignore_eos = true;
-        std::vector<std::vector<TokenId>> generated;
-        if (between(0, 4) == 0)
-          for (uint32_t s = 0; s < static_cast<uint32_t>(r.sampling.n); ++s) {
-            generated.push_back(truth(r, s).tokens);
-            generated.back().resize(rng() % (generated.back().size() + r.sampling.stop.empty()));
-          }
-        replica.dispatch(std::make_shared<const Request>(r), 1 + rng() % 3, generated);
-      } else if (what < 19 && next > 1) {
-        const RequestId id{1 + rng() % (next - 1)};
-        replica.cancel(id);
-        cancelled.insert(id);
-      } else if (what < 20 && next > 1) {  // again, from the beginning
-        const RequestId id{1 + rng() % (next - 1)};
-        if (!replica.attempts.count(id)) continue;
-        cancelled.erase(id);
-        replica.dispatch(replica.requests.at(id), replica.attempts[id].value + 1);
-      } else if (what < 21 && between(0, 4) == 0) {
-        replica.welcome(++epoch);
-      } else if (what < 30 && !replica.stops.empty()) {
-        replica.core.apply(replica.stops.front());
-        replica.stops.pop_front();
-      } else if (what < 55 && !replica.drafts.empty()) {
-        replica.read();
-      } else {
-        replica.turn(between(0, 3) == 0);
-      }
-      replica.expect_sound();
-      if (::testing::Test::HasFatalFailure()) return;
+Replica::Met run_at_random(uint32_t seed, int depth) {
+  std::mt19937 rng(seed);
+  const auto between = [&](int a, int b) { return a + static_cast<int>(rng() % (b - a + 1)); };
+  const PlannerOptions planner{
+      .num_blocks = between(13, 40), .slots = between(1, 8), .token_budget = between(1, 60)};
+  Replica replica(planner, depth);
+  std::set<RequestId> cancelled;
+  uint64_t next = 1;
+  uint32_t epoch = 0;
+  for (int event = 0; event < 400; ++event) {
+    const int what = between(0, 99);
+    if (what < 15) {
+      Request r = *make_request(next++, between(1, 120), between(1, 80),
+                                between(0, 3) == 0 ? between(2, 4) : 1);
+      if (between(0, 2) == 0) r.sampling.stop = {"seven"};
+      if (between(0, 3) == 0) r.sampling.ignore_eos = true;
+      std::vector<std::vector<TokenId>> generated;
+      if (between(0, 4) == 0)
+        for (uint32_t s = 0; s < static_cast<uint32_t>(r.sampling.n); ++s) {
+          generated.push_back(truth(r, s).tokens);
+          generated.back().resize(rng() % (generated.back().size() + r.sampling.stop.empty()));
+        }
+      replica.dispatch(std::make_shared<const Request>(r), 1 + rng() % 3, generated);
+    } else if (what < 19 && next > 1) {
+      const RequestId id{1 + rng() % (next - 1)};
+      replica.cancel(id);
+      cancelled.insert(id);
+    } else if (what < 20 && next > 1) {  // again, from the beginning
+      const RequestId id{1 + rng() % (next - 1)};
+      if (!replica.attempts.count(id)) continue;
+      cancelled.erase(id);
+      replica.dispatch(replica.requests.at(id), replica.attempts[id].value + 1);
+    } else if (what < 21 && between(0, 4) == 0) {
+      replica.welcome(++epoch);
+    } else if (what < 30 && !replica.stops.empty()) {
+      replica.stop();
+    } else if (what < 55 && !replica.drafts.empty()) {
+      replica.read();
+    } else {
+      replica.turn(between(0, 3) == 0);
     }
-    replica.finish();
     replica.expect_sound();
-    for (const auto& [id, attempt] : replica.attempts) {
-      const Request& r = *replica.requests.at(id);
-      for (uint32_t s = 0; s < static_cast<uint32_t>(r.sampling.n); ++s) {
-        const Answer exact = truth(r, s);
-        const Answer& a = replica.answers.at({id, s});
-        if (cancelled.count(id)) {
-          ASSERT_LE(a.tokens.size(), exact.tokens.size());
-          EXPECT_TRUE(std::equal(a.tokens.begin(), a.tokens.end(), exact.tokens.begin()));
-          continue;
-        }
-        if (a.finish == FinishReason::kFailed) {
-          EXPECT_EQ(a.error.code, ErrorCode::kOutOfBlocks);
-          continue;
-        }
-        EXPECT_EQ(a.tokens, exact.tokens) << "depth " << depth << " request " << id.value;
-        EXPECT_EQ(a.finish, exact.finish);
+    if (::testing::Test::HasFatalFailure()) return replica.met;
+  }
+  replica.finish();
+  replica.expect_sound();
+  for (const auto& [id, attempt] : replica.attempts) {
+    const Request& r = *replica.requests.at(id);
+    for (uint32_t s = 0; s < static_cast<uint32_t>(r.sampling.n); ++s) {
+      const Answer exact = truth(r, s);
+      const Answer& a = replica.answers.at({id, s});
+      if (cancelled.count(id)) {
+        EXPECT_LE(a.tokens.size(), exact.tokens.size());
+        EXPECT_TRUE(std::equal(a.tokens.begin(), a.tokens.end(), exact.tokens.begin(),
+                               exact.tokens.begin() + static_cast<int64_t>(std::min(
+                                                          a.tokens.size(), exact.tokens.size()))));
+        continue;
       }
+      if (a.finish == FinishReason::kFailed) {
+        EXPECT_EQ(a.error.code, ErrorCode::kOutOfBlocks);
+        continue;
+      }
+      EXPECT_EQ(a.tokens, exact.tokens) << "depth " << depth << " request " << id.value;
+      EXPECT_EQ(a.finish, exact.finish);
     }
   }
+  return replica.met;
 }
-INSTANTIATE_TEST_SUITE_P(Seeds, ReplicaCoreProperty, ::testing::Range(0, 60));
+
+TEST(ReplicaCoreProperty, SameTokensAndEndsAtEveryDepth) {
+  for (const int depth : {1, 2}) {
+    Replica::Met met;
+    for (uint32_t seed = 0; seed < 60 && !::testing::Test::HasFailure(); ++seed) {
+      SCOPED_TRACE("depth " + std::to_string(depth) + ", seed " + std::to_string(seed));
+      const Replica::Met once = run_at_random(seed, depth);
+      met.preempted += once.preempted;
+      met.rejoins += once.rejoins;
+      met.late_stops += once.late_stops;
+      met.discarded += once.discarded;
+    }
+    EXPECT_GT(met.preempted, 20);
+    EXPECT_GT(met.rejoins, 25);
+    EXPECT_GT(met.late_stops, 50);
+    EXPECT_GT(met.discarded, 50);
+  }
+}
 
 // Two steps under way, by hand.
 class ReplicaCoreAhead : public ::testing::Test {
@@ -554,46 +594,6 @@ TEST_F(ReplicaCoreAhead, AnUnfitSequenceFailsBehindItsLastToken) {
   EXPECT_EQ(last.payload.ends.at(0).error.code, ErrorCode::kOutOfBlocks);
 }
 
-TEST(ReplicaCore, TapsWhatTheProbeWants) {
-  ReplicaCore core({.planner = {.num_blocks = 40, .slots = 4, .token_budget = 64},
-                    .limits = {.max_context = kContext},
-                    .vocab_size = kVocab,
-                    .probe = {.prompt = true, .every = 4}});
-  const auto r = make_request(1, 20, 9, 2);
-  core.apply({{{}, {}, 1}, Dispatch{r->id, Attempt{1}, 2, 20, 9}}, {r, {}});
-  std::vector<std::pair<uint32_t, uint32_t>> told;
-  while (const Step* step = core.begin()) {
-    std::vector<Result<TokenId>> tokens(step->draws.size(), 5);
-    std::vector<LengthLaw> laws(step->taps.size());
-    const ReportDraft& draft = core.end({.tokens = tokens, .laws = laws});
-    for (const LawProbed& law : draft.report.laws) told.emplace_back(law.sample, law.generated);
-  }
-  std::sort(told.begin(), told.end());
-  EXPECT_EQ(told,
-            (std::vector<std::pair<uint32_t, uint32_t>>{{0, 0}, {0, 4}, {0, 8}, {1, 4}, {1, 8}}));
-}
-
-// Entries of many tokens: what a draft looks like when a step draws more than one.
-TEST(ReportTrim, CutsBehindAStopAndDropsTheRestUntilItIsClosed) {
-  const auto id = [](uint64_t request) { return SequenceId{RequestId{request}, 0}; };
-  const auto draft = [&](FinishReason first_finish = FinishReason::kNone) {
-    ReportDraft d;
-    d.report.progress = {{RequestId{1}, 0, Attempt{1}, 10, 3, first_finish},
-                         {RequestId{2}, 0, Attempt{1}, 4, 2, FinishReason::kNone},
-                         {RequestId{3}, 0, Attempt{1}, 0, 0, FinishReason::kFailed}};
-    d.payload.token_ids = {11, 12, 13, 21, 22};
-    d.payload.texts = {{0, 0, 3}, {0, 0, 0}, {}};
-    for (const TokenId t : {11, 12, 13}) d.payload.logprobs.push_back({{t, -1}, {}});
-    d.payload.ends = {{2, {}, {ErrorCode::kOutOfBlocks, "none"}}};
-    return d;
-  };
-  ReportTrim trim;
-  ReportDraft d = draft();
-  trim.drop_stopped(d);
-  const ReportTrim::Stop stop[] = {{0, 2}};
-  trim.cut(d, stop);
-  EXPECT_EQ(d.report.progress.at(0).num_tokens, 2u);
-  EXPECT_EQ(d.report.progress.at(0).finish, FinishReason::kStop);
 class ReplicaCoreMoves : public ::testing::Test {
  protected:
   std::vector<std::pair<kv::BlockId, bool>> moved() {
@@ -659,6 +659,46 @@ TEST_F(ReplicaCoreMovesDeathTest, ThatCannotBeEndTheProcess) {
   EXPECT_DEATH(core_.apply(kv::MoveDone{0}), "out of order");
 }
 
+TEST(ReplicaCore, TapsWhatTheProbeWants) {
+  ReplicaCore core({.planner = {.num_blocks = 40, .slots = 4, .token_budget = 64},
+                    .limits = {.max_context = kContext},
+                    .vocab_size = kVocab,
+                    .probe = {.prompt = true, .every = 4}});
+  const auto r = make_request(1, 20, 9, 2);
+  core.apply({{{}, {}, 1}, Dispatch{r->id, Attempt{1}, 2, 20, 9}}, {r, {}});
+  std::vector<std::pair<uint32_t, uint32_t>> told;
+  while (const Step* step = core.begin()) {
+    std::vector<Result<TokenId>> tokens(step->draws.size(), 5);
+    std::vector<LengthLaw> laws(step->taps.size());
+    const ReportDraft& draft = core.end({.tokens = tokens, .laws = laws});
+    for (const LawProbed& law : draft.report.laws) told.emplace_back(law.sample, law.generated);
+  }
+  std::sort(told.begin(), told.end());
+  EXPECT_EQ(told,
+            (std::vector<std::pair<uint32_t, uint32_t>>{{0, 0}, {0, 4}, {0, 8}, {1, 4}, {1, 8}}));
+}
+
+// Entries of many tokens: what a draft looks like when a step draws more than one.
+TEST(ReportTrim, CutsBehindAStopAndDropsTheRestUntilItIsClosed) {
+  const auto id = [](uint64_t request) { return SequenceId{RequestId{request}, 0}; };
+  const auto draft = [&](FinishReason first_finish = FinishReason::kNone) {
+    ReportDraft d;
+    d.report.progress = {{RequestId{1}, 0, Attempt{1}, 10, 3, first_finish},
+                         {RequestId{2}, 0, Attempt{1}, 4, 2, FinishReason::kNone},
+                         {RequestId{3}, 0, Attempt{1}, 0, 0, FinishReason::kFailed}};
+    d.payload.token_ids = {11, 12, 13, 21, 22};
+    d.payload.texts = {{0, 0, 3}, {0, 0, 0}, {}};
+    for (const TokenId t : {11, 12, 13}) d.payload.logprobs.push_back({{t, -1}, {}});
+    d.payload.ends = {{2, {}, {ErrorCode::kOutOfBlocks, "none"}}};
+    return d;
+  };
+  ReportTrim trim;
+  ReportDraft d = draft();
+  trim.drop_stopped(d);
+  const ReportTrim::Stop stop[] = {{0, 2}};
+  trim.cut(d, stop);
+  EXPECT_EQ(d.report.progress.at(0).num_tokens, 2u);
+  EXPECT_EQ(d.report.progress.at(0).finish, FinishReason::kStop);
   EXPECT_EQ(d.payload.token_ids, (std::vector<TokenId>{11, 12, 21, 22}));
   EXPECT_EQ(d.payload.logprobs.size(), 2u);
   EXPECT_EQ(d.payload.texts.at(0).num_logprobs, 2u);
