@@ -1,13 +1,15 @@
 // DelayedEngine: launch-ahead for tests. Two submissions may be uncollected; a step is computed as
 // late as the rules of parallel/engine.h allow, when it is collected, by an engine of depth 1, and
-// everything takes effect in the order of the calls. It puts in the tokens that rows name of the
-// previous step; rank 0's reach the others through the collective.
+// everything takes effect in the order of the calls; what cannot be is refused when it is
+// submitted. It puts in the tokens that rows name of the previous step; rank 0's reach the others
+// through the collective.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -21,9 +23,9 @@ namespace tailor::parallel::testing {
 
 class DelayedEngine : public Engine {
  public:
-  /// `collective`: null at tensor-parallel size 1.
-  DelayedEngine(Engine& inner, comm::Collective* collective)
-      : inner_(inner), collective_(collective) {
+  /// `collective`: null at tensor-parallel size 1. `max_rows` as the inner engine's.
+  DelayedEngine(Engine& inner, comm::Collective* collective, int32_t max_rows = 1 << 20)
+      : inner_(inner), collective_(collective), max_rows_(max_rows) {
     TAILOR_CHECK(inner.depth() == 1, "only an engine of depth 1 can be delayed");
   }
 
@@ -31,22 +33,31 @@ class DelayedEngine : public Engine {
   int depth() const override { return 2; }
 
   void open_slot(const OpenSlot& open) override {
+    open_.insert(open.slot);
     calls_.push_back(Open{open, {open.emitted.begin(), open.emitted.end()}});
     run_slot_calls();
   }
   void close_slot(SlotId slot) override {
+    open_.erase(slot);
     calls_.push_back(Close{slot});
     run_slot_calls();
   }
 
   Result<void> submit(const StepInput& input, const RowSampling& rows) override {
     TAILOR_CHECK(uncollected_ < depth(), "more than two steps in flight");
-    for (const TokenId id : input.token_ids)
-      if (id < 0 && drawing_row(id) >= drawing_rows_)
-        return fail(ErrorCode::kInvalidArgument, "engine step " + std::to_string(input.step) +
-                                                     ": row " + std::to_string(drawing_row(id)) +
-                                                     " of " + std::to_string(drawing_rows_) +
-                                                     " that drew in the previous step");
+    TAILOR_TRY(check(input, {.max_rows = max_rows_,
+                             .max_context = info().max_context,
+                             .num_blocks = info().num_blocks,
+                             .block_tokens = info().block_tokens,
+                             .vocab_size = info().vocab_size,
+                             .drawing_rows = drawing_rows_}));
+    const bool leads = collective_ == nullptr || collective_->rank() == 0;
+    TAILOR_TRY(check(rows, input, info(), leads ? input.num_logits() : 0));
+    std::set<SlotId> drawing;
+    for (const SlotId slot : rows.slots)
+      if (open_.count(slot) == 0 || !drawing.insert(slot).second)
+        return fail(ErrorCode::kInvalidArgument,
+                    "slot " + std::to_string(slot) + " is not open, or draws twice");
     calls_.push_back(Step{input,
                           {rows.slots.begin(), rows.slots.end()},
                           rows.logits,
@@ -116,6 +127,8 @@ class DelayedEngine : public Engine {
 
   Engine& inner_;
   comm::Collective* const collective_;
+  const int32_t max_rows_;
+  std::set<SlotId> open_;                              // as of the last call
   std::deque<std::variant<Open, Close, Step>> calls_;  // in order, not done yet
   int uncollected_ = 0;
   int32_t drawing_rows_ = 0;    // of the last submission

@@ -3,6 +3,7 @@
 // takes one step at a time.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <vector>
 
 #include "parallel/engine_cpu.h"
@@ -84,9 +85,20 @@ TEST(LaunchAhead, ATokenToComeMayBeNamedOnlyWhereTheRulesSaySo) {
   EXPECT_TRUE(refused(plain, second)) << "at depth 1";
   plain.close_slot(3);
 
-  DelayedEngine late(plain, nullptr);
-  EXPECT_TRUE(refused(late, second)) << "nothing was submitted before";
+  DelayedEngine late(plain, nullptr, 2);
+  EXPECT_TRUE(refused(late, first)) << "the slot is not open";
   late.open_slot({3, request, 0, {}});
+  EXPECT_TRUE(refused(late, second)) << "nothing was submitted before";
+  for (const auto& spoil : std::vector<std::function<void(StepInput&)>>{
+           [](StepInput& input) { input.block_ids = {8}; },
+           [](StepInput& input) { input.token_ids[1] = worker::test::kVocab; },
+           [](StepInput& input) { input.chunks[0].first_position = 15; },
+           [](StepInput& input) { input.chunks[0].wants_logits = 0; },
+           [](StepInput& input) { input.token_ids.push_back(1), ++input.chunks[0].num_rows; }}) {
+    StepInput wrong = first;
+    spoil(wrong);
+    EXPECT_TRUE(refused(late, wrong)) << "at once, not when it is collected";
+  }
   ASSERT_TRUE(late.submit(first, {.slots = slots}).has_value());
   StepInput other = second;
   other.token_ids = {drawn_in_row(1)};
