@@ -358,7 +358,7 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
 
   EngineInfo info;
   info.name = "torch";
-  info.arithmetic_version = setup.dtype == at::kFloat ? "torch-f32-1" : "torch-bf16-1";
+  info.arithmetic_version = torch_arithmetic(!setup.device.is_cpu(), setup.dtype != at::kFloat);
   info.vocab_size = config.vocab_size;
   info.num_layers = config.num_layers;
   info.hidden_size = config.hidden_size;
@@ -378,6 +378,10 @@ Result<std::unique_ptr<Engine>> make(const weights::WeightFiles& files, const Tp
 }
 
 }  // namespace
+
+std::string torch_arithmetic(bool on_gpu, bool bf16) {
+  return std::string(on_gpu ? "torch-cuda-" : "torch-") + (bf16 ? "bf16-1" : "f32-1");
+}
 
 Result<std::unique_ptr<Engine>> make_torch_engine(const weights::WeightFiles& files,
                                                   const TpContext& tp,

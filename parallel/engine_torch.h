@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "base/result.h"
 #include "parallel/engine.h"
@@ -22,5 +23,9 @@ namespace tailor::parallel {
 Result<std::unique_ptr<Engine>> make_torch_engine(const weights::WeightFiles& files,
                                                   const TpContext& tp,
                                                   const EngineOptions& options);
+
+/// The name of the engine's arithmetic: replicas of one cluster share one, and a GPU's sums are not
+/// the CPU's.
+std::string torch_arithmetic(bool on_gpu, bool bf16);
 
 }  // namespace tailor::parallel

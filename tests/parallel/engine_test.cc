@@ -112,6 +112,12 @@ TEST(TorchEngine, ThreadsDoNotChangeLogits) {
   EXPECT_LT(largest_difference(alone, logits_of(1, {8, 11}, options)), 2e-4);
 }
 
+TEST(TorchEngine, ArithmeticOfGpuAndCpuHaveNamesOfTheirOwn) {
+  EXPECT_EQ(torch_arithmetic(false, true), "torch-bf16-1");
+  EXPECT_EQ(torch_arithmetic(true, true), "torch-cuda-bf16-1");
+  EXPECT_EQ(torch_arithmetic(true, false), "torch-cuda-f32-1");
+}
+
 TEST(TorchEngine, Bf16RunsNearF32) {
   EngineOptions options = small_options();
   options.dtype = "bf16";
