@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,8 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+
+#include "base/clock.h"
 
 namespace tailor {
 namespace {
@@ -126,6 +129,30 @@ std::string mark_of(pid_t pid) {
   for (std::string variable; std::getline(file, variable, '\0');)
     if (variable.rfind(name, 0) == 0) return variable.substr(name.size());
   return {};
+}
+
+std::optional<Heard> ask(const CommandLine& line, Duration limit) {
+  Result<Spawned> child = spawn(line);
+  if (!child) return std::nullopt;
+  Heard heard;
+  const Time until = now() + limit;
+  char buffer[4096];
+  while (now() < until) {
+    pollfd item{child->output, POLLIN, 0};
+    poll(&item, 1, 100);
+    const ssize_t got = read(child->output, buffer, sizeof buffer);
+    if (got == 0) break;
+    if (got > 0 && heard.output.size() < (1 << 20))
+      heard.output.append(buffer, static_cast<size_t>(got));
+  }
+  close(child->output);
+  kill(-child->pid,
+       SIGKILL);  // it has closed its output or overstayed; an exited one keeps its code
+  int status = 0;
+  while (waitpid(child->pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(status)) heard.exit_code = WEXITSTATUS(status);
+  return heard;
 }
 
 int signal_marked(const std::string& mark, int signal) {

@@ -6,11 +6,13 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "base/time.h"
 
 namespace tailor {
 
@@ -36,6 +38,16 @@ struct Spawned {
 /// the kernel sends it SIGTERM when we die. Call from the main thread only (the kernel watches the
 /// thread that forks). Errors: NotFound (cannot be executed, with the system's reason), Internal.
 Result<Spawned> spawn(const CommandLine& command);
+
+/// What a program said that was asked.
+struct Heard {
+  int exit_code = -1;  ///< negative: it did not end by itself
+  std::string output;  ///< up to 1 MiB
+  std::string first_line() const { return output.substr(0, output.find('\n')); }
+};
+/// Runs a program for at most `limit`. Nothing when it cannot be started. As spawn: from the main
+/// thread only.
+std::optional<Heard> ask(const CommandLine& line, Duration limit = seconds(5));
 
 /// Sends `signal` (0 = only look) to every process whose mark is `mark` or starts with `mark` +
 /// "/". Never to ourselves. Returns how many there are. Cost: one pass over /proc.

@@ -60,12 +60,13 @@ floor(benchmarks            ON base runtime tie weights client predict_head para
 
 # launch/ wires: its modules may use everything, and what they do use stands here too.
 floor(program               ON base coordinator_core)
+floor(gpus                  ON base runtime)
 floor(supervisor            ON base runtime coordinator_core program)
 floor(terminal              ON base)
 floor(model_text            ON base text weights)
 floor(predictor_commands    ON base runtime weights link predict_data predict_head predict_model predict_process bench program)
 floor(commands              ON base runtime tie weights client answers predict_data predict_head parallel event_log worker
-                               bench benchmarks program supervisor terminal model_text)
+                               bench benchmarks program gpus supervisor terminal model_text)
 
 # Programs.
 floor(collective-bench      ON runtime collective mpi)

@@ -4,6 +4,7 @@
 #include <nccl.h>
 #include <sched.h>
 
+#include <cstring>
 #include <functional>
 #include <optional>
 #include <string>
@@ -161,6 +162,16 @@ class NcclCollective final : public Collective {
 int nccl_device_count() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::vector<std::array<uint8_t, 16>> cuda_device_ids() {
+  std::vector<std::array<uint8_t, 16>> out(static_cast<size_t>(nccl_device_count()));
+  for (size_t i = 0; i < out.size(); ++i) {
+    cudaDeviceProp found{};
+    cudaGetDeviceProperties(&found, static_cast<int>(i));
+    std::memcpy(out[i].data(), found.uuid.bytes, out[i].size());
+  }
+  return out;
 }
 
 Result<std::unique_ptr<Collective>> make_nccl_collective(Collective& bootstrap,

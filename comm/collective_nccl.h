@@ -6,7 +6,10 @@
 // aborts it, so that a dead peer cannot hang this rank. Bytes only: reductions are ours.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/time.h"
 #include "comm/collective.h"
@@ -24,6 +27,9 @@ struct NcclCollectiveOptions {
 
 /// The number of CUDA devices that can be used here; 0 where there is no GPU or no driver.
 int nccl_device_count();
+
+/// Their UUIDs, in CUDA's order.
+std::vector<std::array<uint8_t, 16>> cuda_device_ids();
 
 /// Makes the communicator of the same ranks as `bootstrap` (a Collective on host memory, usually
 /// MPI's), which only carries the unique id made by rank 0. All ranks call it. Leaves `device` as

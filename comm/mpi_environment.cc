@@ -55,41 +55,50 @@ MpiEnvironment::~MpiEnvironment() {
   MPI_Finalize();
 }
 
-Result<MpiCommunicator> MpiEnvironment::replica_communicator(int tp_size) {
-  if (tp_size < 1)
-    return fail(ErrorCode::kInvalidArgument,
-                "tp must be at least 1, found " + std::to_string(tp_size));
+Result<MpiCommunicator> MpiEnvironment::communicator_of(int first, int size, int tag) {
   MPI_Comm made = MPI_COMM_NULL;
-  if (world_size_ == tp_size) {
+  if (size == world_size_) {
     if (int code = MPI_Comm_dup(MPI_COMM_WORLD, &made); code != MPI_SUCCESS)
       return mpi_failed("MPI_Comm_dup", code);
   } else {
-    const int first = 1 + (app_number_ - 1) * tp_size;
-    const bool fits = app_number_ >= 1 && first + tp_size <= world_size_ && world_rank_ >= first &&
-                      world_rank_ < first + tp_size && (world_size_ - 1) % tp_size == 0;
-    if (!fits) {
-      const std::string tp = std::to_string(tp_size);
-      return fail(
-          ErrorCode::kInvalidArgument,
-          "a replica of tp " + tp + " does not fit this launch (world of " +
-              std::to_string(world_size_) + " ranks, this is rank " + std::to_string(world_rank_) +
-              " of application " + std::to_string(app_number_) +
-              "): start each replica with its own `mpirun -n " + tp +
-              "`, or all with one line `mpirun -n 1 COORDINATOR : -n " + tp + " WORKER : -n " + tp +
-              " WORKER ...` (tailor serve --single --print shows it)");
-    }
-    MPI_Group world = MPI_GROUP_NULL, replica = MPI_GROUP_NULL;
-    int range[1][3] = {{first, first + tp_size - 1, 1}};
+    MPI_Group world = MPI_GROUP_NULL, part = MPI_GROUP_NULL;
+    int range[1][3] = {{first, first + size - 1, 1}};
     MPI_Comm_group(MPI_COMM_WORLD, &world);
-    MPI_Group_range_incl(world, 1, range, &replica);
-    const int code = MPI_Comm_create_group(MPI_COMM_WORLD, replica, app_number_, &made);
-    MPI_Group_free(&replica);
+    MPI_Group_range_incl(world, 1, range, &part);
+    const int code = MPI_Comm_create_group(MPI_COMM_WORLD, part, tag, &made);
+    MPI_Group_free(&part);
     MPI_Group_free(&world);
     if (code != MPI_SUCCESS) return mpi_failed("MPI_Comm_create_group", code);
   }
   MPI_Comm_set_errhandler(made, MPI_ERRORS_RETURN);
   communicators_.push_back({static_cast<int>(MPI_Comm_c2f(made))});
   return communicators_.back();
+}
+
+Result<MpiCommunicator> MpiEnvironment::replica_communicator(int tp_size) {
+  if (tp_size < 1)
+    return fail(ErrorCode::kInvalidArgument,
+                "tp must be at least 1, found " + std::to_string(tp_size));
+  if (world_size_ == tp_size) return communicator_of(0, tp_size, 0);
+  const int first = 1 + (app_number_ - 1) * tp_size;
+  const bool fits = app_number_ >= 1 && first + tp_size <= world_size_ && world_rank_ >= first &&
+                    world_rank_ < first + tp_size && (world_size_ - 1) % tp_size == 0;
+  if (!fits) {
+    const std::string tp = std::to_string(tp_size);
+    return fail(ErrorCode::kInvalidArgument,
+                "a replica of tp " + tp + " does not fit this launch (world of " +
+                    std::to_string(world_size_) + " ranks, this is rank " +
+                    std::to_string(world_rank_) + " of application " + std::to_string(app_number_) +
+                    "): start each replica with its own `mpirun -n " + tp +
+                    "`, or all with one line `mpirun -n 1 COORDINATOR : -n " + tp +
+                    " WORKER : -n " + tp + " WORKER ...` (tailor serve --single --print shows it)");
+  }
+  return communicator_of(first, tp_size, app_number_);
+}
+
+Result<MpiCommunicator> MpiEnvironment::workers_communicator(int tp_size) {
+  if (world_size_ == tp_size) return communicator_of(0, tp_size, 0);
+  return communicator_of(1, world_size_ - 1, 0);  // replicas' tags begin with 1
 }
 
 }  // namespace tailor::comm

@@ -49,12 +49,17 @@ class MpiEnvironment {
   /// InvalidArgument (the launch line does not fit tp_size; the message says which does), Internal.
   Result<MpiCommunicator> replica_communicator(int tp_size);
 
+  /// A new communicator of all workers of this launch: the world, less the coordinator where it is
+  /// one of it. They all call it, in the same order; blocks and fails as replica_communicator.
+  Result<MpiCommunicator> workers_communicator(int tp_size);
+
   /// Leaves without MPI_Finalize, which would wait for a peer that is gone. The process should then
   /// exit non-zero soon: mpirun takes the group down.
   void abandon() { abandoned_ = true; }
 
  private:
   MpiEnvironment() = default;
+  Result<MpiCommunicator> communicator_of(int first, int size, int tag);
 
   int world_rank_ = 0;
   int world_size_ = 1;

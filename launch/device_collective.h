@@ -1,5 +1,6 @@
-// The collective that moves an engine's device bytes: MPI's own on the CPU, NCCL's on CUDA devices.
-// Which of the two sources is compiled says whether NCCL's headers were found.
+// What a worker knows of CUDA beside its engine: the collective that moves an engine's device bytes
+// (NCCL's on GPUs), and which GPUs there are (launch/device_place.h). Which of the two sources is
+// linked says whether the program knows any.
 #pragma once
 
 #include <memory>
@@ -10,13 +11,8 @@
 
 namespace tailor::launch {
 
-/// "cpu" as it is; "cuda" becomes "cuda:N", one device a rank: `first` counted on by this rank's
-/// number on its host. "cuda:N" counts from N. Errors: Unavailable (fewer devices than ranks: names
-/// both numbers; a device serves one process).
-Result<std::string> device_of_rank(const std::string& device, int first, int local_rank);
-
-/// Null on the CPU and for one rank: `bootstrap` serves. Errors: Unavailable (this build has no
-/// NCCL), and NCCL's.
+/// Null on the CPU and for one rank: `bootstrap` serves. Errors: Unavailable (this program has
+/// no NCCL), and NCCL's.
 Result<std::unique_ptr<comm::Collective>> make_device_collective(const std::string& device,
                                                                  comm::Collective& bootstrap);
 

@@ -1,20 +1,11 @@
-// Built where NCCL was found.
+// Of programs with CUDA.
 #include "comm/collective_nccl.h"
 #include "launch/device_collective.h"
+#include "launch/device_place.h"
 
 namespace tailor::launch {
 
-Result<std::string> device_of_rank(const std::string& device, int first, int local_rank) {
-  if (device.rfind("cuda", 0) != 0) return device;
-  const int index = (device.size() > 5 ? std::stoi(device.substr(5)) : first) + local_rank;
-  const int count = comm::nccl_device_count();
-  if (index >= count) {
-    return fail(ErrorCode::kUnavailable, "this rank needs GPU " + std::to_string(index) +
-                                             ", the host has " + std::to_string(count) +
-                                             "; lower --replicas or --tp (one process per GPU)");
-  }
-  return "cuda:" + std::to_string(index);
-}
+std::vector<std::array<uint8_t, 16>> visible_gpus() { return comm::cuda_device_ids(); }
 
 Result<std::unique_ptr<comm::Collective>> make_device_collective(const std::string& device,
                                                                  comm::Collective& bootstrap) {

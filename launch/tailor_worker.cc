@@ -27,6 +27,7 @@
 #include "comm/mpi_environment.h"
 #include "comm/worker_io.h"
 #include "launch/device_collective.h"
+#include "launch/device_place.h"
 #include "launch/model_text.h"
 #include "launch/options/number_options.h"
 #include "launch/options/program_options.h"
@@ -214,9 +215,10 @@ struct Loaded : WorkerEngine {
   int32_t num_blocks = 0, max_context = 0, token_budget = 0;
 };
 
-/// `transport`: what moves the engine's bytes on the CPU.
-Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective& transport,
-                  LoadProgress& shown, std::atomic<uint64_t>& progress) {
+/// `transport`: what moves the engine's bytes on the CPU. `device`: this rank's.
+Step<Loaded> load(const Options& o, const std::string& device, comm::Collective& control,
+                  comm::Collective& transport, LoadProgress& shown,
+                  std::atomic<uint64_t>& progress) {
   Loaded out;
   const bool leader = control.rank() == 0;
   STEP_TRY(auto files, open_files(o), kExitModel);
@@ -237,8 +239,6 @@ Step<Loaded> load(const Options& o, comm::Collective& control, comm::Collective&
     }
   }
   STEP_TRY(const int local, local_rank(control), kExitDevice);
-  STEP_TRY(const std::string device, device_of_rank(o.device, o.replica * o.tp, local),
-           kExitDevice);
   parallel::EngineOptions engine;
   engine.device = device;
   engine.dtype = o.dtype;
@@ -319,17 +319,18 @@ struct Signs {
   Progress main, text;
 };
 
-/// `alone`: this mpirun runs nothing but this replica.
-Step<LoopExit> serve(const Options& o, comm::Collective& control, Signs& signs, Watchdog& watchdog,
-                     bool alone) {
+/// `launch`: of all workers that this mpirun runs.
+Step<LoopExit> serve(const Options& o, comm::Collective& control, comm::Collective& launch,
+                     Signs& signs, Watchdog& watchdog) {
   const bool leader = control.rank() == 0;
   LoadProgress shown(o, leader);
   shown.show(0);
   Progress& progress = signs.main;
   const Time start = now();
+  STEP_TRY(const std::string device, device_of_rank(o.device, launch), kExitDevice);
   STEP_TRY(const auto host_transport, make_host_transport(o, control), kExitUnavailable);
   comm::Collective& transport = host_transport ? *host_transport : control;
-  auto loaded = load(o, control, transport, shown, progress.counter);
+  auto loaded = load(o, device, control, transport, shown, progress.counter);
   if (!loaded) return tl::unexpected(std::move(loaded.error()));
   STEP_TRY(auto io, start_io(o, control, progress), kExitUnavailable);
   shown.show(1);
@@ -342,7 +343,7 @@ Step<LoopExit> serve(const Options& o, comm::Collective& control, Signs& signs, 
   comm::Collective* followers = control.size() > 1 ? &transport : nullptr;
   LeaderOptions options = leader_options(o, *loaded);
   options.probe = load_probe(o, *loaded);
-  options.leaves_when_drained = alone;
+  options.leaves_when_drained = launch.size() == o.tp;
   LeaderLoop loop({*loaded->engine, followers, *io, progress, loaded->tokenizer, &signs.text,
                    loaded->store.get()},
                   options);
@@ -378,18 +379,21 @@ int run(int argc, char** argv) {
            kExitUnavailable;
   comm::MpiEnvironment& mpi = **environment;
   auto communicator = mpi.replica_communicator(o.tp);
+  auto workers = communicator ? mpi.workers_communicator(o.tp) : communicator;
+  if (!workers) communicator = workers;
   if (!communicator) {
     std::fprintf(stderr, "tailor worker: %s\n", to_string(communicator.error()).c_str());
     std::fflush(stderr);
     _exit(kExitUsage);
   }
   auto control = comm::make_mpi_collective(*communicator, {.deadline = collective_deadline(o)});
+  auto launch = comm::make_mpi_collective(*workers, {.deadline = collective_deadline(o)});
   rename_logging(name + " rank " + std::to_string(control->rank()));
 
   const bool alone = mpi.world_size() == o.tp;
   Step<LoopExit> end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, "no reason given"}});
   try {
-    end = serve(o, *control, signs, watchdog, alone);
+    end = serve(o, *control, *launch, signs, watchdog);
   } catch (const std::exception& error) {
     end = tl::unexpected(Stop{kExitDevice, {ErrorCode::kInternal, error.what()}});
   }

@@ -19,7 +19,9 @@
 #include "client/answer.h"
 #include "client/client.h"
 #include "launch/commands/command.h"
+#include "launch/commands/finding.h"
 #include "launch/commands/terminal.h"
+#include "launch/gpus/engine_choice.h"
 #include "launch/model_text.h"
 #include "launch/supervisor/cluster_lines.h"
 #include "launch/supervisor/usable_cores.h"
@@ -28,29 +30,6 @@
 #include "weights/weight_files.h"
 
 namespace tailor::launch {
-namespace {
-
-namespace fs = std::filesystem;
-
-enum class Verdict { kGood, kNote, kBlocks };
-
-struct Finding {
-  std::string topic;
-  Verdict verdict;
-  std::string found;
-  std::string change;  ///< what to do; empty when good
-};
-
-struct Options {
-  std::string endpoint = kDefaultEndpoint;
-  std::string model = "default", chat_template;
-  bool json = false;
-};
-
-using Findings = std::vector<Finding>;
-
-constexpr Duration kMpiTrialLimit = seconds(20);
-constexpr size_t kMpiWordsBytes = 600;
 
 std::string gigabytes(double bytes) {
   char text[32];
@@ -58,49 +37,28 @@ std::string gigabytes(double bytes) {
   return text;
 }
 
-// ---- asking other programs ----
+namespace {
 
-struct Heard {
-  int exit_code = -1;
-  std::string output;
-  std::string first_line() const { return output.substr(0, output.find('\n')); }
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string endpoint = kDefaultEndpoint;
+  std::string model = "default", chat_template;
+  bool json = false;
 };
 
-/// Runs a program for at most `limit`. Nothing when it cannot be started.
-std::optional<Heard> ask(const CommandLine& line, Duration limit = seconds(5)) {
-  Result<Spawned> child = spawn(line);
-  if (!child) return std::nullopt;
-  Heard heard;
-  const Time until = now() + limit;
-  char buffer[4096];
-  while (now() < until) {
-    pollfd item{child->output, POLLIN, 0};
-    poll(&item, 1, 100);
-    const ssize_t got = read(child->output, buffer, sizeof buffer);
-    if (got == 0) break;
-    if (got > 0 && heard.output.size() < (1 << 20))
-      heard.output.append(buffer, static_cast<size_t>(got));
-  }
-  close(child->output);
-  kill(-child->pid,
-       SIGKILL);  // it has closed its output or overstayed; an exited one keeps its code
-  int status = 0;
-  while (waitpid(child->pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFEXITED(status)) heard.exit_code = WEXITSTATUS(status);
-  return heard;
-}
+constexpr Duration kMpiTrialLimit = seconds(20);
+constexpr size_t kMpiWordsBytes = 600;
 
 // ---- the checks ----
 
-void check_programs(Findings& out) {
-  std::error_code error;
-  const fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
-  for (const char* name : {"tailor-coordinator", "tailor-worker"}) {
-    const std::string path = (folder / name).string();
+/// What `tailor serve` would start, with `engine`.
+void check_programs(const std::string& engine, Findings& out) {
+  for (const std::string& name : {std::string("tailor-coordinator"), worker_program(engine)}) {
+    const std::string path = own_folder() + "/" + name;
     if (access(path.c_str(), X_OK) != 0) {
       out.push_back(
-          {name, Verdict::kBlocks, path + " is missing", "build it: launch/setup --build cpu"});
+          {name, Verdict::kBlocks, path + " is missing", "build it: launch/setup --build"});
       continue;
     }
     std::string missing;
@@ -312,35 +270,6 @@ void check_folders(Findings& out) {
                  writable ? "" : root + " cannot be written: pass tailor serve --run-dir"});
 }
 
-void check_cuda(Findings& out) {
-  const auto heard = ask(
-      {{"nvidia-smi", "--query-gpu=name,driver_version,memory.free", "--format=csv,noheader"}, {}});
-  if (!heard || heard->exit_code != 0) {
-    out.push_back({"CUDA", Verdict::kGood, "no NVIDIA GPU: the CPU does the math", ""});
-    return;
-  }
-  std::istringstream lines(heard->output);
-  for (std::string line; std::getline(lines, line);)
-    out.push_back({"GPU", Verdict::kGood, line, ""});
-  if (!TAILOR_WITH_CUDA) {
-    out.push_back({"CUDA", Verdict::kNote, "this build has no CUDA device",
-                   "launch/setup --build cuda, then use build/cuda/bin/tailor"});
-    return;
-  }
-  std::error_code error;
-  const fs::path worker =
-      fs::read_symlink("/proc/self/exe", error).parent_path() / "tailor-worker-torch";
-  const auto libraries = ask({{"ldd", worker.string()}, {}});
-  const size_t at = libraries ? libraries->output.find("libcudart") : std::string::npos;
-  if (at == std::string::npos) {
-    out.push_back({"CUDA", Verdict::kNote, "tailor-worker-torch does not load libcudart",
-                   "build with launch/setup --build cuda"});
-  } else {
-    out.push_back({"CUDA", Verdict::kGood,
-                   libraries->output.substr(at, libraries->output.find('\n', at) - at), ""});
-  }
-}
-
 // ---- the report ----
 
 const char* name_of(Verdict verdict) {
@@ -361,13 +290,17 @@ int run(const Options& options) {
                       std::string("version ") + TAILOR_VERSION + ", protocol " +
                           std::to_string(api::kProtocolVersion),
                       ""});
-  check_programs(findings);
+  const std::string cuda_worker = own_folder() + "/" + worker_program("cuda");
+  const Gpus gpus = find_gpus();
+  const auto choice = choose_engine({.has_cuda_worker = access(cuda_worker.c_str(), X_OK) == 0},
+                                    [&] { return gpus; });
+  check_programs(choice ? choice->engine : "cpu", findings);
   check_mpi(findings);
   check_cores(findings);
   check_folders(findings);
   check_endpoint(options, findings);
   check_model(options, findings);
-  check_cuda(findings);
+  check_gpus(gpus, cuda_worker, findings);
   const bool blocked = std::any_of(findings.begin(), findings.end(),
                                    [](const Finding& f) { return f.verdict == Verdict::kBlocks; });
   std::string text;

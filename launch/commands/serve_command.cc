@@ -16,6 +16,7 @@
 #include "base/json_text.h"
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
+#include "launch/gpus/engine_choice.h"
 #include "launch/options/program_options.h"
 #include "launch/predictor_choice.h"
 #include "launch/supervisor/cluster_lines.h"
@@ -89,7 +90,31 @@ class LoadBars {
   std::string last_;
 };
 
-bool has_nvidia_gpu() { return access("/dev/nvidia0", F_OK) == 0 || access("/dev/dxg", F_OK) == 0; }
+/// Which engine computes, where, and with which GPUs.
+Result<void> settle_engine(ClusterOptions& cluster) {
+  const auto has = [&](const std::string& engine) {
+    return access((cluster.program_folder + "/" + worker_program(engine)).c_str(), X_OK) == 0;
+  };
+  const bool torch_takes_gpus = TAILOR_TORCH_TAKES_GPUS && has("torch");
+  TAILOR_ASSIGN(EngineChoice choice, choose_engine({.engine = cluster.engine,
+                                                    .device = cluster.device,
+                                                    .replicas = cluster.replicas,
+                                                    .tp = cluster.tp,
+                                                    .several_hosts = !cluster.hostfile.empty(),
+                                                    .has_cuda_worker = has("cuda"),
+                                                    .torch_takes_gpus = torch_takes_gpus},
+                                                   find_gpus));
+  if (!choice.warning.empty()) std::fprintf(stderr, "tailor: %s\n", choice.warning.c_str());
+  cluster.engine = choice.engine;
+  cluster.device = choice.device;
+  cluster.gpus = choice.gpus;
+  if (!has(cluster.engine))
+    return fail(ErrorCode::kNotFound, "--engine " + cluster.engine + " needs " +
+                                          cluster.program_folder + "/" +
+                                          worker_program(cluster.engine) +
+                                          ", which was not built; run launch/setup --build");
+  return {};
+}
 
 std::string name_of(const coordinator::Policy& policy) {
   return std::string(coordinator::row_of(policy).name);
@@ -100,6 +125,7 @@ Result<void> settle(Options& options) {
   if (cluster.replicas < 1 || cluster.tp < 1) {
     return fail(ErrorCode::kInvalidArgument, "--replicas and --tp must be at least 1");
   }
+  cluster.program_folder = own_folder();
   const UsableCores cores = usable_cores();
   if (cluster.threads == 0) {
     cluster.threads = default_threads(cluster.replicas, cluster.tp, cores.count());
@@ -107,17 +133,6 @@ Result<void> settle(Options& options) {
   if (!cluster.oversubscribe) {
     TAILOR_TRY(check_fits_cores(cluster.replicas, cluster.tp, cluster.threads, cores));
   }
-  if (cluster.device == "auto") {
-    const bool gpu = TAILOR_WITH_CUDA && cluster.engine != "cpu" && has_nvidia_gpu();
-    cluster.device = cluster.engine == "cuda" || gpu ? "cuda" : "cpu";
-  }
-  if (cluster.engine == "auto") cluster.engine = cluster.device == "cpu" ? "cpu" : "torch";
-  if ((cluster.engine == "cpu" && cluster.device != "cpu") ||
-      (cluster.engine == "cuda" && cluster.device == "cpu"))
-    return fail(ErrorCode::kInvalidArgument, "--engine " + cluster.engine + " computes on " +
-                                                 (cluster.engine == "cpu" ? "the CPU" : "GPUs") +
-                                                 ", found --device " + cluster.device +
-                                                 "; leave out one of the two");
   TAILOR_TRY(parse_tcp(cluster.endpoint));
   TAILOR_TRY(parse_tcp(cluster.control_endpoint));
   TAILOR_TRY(weights::resolve_model(cluster.model));
@@ -131,6 +146,7 @@ Result<void> settle(Options& options) {
     cluster.policy = name_of(cluster.predictor == "none" && cluster.probe.empty()
                                  ? coordinator::policy_without_laws()
                                  : coordinator::policy_with_laws());
+  TAILOR_TRY(settle_engine(cluster));
   if (cluster.model != "default") {  // a path that also holds in the children's folder
     cluster.model = std::filesystem::absolute(cluster.model).lexically_normal().string();
   }
@@ -138,12 +154,6 @@ Result<void> settle(Options& options) {
     std::string& path = cluster.given[file];
     if (!path.empty()) path = std::filesystem::absolute(path).string();
   }
-  cluster.program_folder = own_folder();
-  const std::string worker = cluster.program_folder + "/" + worker_program(cluster.engine);
-  if (access(worker.c_str(), X_OK) != 0)
-    return fail(ErrorCode::kNotFound, "--engine " + cluster.engine + " needs " + worker +
-                                          ", which was not built; run launch/setup --build " +
-                                          (TAILOR_WITH_CUDA ? "cuda" : "cpu"));
   return {};
 }
 
@@ -369,9 +379,9 @@ OptionTable<Options> make_serve_options() {
   row("--control-endpoint", &A::control_endpoint,
       "Where the replicas connect; port * = any free one");
   row("--engine", &A::engine,
-      "Who does the math; auto = cpu on the CPU, torch (the reference) on GPUs")
+      "Who does the math; auto = cpu on the CPU, cuda on GPUs; torch is the reference")
       .one_of({"auto", "cpu", "cuda", "torch"});
-  row("--device", &A::device, "auto = the GPUs where there are some")
+  row("--device", &A::device, "auto = NVIDIA GPUs, one for each rank, where some can be used")
       .one_of({"auto", "cpu", "cuda"});
   row("--log-level", &A::log_level, "trace, debug, info, warn or error")
       .one_of({"trace", "debug", "info", "warn", "error"});

@@ -82,6 +82,13 @@ void add_coordinator(Words& words, const ClusterOptions& options, const RunDir& 
 void add_replica(Words& words, const ClusterOptions& options, const RunDir& run, int replica,
                  const std::string& control) {
   const std::string threads = std::to_string(options.threads);
+  if (!options.gpus.empty()) {
+    std::string given;
+    for (int rank = 0; rank < options.tp; ++rank)
+      given +=
+          (rank > 0 ? "," : "") + options.gpus.at(static_cast<size_t>(replica * options.tp + rank));
+    add(words, {"-x", "CUDA_VISIBLE_DEVICES=" + given});
+  }
   add(words,
       {"-x", "OMP_NUM_THREADS=" + threads, "-x", "MKL_NUM_THREADS=" + threads, "-n",
        std::to_string(options.tp), options.program_folder + "/" + worker_program(options.engine)});

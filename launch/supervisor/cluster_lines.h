@@ -27,6 +27,8 @@ struct ClusterOptions {
   std::string control_endpoint = "tcp://127.0.0.1:*";
   std::string engine = "cpu";  ///< cpu, cuda or torch: "auto" is settled before
   std::string device = "cpu";  ///< cpu or cuda: "auto" is settled before
+  /// UUIDs of the GPUs of this host, tp for each replica; empty = ranks take what they see.
+  std::vector<std::string> gpus;
   bool oversubscribe = false;
   std::string log_level = "info";
   /// Options that the programs' tables let serve offer, handed on where given: the programs know

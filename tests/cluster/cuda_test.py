@@ -87,6 +87,13 @@ class FakeDevice(unittest.TestCase):
             os.link(BIN / name, folder / name)
         os.link(BIN / "tailor-worker-fake", folder / "tailor-worker-cuda")
         cluster.BIN = folder
+        # And for GPUs, one a rank, by nvidia-smi.
+        smi = folder / "nvidia-smi"
+        smi.write_text("#!/bin/sh\n" + "".join(f"echo '{i}, GPU-{i}, NVIDIA Fake, 999.1, 9.0, Disabled, 81559, 81000'\n"
+                                               for i in range(2)), encoding="utf-8")
+        smi.chmod(0o755)
+        cls.environment = {name: value for name, value in cluster.ENVIRONMENT.items() if name != "CUDA_VISIBLE_DEVICES"}
+        cls.environment["PATH"] = f"{folder}:{cls.environment['PATH']}"
 
     @classmethod
     def tearDownClass(cls):
@@ -96,7 +103,7 @@ class FakeDevice(unittest.TestCase):
     def storm(self, replicas, tp):
         memory = {1: "576KiB", 2: "384KiB"}[tp]  # of a rank: 24 blocks, too few for 8 answers
         with Cluster("--engine", "cuda", "--oversubscribe", *OPTIONS, "--kv-memory", memory, model=MODEL,
-                     replicas=replicas, tp=tp) as served:
+                     replicas=replicas, tp=tp, environment=self.environment) as served:
             stop = threading.Event()
             company = threading.Thread(target=change_minds, args=(served.endpoint, stop))
             company.start()

@@ -127,6 +127,11 @@ TEST(SingleLaunch, EveryReplicaGetsItsOwnGroupAndTheCoordinatorNone) {
   EXPECT_EQ(group->size(), kTp);
   EXPECT_EQ(group->rank(), (environment->world_rank() - 1) % kTp);
   EXPECT_EQ(environment->replica(kTp), (environment->world_rank() - 1) / kTp);
+  auto workers = environment->workers_communicator(kTp);
+  ASSERT_TRUE(workers) << to_string(workers.error());
+  auto all = make_mpi_collective(*workers);
+  EXPECT_EQ(all->size(), 4);
+  EXPECT_EQ(all->rank(), environment->world_rank() - 1);
   // Each replica its own seed: a byte that crossed replicas would differ from what is expected.
   transcript(*group, 10 + static_cast<uint64_t>(environment->replica(kTp)), 60);
 }
