@@ -7,7 +7,8 @@
 //   report_codec       a step's report of 250 sequences, from a leader's values to bytes and back
 //   waiting_request    what the coordinator's process holds for a request that waits
 //
-// Google Benchmark, CPU time of the thread that works; the counter `token` is what to read. The
+// Google Benchmark, CPU time of the thread that works; the counter `token` is what to read.
+// `--smoke` runs each once with 1,000 requests waiting: whether it works, no figures. The
 // loop runs as it is, on the benchmark's own thread: only the io thread is replaced, by World
 // below, which plays clients and leader. What it does for that is not timed.
 #include <benchmark/benchmark.h>
@@ -223,7 +224,7 @@ struct WorldOptions {
   uint32_t waiting = 0;
   uint32_t clients = 1000;
   uint32_t prompt_tokens = 64;
-  uint32_t steps = 0;  ///< 0: it only waits
+  uint32_t steps = 300;  ///< 0: it only waits
   bool encode = false;
   bool ends = false;
 };
@@ -363,7 +364,6 @@ class World : public comm::CoordinatorIo {
 };
 
 void coordinator_step(State& state, WorldOptions options) {
-  options.steps = 300;
   double tokens = 0, bytes = 0, messages = 0;
   for (auto _ : state) {
     state.PauseTiming();
@@ -405,21 +405,22 @@ void report_codec(State& state, bool encode, bool decode) {
 // ---- memory ----
 
 /// With two lengths of prompts: what grows with them is the ids, the rest is the request.
-void waiting_request(State& state) {
-  constexpr uint32_t kWaiting = 20'000, kShort = 64, kLong = 1088;
+void waiting_request(State& state, uint32_t waiting) {
+  constexpr uint32_t kShort = 64, kLong = 1088;
   double held[2] = {};
   for (auto _ : state) {
     for (const bool is_long : {false, true}) {
       state.PauseTiming();
       counting = true;
       World world({.slots = 1,
-                   .waiting = kWaiting,
+                   .waiting = waiting,
                    .clients = 10,
-                   .prompt_tokens = is_long ? kLong : kShort},
+                   .prompt_tokens = is_long ? kLong : kShort,
+                   .steps = 0},
                   state);
       world.run();
       counting = false;
-      held[is_long] = static_cast<double>(world.held()) / kWaiting;
+      held[is_long] = static_cast<double>(world.held()) / waiting;
       state.ResumeTiming();
     }
   }
@@ -434,32 +435,40 @@ benchmark::internal::Benchmark* add(benchmark::internal::Benchmark* one) {
       "min", [](const std::vector<double>& v) { return *std::min_element(v.begin(), v.end()); });
 }
 
-void register_all() {
-  const auto core = [](const char* name, const char* policy, uint32_t waiting, bool ends) {
+void register_all(bool smoke) {
+  const uint32_t many = smoke ? 1000 : 100'000;
+  const std::string waiting = "/waiting:" + std::to_string(many);
+  const auto core = [&](const std::string& name, const char* policy, uint32_t count, bool ends) {
     // Every answer of 100 to 299 tokens ends at least twice.
-    add(benchmark::RegisterBenchmark(name, core_step, policy, waiting, ends))->Iterations(600);
+    add(benchmark::RegisterBenchmark(name.c_str(), core_step, policy, count, ends))
+        ->Iterations(smoke ? 1 : 600);
   };
   core("core_step/tie", "tie", 0, false);
-  core("core_step/fcfs/waiting:100000", "fcfs", 100'000, false);
-  core("core_step/tie/waiting:100000", "tie", 100'000, false);
-  core("core_step/fcfs/waiting:100000/ends", "fcfs", 100'000, true);
-  core("core_step/tie/waiting:100000/ends", "tie", 100'000, true);
+  for (const char* policy : {"fcfs", "tie"})
+    core("core_step/" + (policy + waiting), policy, many, false);
+  for (const char* policy : {"fcfs", "tie"})
+    core("core_step/" + (policy + waiting) + "/ends", policy, many, true);
 
-  const auto loop = [](const char* name, const WorldOptions& options) {
+  const auto loop = [&](const char* name, WorldOptions options) {
+    options.waiting = many;
+    if (smoke) options.steps = 1;
     add(benchmark::RegisterBenchmark(name, coordinator_step, options))->Iterations(1);
   };
-  constexpr uint32_t k100k = 100'000;
-  loop("coordinator_step/clients:1000/to_messages", {.waiting = k100k});
-  loop("coordinator_step/clients:1000/to_bytes", {.waiting = k100k, .encode = true});
-  loop("coordinator_step/clients:1000/to_bytes/ends",
-       {.waiting = k100k, .encode = true, .ends = true});
-  loop("coordinator_step/clients:10/to_messages", {.waiting = k100k, .clients = 10});
-  loop("coordinator_step/clients:10/to_bytes", {.waiting = k100k, .clients = 10, .encode = true});
+  loop("coordinator_step/clients:1000/to_messages", {});
+  loop("coordinator_step/clients:1000/to_bytes", {.encode = true});
+  loop("coordinator_step/clients:1000/to_bytes/ends", {.encode = true, .ends = true});
+  loop("coordinator_step/clients:10/to_messages", {.clients = 10});
+  loop("coordinator_step/clients:10/to_bytes", {.clients = 10, .encode = true});
 
-  add(benchmark::RegisterBenchmark("report_codec/encode", report_codec, true, false));
-  add(benchmark::RegisterBenchmark("report_codec/decode", report_codec, false, true));
-  add(benchmark::RegisterBenchmark("report_codec/both", report_codec, true, true));
-  benchmark::RegisterBenchmark("waiting_request", waiting_request)->Iterations(1);
+  const auto codec = [&](const char* name, bool encode, bool decode) {
+    auto* one = add(benchmark::RegisterBenchmark(name, report_codec, encode, decode));
+    if (smoke) one->Iterations(1);
+  };
+  codec("report_codec/encode", true, false);
+  codec("report_codec/decode", false, true);
+  codec("report_codec/both", true, true);
+  benchmark::RegisterBenchmark("waiting_request", waiting_request, smoke ? 1000 : 20'000)
+      ->Iterations(1);
 }
 
 }  // namespace
@@ -467,7 +476,9 @@ void register_all() {
 
 int main(int argc, char** argv) {
   tailor::init_logging("coordinator_bench", "error");
-  tailor::bench::register_all();
+  const bool smoke = argc > 1 && std::string(argv[1]) == "--smoke";
+  if (smoke) ++argv, --argc;
+  tailor::bench::register_all(smoke);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 64;
   benchmark::RunSpecifiedBenchmarks();
