@@ -508,6 +508,7 @@ Result<std::unique_ptr<Engine>> make(Device& device, const weights::WeightFiles&
   info.hidden_size = config.hidden_size;
   info.max_context = size.max_context;
   info.num_blocks = size.num_blocks;
+  info.block_tokens = options.block_tokens;
   info.weight_bytes = weight_bytes;
   info.kv_bytes =
       static_cast<uint64_t>(own.layout.block_bytes()) * static_cast<uint64_t>(size.num_blocks);
