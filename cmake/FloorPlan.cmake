@@ -71,6 +71,8 @@ floor(commands              ON base runtime tie weights client answers predict_d
 # Programs.
 floor(collective-bench      ON runtime collective mpi)
 floor(coordinator_bench     ON base runtime tie link coordinator_core coordinator)
+floor(gpu-bench OPTIONAL    ON runtime weights gpu parallel_cuda WITH gpu_cuda gpu_kernels)
+floor(gpu-bench-fake        ON runtime weights gpu parallel_cuda WITH gpu_fake gpu_kernels_fake)
 floor(tailor                ON program commands)
 floor(tailor-coordinator    ON runtime weights mpi link client coordinator_core coordinator program model_text)
 floor(tailor-predictor      ON program predictor_commands)
