@@ -11,7 +11,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
-from gpu_check import limits, steps  # pylint: disable=wrong-import-position
+from gpu_check import limits, pack, steps  # pylint: disable=wrong-import-position
 from gpu_check.runner import Said, StepFailed, Verdict, rows_of, whole  # pylint: disable=wrong-import-position
 
 # The runner ends every process below it: it runs in a process of its own.
@@ -161,6 +161,25 @@ class Judges(unittest.TestCase):
         for f32, bf16 in ((0.01, 0.012), (1e-5, 0.03)):
             with self.assertRaisesRegex(StepFailed, "too far"):
                 steps.judge_oracle(rows(f32, bf16))
+
+
+class Packing(unittest.TestCase):
+    def test_tests_find_their_programs_and_mpirun_where_they_were_unpacked(self):
+        folder = pathlib.Path("/there")
+        alone = {"name": "a", "command": ["tests/a", "--x"], "program": 0, "environment": {}}
+        ranks = {"name": "b", "command": ["/usr/bin/mpiexec", "-n", "1", "tests/b"], "program": 3, "environment": {}}
+        self.assertEqual(pack.unpacked_test(alone, folder, "/there/mpirun")["command"], ["/there/tests/a", "--x"])
+        self.assertEqual(pack.unpacked_test(ranks, folder, "/there/mpirun")["command"],
+                         ["/there/mpirun", "-n", "1", "/there/tests/b"])
+        self.assertEqual(ranks["command"][3], "tests/b")
+
+    def test_the_machine_has_its_own_c_library_driver_and_cuda(self):
+        for name in ("libc.so.6", "ld-linux-x86-64.so.2", "libcuda.so.1", "libcudart.so.13", "libcublasLt.so.13", "libnccl.so.2"):
+            self.assertTrue(pack.THERE.match(name), name)
+        for name in ("libmpi.so.40", "libzmq.so.5", "libstdc++.so.6", "libprotobuf.so.32", "libcom_err.so.2"):
+            self.assertFalse(pack.THERE.match(name), name)
+        self.assertTrue(pack.LEFT_OUT.match("libucp.so.0"))
+        self.assertFalse(pack.LEFT_OUT.match("libpmix.so.2"))
 
 
 class Values(unittest.TestCase):

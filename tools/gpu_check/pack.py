@@ -23,17 +23,22 @@ LEFT_OUT = re.compile(r"libfabric|libpsm|libucp|libucs|libuct|libibverbs|librdma
 
 
 def tests_of(build, label):
-    """The tests of a build with that label, as ctest knows them."""
+    """The tests of a build with that label whose programs are built, as ctest knows them; `program` is the word of `command`
+    that is the test's own (others start it: mpirun)."""
+    if shutil.which("ctest") is None:
+        return []
     done = subprocess.run(["ctest", "--test-dir", build, "--show-only=json-v1", "-L", f"^{label}$"], capture_output=True,
                           text=True, check=False)
     if done.returncode != 0:
         return []
-    found = []
+    found, folder = [], pathlib.Path(build).resolve() / "tests"
     for test in json.loads(done.stdout)["tests"]:
-        properties = {item["name"]: item["value"] for item in test.get("properties", [])}
-        environment = dict(item.split("=", 1) for item in properties.get("ENVIRONMENT", []))
-        if "command" in test and os.path.dirname(test["command"][0]) == str(pathlib.Path(build).resolve() / "tests"):
-            found.append({"name": test["name"], "command": test["command"], "environment": environment})
+        command = test.get("command", [])
+        own = [i for i, word in enumerate(command) if pathlib.Path(word).parent == folder and os.access(word, os.X_OK)]
+        if own:
+            properties = {item["name"]: item["value"] for item in test.get("properties", [])}
+            environment = dict(item.split("=", 1) for item in properties.get("ENVIRONMENT", []))
+            found.append({"name": test["name"], "command": command, "program": own[0], "environment": environment})
     return found
 
 
@@ -89,10 +94,12 @@ def fill(build, tests, out):
         wanted.update(libraries_of(build / "bin" / name))
         strip(build / "bin" / name, out / "bin" / name)
     for test in tests:
-        program = pathlib.Path(test["command"][0])
+        command = list(test["command"])
+        program = pathlib.Path(command[test["program"]])
         wanted.update(libraries_of(program))
         strip(program, out / "tests" / program.name)
-        packed.append({**test, "command": [f"tests/{program.name}", *test["command"][1:]]})
+        command[test["program"]] = f"tests/{program.name}"
+        packed.append({**test, "command": command})
     mpi = pack_mpi(out, wanted)
     for name, file in sorted(wanted.items()):
         if not THERE.match(name):
@@ -130,3 +137,12 @@ def unpack(folder, out):
     with tarfile.open(folder / ARCHIVE) as archive:
         archive.extractall(out)  # our own
     return manifest
+
+
+def unpacked_test(test, folder, mpirun):
+    """A packed test as it is run from `folder`."""
+    command = list(test["command"])
+    if test["program"] != 0:
+        command[0] = str(mpirun)
+    command[test["program"]] = str(folder / command[test["program"]])
+    return {**test, "command": command}

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 
 MAX_OUTPUT = 32 << 20  # bytes of a command; one that writes more is ended
+MAX_LOGGED = 200_000   # characters of a command in the log, its begin and its end
 TAIL = 4000            # characters of a failed command's output that the results keep
 FORMAT = "tailor-gpu-check-1"
 
@@ -172,7 +173,10 @@ def run_command(command, deadline, log):
             process.wait()
         output.seek(0)
         text = output.read(MAX_OUTPUT).decode(errors="replace")
-        log.write(text if text.endswith("\n") or not text else text + "\n")
+        if len(text) > MAX_LOGGED:
+            log.write(f"{text[:MAX_LOGGED // 2]}\n[..]\n{text[-MAX_LOGGED // 2:]}\n")
+        else:
+            log.write(text if text.endswith("\n") or not text else text + "\n")
         if trouble is not None:
             trouble.text = text
             raise trouble

@@ -26,9 +26,13 @@ class Place:
     threads: int
     mpirun: str = "mpirun"
     commit: str | None = None  # of packed programs
+    environment: dict = dataclasses.field(default_factory=dict)  # of our programs; not for others: it names libraries
+
+    def command(self, words, environment=None, cwd=None):
+        return Command(words, {**self.environment, **(environment or {})}, cwd)
 
     def bench_command(self, *words):
-        return Command([self.programs / self.bench, *words])
+        return self.command([self.programs / self.bench, *words])
 
     def model(self, name, config):
         folder = self.work / name
@@ -109,7 +113,7 @@ def judge_doctor(said):
 
 
 def doctor(place):
-    return Step("doctor", "tailor doctor: what it makes of this machine", 30, [Command([place.programs / "tailor", "doctor"])],
+    return Step("doctor", "tailor doctor: what it makes of this machine", 30, [place.command([place.programs / "tailor", "doctor"])],
                 judge_doctor, any_code=True, least=3)
 
 
@@ -145,7 +149,7 @@ def test_steps(place):
             environment["GTEST_FILTER"] = REHEARSED[test["name"]]
             environment["TAILOR_PARITY_SMALL_ALONE"] = "1"
         yield Step("test " + test["name"], "a test program on the device", 90 if place.full else 45,
-                   [Command(test["command"], environment, cwd=str(place.root))], judge_test, any_code=True, least=4)
+                   [place.command(test["command"], environment, str(place.root))], judge_test, any_code=True, least=4)
 
 
 # ---- sanitizer ------------------------------------------------------------------------------------------------------------
@@ -184,8 +188,8 @@ def sanitizer_steps(place):
                 continue
             before = [sys.executable, "-c", STAND_IN] if place.rehearse else [tool]
             yield Step(label, about + (" (a stand-in that finds nothing)" if place.rehearse else ""), 120 if place.full else 40,
-                       [Command([*before, "--tool", check, "--error-exitcode=9", *tests[name]["command"]],
-                                tests[name]["environment"], cwd=str(place.root))], judge_sanitizer, any_code=True, least=10)
+                       [place.command([*before, "--tool", check, "--error-exitcode=9", *tests[name]["command"]],
+                                      tests[name]["environment"], str(place.root))], judge_sanitizer, any_code=True, least=10)
 
 
 # ---- parity with torch ----------------------------------------------------------------------------------------------------
@@ -216,6 +220,7 @@ def torch_parity(place, have_torch):
     skip = "" if have_torch else "there is no torch in this Python"
     folder = place.model("oracle", config)
     return Step("torch", about, 60, [Command([sys.executable, HERE / "torch_oracle.py", folder / "config.json", place.work,
+                                             "env", *(f"{name}={value}" for name, value in place.environment.items()),
                                              place.programs / place.bench])], judge_oracle, least=15, skip=skip)
 
 
@@ -327,8 +332,9 @@ def serve(place):
     else:
         options += ["--device", "cuda"]
     return Step("serve", "tailor serve with the 8B shape and random weights, a burst, a clean stop", 90 if place.full else 70,
-                [Command([sys.executable, HERE / "serve_burst.py", programs, place.work / "serve", place.model("served", config),
-                          config["vocab_size"], requests, prompt, answer, *options])], judge, least=25)
+                [place.command([sys.executable, HERE / "serve_burst.py", programs, place.work / "serve",
+                                place.model("served", config), config["vocab_size"], requests, prompt, answer, *options])],
+                judge, least=25)
 
 
 def all_steps(place):
