@@ -105,13 +105,16 @@ TEST(BlockManager, ATierIsAnIndex) {
   auto more = m.extend(host, 33);
   ASSERT_FALSE(more);
   EXPECT_NE(more.error().message.find("1 more KV blocks are needed, 0 of 2"), std::string::npos);
-  TableId third = m.open_table(2);
-  EXPECT_FALSE(m.extend(third, 1)) << "no such tier: no blocks";
   m.close_table(device);
   EXPECT_EQ(m.used_blocks(1), 2) << "the other tier is not touched";
   m.close_table(host);
   EXPECT_EQ(m.free_blocks(1), 2);
   EXPECT_TRUE(m.check_integrity());
+}
+
+TEST(BlockManagerDeathTest, ATableIsOnATierThatHasBlocks) {
+  BlockManager m({.tier_blocks = {4, 2}, .block_tokens = 16, .max_tables = 3});
+  EXPECT_DEATH(m.open_table(2), "a tier that is not there");
 }
 
 TEST(BlockManagerDeathTest, AReservationMustBeOver) {
