@@ -134,7 +134,7 @@ TEST_P(BlockManagerProperty, AgreesWithNaiveModel) {
   auto below = [&](int n) { return static_cast<int>(rng() % n); };
   const int tiers = 1 + below(3), tables = 1 + below(10);
   BlockManagerOptions options = small(1 + below(40), tables);
-  for (int t = 1; t < tiers; ++t) options.tier_blocks[t] = below(30);
+  for (int t = 1; t < tiers; ++t) options.tier_blocks[t] = 1 + below(29);
   BlockManager m(options);
   struct Model {
     TierId tier = 0;
