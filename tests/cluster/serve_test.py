@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import shutil
 import signal
 import struct
@@ -328,9 +329,26 @@ class WithoutSupervisor(unittest.TestCase):
         return json.loads(done.stdout) if done.returncode == 0 else {}
 
     def test_an_mpirun_for_each_replica_serves(self):
-        with self.started("--replicas", "2"):
+        with self.started("--replicas", "2") as script:
+            lines = pathlib.Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text(encoding="utf-8").split()
+            said = "".join(pathlib.Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8") for pid in lines)
+            shared = set(re.findall(r"/dev/shm/tailor-[^/]+", said))
+            self.assertEqual(len(shared), 1, said)
             done = run_tailor("generate", "--endpoint", self.endpoint, "--chat", QUESTION, "--max-tokens", 4)
             self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertFalse(pathlib.Path(shared.pop()).exists(), "what it made in shared memory goes with it")
+
+    def test_help_is_printed_and_not_run(self):
+        done = subprocess.run([ROOT / "launch/mpirun-cluster", "--help"], capture_output=True, text=True, check=False,
+                              env={**os.environ, "TAILOR_BIN": str(BIN)})
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn("launch/mpirun-cluster [--single]", done.stdout)
+
+    def test_only_lines_that_start_something_are_run(self):
+        done = subprocess.run([ROOT / "launch/mpirun-cluster", "--write-config"], capture_output=True, text=True, check=False,
+                              env={**os.environ, "TAILOR_BIN": str(BIN)})
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"^mpirun-cluster: tailor serve --print was expected to print lines to run, found: .*\n$")
 
     def test_with_a_hostfile_the_key_lies_under_home_for_every_host_to_read(self):
         with tempfile.NamedTemporaryFile("w", suffix=".hosts") as hosts:
