@@ -4,6 +4,7 @@ beside, never into /, for each run."""
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -104,7 +105,7 @@ def fill(build, tests, out):
     for name, file in sorted(wanted.items()):
         if not THERE.match(name):
             strip(file, out / "lib" / name)
-    return {"tests": packed, "open_mpi_of": mpi}
+    return {"glibc": glibc_needed(out), "tests": packed, "open_mpi_of": mpi}
 
 
 def make(root, build, out, commit, build_first):
@@ -131,9 +132,19 @@ def make(root, build, out, commit, build_first):
     return 0 if size <= MAX_BYTES else 1
 
 
+def glibc_needed(tree):
+    """The newest version of the C library that a file names, (2, 34)."""
+    return max((int(major), int(minor)) for path in tree.rglob("*") if path.is_file()
+               for major, minor in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", path.read_bytes()))
+
+
 def unpack(folder, out):
-    """The programs of `folder` into `out`; gives the manifest."""
+    """The programs of `folder` into `out`; gives the manifest. Ends where this machine's C library is too old for them."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    needed, here = manifest["glibc"], platform.libc_ver()[1]
+    if here and [int(word) for word in here.split(".")[:2]] < needed:
+        raise SystemExit(f"gpu-check: the packed programs need glibc {needed[0]}.{needed[1]}, and this machine has {here}; "
+                         "pack where it is older, or build here with launch/setup --build cuda")
     with tarfile.open(folder / ARCHIVE) as archive:
         archive.extractall(out)  # our own
     return manifest

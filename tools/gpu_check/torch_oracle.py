@@ -7,6 +7,7 @@ Writes WORK/model (config.json, model.safetensors), lets the engine compute logi
 after it, computes them with torch from the same weights, in F32 on the CPU's or the card's own terms, and prints one line of
 JSON for each type: the largest difference, in shares of the logits' own spread. Needs torch alone.
 """
+import ctypes
 import json
 import pathlib
 import struct
@@ -62,7 +63,8 @@ def write_model(folder, config, weights):
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in weights.values():
-            file.write(bytes(tensor.cpu().contiguous().view(torch.uint8).flatten().untyped_storage()))
+            here = tensor.cpu().contiguous()
+            file.write(ctypes.string_at(here.data_ptr(), here.numel() * 2))
 
 
 def inverse_frequencies(config, device):
