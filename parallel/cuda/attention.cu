@@ -120,7 +120,6 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(PagedAtten
         top[head] = high;
         shrink[head] = less;
       }
-      __syncwarp();
     }
     load_tile(pool + a.layout.plane_values(), offsets, keys, dim, whole, tile, stride);
     __syncthreads();

@@ -70,7 +70,7 @@ Result<void> rope_angles(Stream stream, const RopeAngles& args);
 
 /// Rotate-half RoPE in F32 of each row's queries and keys, after the bias; queries go to `q`, times
 /// `scale`; keys and values to the row's slot of the pool, all rounded to T once. A row with a
-/// negative slot writes no key or value.
+/// negative slot writes no key or value. Cost: one read of qkv, one write of q, k and v.
 struct RopeAppend {
   ValueType type = ValueType::kF32;  ///< also the pool's
   const void* qkv = nullptr;         ///< T [rows, (heads + 2 groups) * head_dim]: q, k, v
@@ -89,7 +89,9 @@ Result<void> rope_append(Stream stream, const RopeAppend& args);
 /// Each row's queries over keys and values 0 .. position of its sequence, read from the pool. All
 /// heads of a group share a key and a value. Scores, softmax and sums are F32; a row visits its
 /// keys in order, in runs of kAttentionTile. A row of position -1 attends to nothing and gets
-/// zeros. Any head_dim up to kMaxHeadDim. The simple kernel: oracle and fall-back.
+/// zeros. Any head_dim up to kMaxHeadDim. The simple kernel: oracle and fall-back. Cost: a row
+/// reads its keys and values once for each group, in one block: few rows with long contexts leave
+/// most of a card idle.
 struct PagedAttention {
   ValueType type = ValueType::kF32;
   const void* q = nullptr;     ///< T [rows, heads * head_dim], scaled
@@ -108,7 +110,7 @@ inline constexpr int64_t kMaxHeadDim = 512;
 inline constexpr int64_t kMaxHeadsPerGroup = 32;
 Result<void> paged_attention(Stream stream, const PagedAttention& args);
 
-/// out = silu(gate + bias) * (up + bias), in F32, rounded once.
+/// out = silu(gate + bias) * (up + bias), in F32, rounded once. Cost: one read, one write.
 struct SiluMul {
   ValueType type = ValueType::kF32;
   const void* gate_up = nullptr;  ///< T [rows, 2 * columns]: gate, then up
@@ -246,8 +248,8 @@ struct CopySlabs {
 };
 Result<void> copy_slabs(Stream stream, const CopySlabs& args);
 
-/// out[i] = kv::slab_checksum of each slab: XXH64, seeded by kv::slab_seed of its layout. A slab is
-/// one chain of multiplications, about a microsecond per KiB; many slabs go side by side.
+/// out[i] = kv::slab_checksum of each slab: XXH64, seeded by kv::slab_seed of its layout. Cost: a
+/// slab is one chain of multiplications, a step for every 32 bytes; many slabs go side by side.
 struct ChecksumSlabs {
   const std::byte* pool = nullptr;
   int64_t slab_bytes = 0;

@@ -292,13 +292,13 @@ __device__ Head shortest_head(const Row& row, float top, const Head& head, doubl
 
 // ---- the draw -----------------------------------------------------------------------------------
 
-/// The first id, in order of ids, at which the running sum of weights exceeds u of their total.
+/// The first id, in order of ids, at which the running sum of weights exceeds u of their total; on
+/// thread 0.
 /// `weight(logit, id)` is 0 for what may not be drawn; `masses` holds its sums by chunk.
 template <class Weight>
 __device__ int32_t draw_by_weight(const Row& row, double u, const Weight& weight) {
   TAILOR_SHARED(double, ends, kWarp);
   TAILOR_SHARED(double, before, 1);
-  TAILOR_SHARED(int32_t, drawn, 1);
   // A thread adds up a run of chunks, the block what lies before each thread's run.
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const int64_t per_thread = ceil_div(row.chunks, blockDim.x);
@@ -337,6 +337,7 @@ __device__ int32_t draw_by_weight(const Row& row, double u, const Weight& weight
   if (found == chunk) *before = running;
   if (thread == 0 && holds_target == kNone) *before = -INFINITY;  // all of the last: its last token
   __syncthreads();
+  int32_t drawn = 0;
   if (thread == 0) {
     running = *before;
     const int64_t first = static_cast<int64_t>(chunk) * kChunk;
@@ -344,14 +345,14 @@ __device__ int32_t draw_by_weight(const Row& row, double u, const Weight& weight
       const float w = weight(row.logits[id], id);
       if (w == 0) continue;
       running += w;
-      *drawn = static_cast<int32_t>(id);
+      drawn = static_cast<int32_t>(id);
       if (running > target) break;
     }
   }
-  __syncthreads();
-  return *drawn;
+  return drawn;
 }
 
+/// On thread 0.
 __device__ int32_t draw_token(const Row& row, const SlotState& slot, float top) {
   if (slot.temperature == 0) return first_of(row, top, -1);
   // 1 / temperature; one so small that this would overflow is as good as greedy.

@@ -1,7 +1,9 @@
 #include "parallel/cuda/fake/fibers.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <boost/context/fiber.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
 #include <cstdlib>
@@ -54,6 +56,62 @@ class Random {
 
  private:
   uint64_t state_;
+};
+
+/// Who is ready, and who of them goes on. Each block has one of three orders: anyone, by a draw
+/// each time, so that all advance alike; or the first in an order of all threads, or of all warps,
+/// that is drawn once, so that some run ahead of others as far as barriers let them. The second
+/// kind finds what needs a thread to fall far behind, the first what needs many to change places.
+class Ready {
+ public:
+  void begin(uint32_t threads, Random& random) {
+    random_ = &random;
+    threads_.clear();
+    ranks_.fill(0);
+    const uint32_t order = random.below(3);
+    anyone_ = order == 0;
+    if (anyone_) return;
+    at_rank_.resize(threads);
+    rank_of_.resize(threads);
+    std::iota(at_rank_.begin(), at_rank_.end(), 0u);
+    const uint32_t run = order == 1 ? 1 : kWarp;  // what stays together
+    for (uint32_t left = threads / run; left > 1; --left) {
+      const auto one = at_rank_.begin() + random.below(left) * run;
+      std::swap_ranges(one, one + run, at_rank_.begin() + (left - 1) * run);
+    }
+    for (uint32_t rank = 0; rank < threads; ++rank) rank_of_[at_rank_[rank]] = rank;
+  }
+  void add(uint32_t thread) {
+    if (anyone_) {
+      threads_.push_back(thread);
+    } else {
+      ranks_[rank_of_[thread] / 64] |= uint64_t{1} << rank_of_[thread] % 64;
+    }
+  }
+  /// Takes one out; -1 when there is none.
+  int take() {
+    if (anyone_) {
+      if (threads_.empty()) return -1;
+      std::swap(threads_[random_->below(static_cast<uint32_t>(threads_.size()))], threads_.back());
+      const auto thread = static_cast<int>(threads_.back());
+      threads_.pop_back();
+      return thread;
+    }
+    for (size_t word = 0; word < ranks_.size(); ++word) {
+      if (ranks_[word] == 0) continue;
+      const auto rank = word * 64 + static_cast<size_t>(std::countr_zero(ranks_[word]));
+      ranks_[word] &= ranks_[word] - 1;
+      return static_cast<int>(at_rank_[rank]);
+    }
+    return -1;
+  }
+
+ private:
+  Random* random_ = nullptr;
+  bool anyone_ = true;
+  std::vector<uint32_t> threads_;                   // ready, where anyone may go on
+  std::vector<uint32_t> at_rank_, rank_of_;         // the order, where there is one
+  std::array<uint64_t, kMaxThreads / 64> ranks_{};  // ready, in that order
 };
 
 enum class At : uint8_t { kReady, kBarrier, kExchange, kEnd };
@@ -126,8 +184,6 @@ class Runner {
     launch_ = nullptr;
   }
 
-  int lane() const { return static_cast<int>(index_of(*current_) % kWarp); }
-
   void sync_threads() {
     Fiber& fiber = *current_;
     fiber.at = At::kBarrier;
@@ -142,7 +198,7 @@ class Runner {
   /// after the next.
   const std::array<uint64_t, kWarp>& exchange(Exchange kind, uint64_t value) {
     Fiber& fiber = *current_;
-    const uint32_t thread = index_of(fiber), lane = thread % kWarp;
+    const uint32_t thread = fiber.self.index, lane = thread % kWarp;
     Warp& warp = warps_[thread / kWarp];
     if (warp.arrived == 0) warp.kind = kind;
     TAILOR_CHECK(warp.kind == kind, "lanes of a warp are in different exchanges");
@@ -156,11 +212,6 @@ class Runner {
     }
     yield(fiber);
     return values;
-  }
-
-  uint32_t index_of(const Fiber& fiber) const {
-    const Thread& t = fiber.self;
-    return (t.thread.z * t.block_dim.y + t.thread.y) * t.block_dim.x + t.thread.x;
   }
 
   void* shared(const void* key, size_t bytes) {
@@ -186,17 +237,15 @@ class Runner {
       warp.arrived = 0;
       warp.round.fill(0);
     }
-    ready_.clear();
+    ready_.begin(threads_, random);
     for (uint32_t i = 0; i < threads_; ++i) {
       fibers_[i]->self = {
-          {i % block.x, i / block.x % block.y, i / block.x / block.y}, at, block, grid};
+          {i % block.x, i / block.x % block.y, i / block.x / block.y}, at, block, grid, i};
       make_ready(i);
     }
     uint32_t ended = 0;
-    while (!ready_.empty()) {
-      std::swap(ready_[random.below(static_cast<uint32_t>(ready_.size()))], ready_.back());
-      Fiber& fiber = *fibers_[ready_.back()];
-      ready_.pop_back();
+    for (int next = ready_.take(); next >= 0; next = ready_.take()) {
+      Fiber& fiber = *fibers_[static_cast<size_t>(next)];
       resume(fiber);
       ended += fiber.at == At::kEnd;
     }
@@ -219,7 +268,7 @@ class Runner {
 
   void make_ready(uint32_t index) {
     fibers_[index]->at = At::kReady;
-    ready_.push_back(index);
+    ready_.add(index);
   }
 
   void* filled(SharedArray& array) {
@@ -277,7 +326,7 @@ class Runner {
   SharedArray dynamic_;
   // of the block
   uint64_t block_ = 0;
-  std::vector<uint32_t> ready_;
+  Ready ready_;
   uint32_t at_barrier_ = 0;
   std::vector<Warp> warps_;
 };
@@ -296,7 +345,6 @@ void set_next_seed(uint64_t seed) { seeds = seed; }
 uint64_t next_seed() { return seeds++; }
 
 void sync_threads() { runner().sync_threads(); }
-int lane() { return runner().lane(); }
 
 void exchange(Exchange kind, const void* value, size_t bytes, int from, void* out) {
   uint64_t word = 0;

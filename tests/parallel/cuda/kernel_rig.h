@@ -18,9 +18,14 @@ namespace tailor::parallel::gpu {
 /// The order in which the fake device's threads run from here on; nothing on a card.
 void shuffle_threads(uint64_t seed);
 
+/// One for all tests of a program: the fake device's threads and their fibers are made once.
 class KernelRig {
  public:
-  KernelRig() : device_(std::move(Device::open("cuda")).value()) {}
+  static KernelRig& shared() {
+    static KernelRig rig;
+    rig.clear();
+    return rig;
+  }
   Stream stream() { return device_->stream(); }
 
   /// Room for n values, `offset` values behind the beginning of its memory.
@@ -62,6 +67,8 @@ class KernelRig {
   }
 
  private:
+  KernelRig() : device_(std::move(Device::open("cuda")).value()) {}
+
   std::unique_ptr<Device> device_;
   std::deque<Memory> held_;
 };

@@ -28,7 +28,7 @@ class Kernels : public testing::Test {
       if (this->HasFatalFailure()) return;
     }
   }
-  KernelRig rig;
+  KernelRig& rig = KernelRig::shared();
 };
 using Types = testing::Types<float, Bits16>;
 TYPED_TEST_SUITE(Kernels, Types);
@@ -162,7 +162,7 @@ TYPED_TEST(Kernels, SiluMulIsSiluTimesUp) {
 }
 
 TEST(JoinShards, MakesWholeRows) {
-  KernelRig rig;
+  KernelRig& rig = KernelRig::shared();
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     RandomValues random(seed);
     const std::vector<int64_t> begins = {0, 40, 40, 1075};  // one rank has none
@@ -475,7 +475,7 @@ std::vector<std::byte> random_bytes(RandomValues& random, size_t n) {
 }
 
 TEST(Blocks, CopiesLandWhereTheyAreToldAndNowhereElse) {
-  KernelRig rig;
+  KernelRig& rig = KernelRig::shared();
   for (const int64_t bytes : {1, 16, 100, 40000}) {
     for (uint64_t seed = 1; seed <= 4; ++seed) {
       shuffle_threads(seed);
@@ -500,7 +500,7 @@ TEST(Blocks, CopiesLandWhereTheyAreToldAndNowhereElse) {
 }
 
 TEST(Blocks, ChecksumsAreTheHosts) {
-  KernelRig rig;
+  KernelRig& rig = KernelRig::shared();
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     shuffle_threads(seed);
     RandomValues random(seed);
