@@ -134,15 +134,22 @@ class Judges(unittest.TestCase):
         return Said(code, text, rows_of(text))
 
     def test_of_a_test_program(self):
-        passed = steps.judge_test(self.said("[  SKIPPED ] A.B (0 ms)\n[  PASSED  ] 4 tests.\n"))
-        self.assertEqual((passed.sentence, passed.figures["skipped"]), ("4 tests passed, 1 skipped", ["A.B"]))
-        for text, code in (("[  PASSED  ] 3 tests.\n[  FAILED  ] A.C (1 ms)\n", 1), ("[  PASSED  ] 0 tests.\n", 0),
-                           ("[  PASSED  ] 3 tests.\n", -6), ("", 0)):
+        good = "[       OK ] A.A (0 ms)\n"
+        passed = steps.judge_test(self.said(good + "[  SKIPPED ] A.B (0 ms)\n" + good + "[  PASSED  ] 2 tests.\n"))
+        self.assertEqual((passed.sentence, passed.figures["skipped"]), ("2 tests passed, 1 skipped", ["A.B"]))
+        for text, code in ((good + "[  PASSED  ] 1 test.\n[  FAILED  ] A.C (1 ms)\n", 1), ("[  PASSED  ] 0 tests.\n", 0),
+                           (good + "[  PASSED  ] 1 test.\n", -6), ("", 0), (good, 0)):
             with self.assertRaises(StepFailed):
                 steps.judge_test(self.said(text, code))
 
+    def test_of_a_test_program_whose_environment_skips_all(self):
+        # GoogleTest says that tests have passed which never ran.
+        with self.assertRaisesRegex(StepFailed, "all of it was skipped: no driver is here"):
+            steps.judge_test(self.said("rig.cc:11: Skipped\nno driver is here\n\n[----------] Global test environment tear-down\n"
+                                       "[==========] 19 tests from 4 test suites ran. (0 ms total)\n[  PASSED  ] 19 tests.\n"))
+
     def test_of_the_sanitizer(self):
-        tests = "[  PASSED  ] 4 tests.\n"
+        tests = "[       OK ] A.A (0 ms)\n[  PASSED  ] 1 test.\n"
         self.assertEqual(steps.judge_sanitizer(self.said(tests + "========= ERROR SUMMARY: 0 errors")).figures["findings"], 0)
         with self.assertRaisesRegex(StepFailed, "2 findings, the first: Invalid __global__ read"):
             steps.judge_sanitizer(self.said("========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4\n" + tests +

@@ -70,11 +70,11 @@ NVIDIA_SMI = ("name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max
 
 
 def judge_machine(smi, versions, card):
+    if card.code != 0:
+        raise StepFailed((card.text.strip().splitlines() or [f"ended with code {card.code}"])[-1][:300])
     figures = {"nvidia_smi": dict(zip(NVIDIA_SMI.split(","), (w.strip() for w in smi.text.splitlines()[0].split(","))))
                if smi.code == 0 and smi.text.strip() else None,
                "versions": versions.of("versions")[0], "device": card.of("device")[0], "rows": card.rows}
-    if card.code != 0:
-        raise StepFailed(card.text.strip().splitlines()[-1][:300])
     bandwidth, rate = ceilings_of(card)
     copies = card.of("pinned_copy")
     for row in copies:
@@ -120,18 +120,19 @@ def doctor(place):
 # ---- tests ----------------------------------------------------------------------------------------------------------------
 def judge_test(said):
     """A test program of GoogleTest: some passed, none failed; skipped ones are told."""
-    passed = re.search(r"\[  PASSED  \] (\d+) test", said.text)
+    passed = len(re.findall(r"^\[       OK \] ", said.text, re.M))  # PASSED counts those that an environment skipped
+    ended = "[  PASSED  ]" in said.text
     failed = re.findall(r"^\[  FAILED  \] ([\w/.]+)", said.text, re.M)
     skipped = sorted(set(re.findall(r"^\[  SKIPPED \] ([\w/.]+)", said.text, re.M)))
-    if said.code != 0 or failed or not passed:
+    if said.code != 0 or failed or not ended:
         first = re.search(r"^.*: Failure\n.*", said.text, re.M)
         what = "failed: " + ", ".join(sorted(set(failed))[:4]) if failed else f"ended with code {said.code}"
         raise StepFailed(what + (f" ({' '.join(first[0].split())[:200]})" if first else ""))
-    count = int(passed[1])
-    if count == 0:
-        raise StepFailed("all of it was skipped: " + " ".join(said.text.strip().splitlines()[-1:])[:200])
-    return Verdict(f"{count} tests passed" + (f", {len(skipped)} skipped" if skipped else ""),
-                   {"passed": count, "skipped": skipped})
+    if passed == 0:
+        why = re.search(r": Skipped\n(.*)", said.text)
+        raise StepFailed("all of it was skipped" + (f": {why[1].strip()[:200]}" if why else ""))
+    return Verdict(f"{passed} tests passed" + (f", {len(skipped)} skipped" if skipped else ""),
+                   {"passed": passed, "skipped": skipped})
 
 
 # For a rehearsal: some of each, for fibers are slow.

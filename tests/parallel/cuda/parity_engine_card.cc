@@ -1,3 +1,5 @@
+#include <gtest/gtest.h>
+
 #include "parallel/cuda/engine_cuda.h"
 #include "tests/parallel/parity_engine.h"
 
@@ -22,6 +24,18 @@ class CardEngine final : public Engine {
   const std::unique_ptr<gpu::Device> device_;
   const std::unique_ptr<Engine> engine_;
 };
+
+/// Without a GPU nothing is tested, in one sentence.
+class NeedsDevice final : public ::testing::Environment {
+  void SetUp() override {
+    const auto opened = gpu::Device::open("cuda");
+    if (!opened && opened.error().code == ErrorCode::kUnavailable)
+      GTEST_SKIP() << opened.error().message;
+    ASSERT_TRUE(opened) << to_string(opened.error());
+  }
+};
+[[maybe_unused]] const auto* const needs_device =
+    ::testing::AddGlobalTestEnvironment(new NeedsDevice);
 
 }  // namespace
 
