@@ -84,13 +84,17 @@ def whole(value):
 def write_whole(path, results):
     """Replaces `path`: who reads it sees the old text or the new one."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(whole(results), file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(name, 0o644)
-    os.replace(name, path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(whole(results), file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def rows_of(text):
@@ -232,10 +236,11 @@ def run_steps(steps, out, seconds, facts, say=print):
                 if allowed < min(step.least, step.seconds) / 2:
                     row.update(state="not run", sentence="no time was left for it")
                 else:
-                    row.update(state="running", sentence="", commands=[" ".join(map(str, c.argv)) for c in step.commands])
-                    write_whole(path, results)
-                    log.write(f"\n==== {step.name}: {step.about}\n")
                     try:
+                        row.update(state="running", sentence="",
+                                   commands=[" ".join(map(str, command.argv)) for command in step.commands])
+                        write_whole(path, results)
+                        log.write(f"\n==== {step.name}: {step.about}\n")
                         state, sentence, figures, tail = judged(step, step_began + allowed, log)
                     except BaseException:  # we are to end: SIGTERM, an interrupt
                         row.update(state="interrupted", seconds=round(time.monotonic() - step_began, 2))
