@@ -93,7 +93,7 @@ def write_whole(path, results):
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        pathlib.Path(name).unlink(missing_ok=True)
         raise
 
 

@@ -14,7 +14,11 @@ import struct
 import subprocess
 import sys
 
-import torch
+try:
+    import torch
+except (ImportError, OSError) as error:
+    print(json.dumps({"what": "no_torch", "why": str(error)}))
+    sys.exit(0)
 
 PROMPT, ANSWER = 61, 12  # neither a multiple of a block
 
