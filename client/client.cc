@@ -26,6 +26,14 @@ constexpr int kLinkEvents =
 // messages ZeroMQ keeps while the server is away or slow
 constexpr int kMaxWaitingSubmits = 100'000;
 
+/// The server answers by the name, and cuts a longer one.
+Result<void> check_request_id(const std::string& id) {
+  if (!id.empty() && id.size() <= comm::kMaxRequestIdBytes) return {};
+  return fail(ErrorCode::kInvalidArgument, "request_id must have 1.." +
+                                               std::to_string(comm::kMaxRequestIdBytes) +
+                                               " bytes, found " + std::to_string(id.size()));
+}
+
 /// What has arrived of one sample: repeats are cut off by it, gaps are seen by it.
 struct SampleProgress {
   uint32_t next_token = 0;
@@ -59,6 +67,7 @@ class ClientConnection final : public Client {
   }
 
   Result<void> submit(const api::Submit& submit) override {
+    TAILOR_TRY(check_request_id(submit.request_id));
     TAILOR_TRY(comm::check_text(submit));
     TAILOR_TRY(say(submit));
     const size_t n = std::clamp(submit.sampling.n, 1, 1024);
@@ -69,6 +78,7 @@ class ClientConnection final : public Client {
   }
 
   Result<void> cancel(const std::string& request_id, const std::string& token) override {
+    TAILOR_TRY(check_request_id(request_id));
     const auto known = open_.find(request_id);
     api::Cancel cancel{request_id, token};
     if (known != open_.end() && token.empty()) cancel.token = known->second.token;
@@ -82,6 +92,7 @@ class ClientConnection final : public Client {
   }
 
   Result<void> resume(const api::Resume& resume) override {
+    TAILOR_TRY(check_request_id(resume.request_id));
     TAILOR_TRY(say(resume));
     OpenRequest& request = open_[resume.request_id];
     request.token = resume.token;

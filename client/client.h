@@ -28,8 +28,9 @@ class Client {
   static Result<std::unique_ptr<Client>> connect(const ClientOptions& options);
   virtual ~Client() = default;
 
-  /// Errors: Unavailable (too many messages wait for the server), LimitExceeded (the message is
-  /// larger than kMaxMessageBytes, comm/codec_api.h).
+  /// Errors of what is said: InvalidArgument (a request id of no or too many bytes), Unavailable
+  /// (too many messages wait for the server), LimitExceeded (the message is larger than
+  /// kMaxMessageBytes, comm/codec_api.h).
   virtual Result<void> submit(const api::Submit& submit) = 0;
   /// `token` is needed for a request that another client submitted; of its own a client knows it.
   /// The answer is Finished or Rejected, also when it was submitted elsewhere.

@@ -157,6 +157,24 @@ TEST(Client, AMessageThatWouldCloseTheConnectionIsNotSent) {
   EXPECT_TRUE(client->status(kPatience));
 }
 
+TEST(Client, ANameThatTheServerWouldCutIsNotSent) {
+  EchoServer server;
+  auto client = connect(server.endpoint());
+  const std::string name(comm::kMaxRequestIdBytes, 'x');
+  for (const std::string& bad : {name + "x", std::string()}) {
+    api::Submit submit = submit_of(bad, "x");
+    for (const auto& said :
+         {client->submit(submit), client->cancel(bad), client->resume({bad, {}, ""})}) {
+      ASSERT_FALSE(said);
+      EXPECT_EQ(said.error().code, ErrorCode::kInvalidArgument);
+      EXPECT_EQ(said.error().message,
+                "request_id must have 1..128 bytes, found " + std::to_string(bad.size()));
+    }
+  }
+  ASSERT_TRUE(client->submit(submit_of(name, "x")));
+  EXPECT_EQ(hear(*client, 1)[name].text, "x");
+}
+
 TEST(Client, StatusOfNobodyIsATimeoutThatNamesTheEndpoint) {
   auto client = connect("tcp://127.0.0.1:1");
   const auto status = client->status(milliseconds(50));

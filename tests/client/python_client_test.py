@@ -223,9 +223,16 @@ class PythonClient(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, r"messages\[1\].*" + wrong):
                 talk.client.submit(messages=[hi, said])
         for wrong in (dict(n="2"), dict(n=2.5), dict(n=2**40), dict(temprature=1.0), dict(temprature=None),
-                      dict(stop=7.5), dict(logit_bias={"a": 1}), dict(priority="urgent"), dict(deadline_s="soon")):
+                      dict(stop=7.5), dict(logit_bias={"a": 1}), dict(priority="urgent"), dict(deadline_s="soon"),
+                      dict(request_id="x" * 129), dict(request_id="ä" * 65)):
             with self.assertRaises((TypeError, ValueError), msg=wrong):
                 talk.client.submit("x", **wrong)
+        for name, value in (("seed", -1), ("max_tokens", 2**40), ("deadline_s", float("nan")), ("deadline_s", 1e18)):
+            with self.assertRaisesRegex(ValueError, name):
+                talk.client.submit("x", **{name: value})
+        for say in (talk.client.cancel, talk.client.resume):
+            with self.assertRaisesRegex(ValueError, "request_id must have 1..128 bytes, found 129"):
+                say("x" * 129)
         talk.client.submit(messages=[hi, dict(role="user", content=[dict(type="text", text="a"), "b"])])
         submit = talk.said("submit")  # the first of all
         self.assertEqual([m.content for m in submit.chat.messages], ["hi", "ab"])

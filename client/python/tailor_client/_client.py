@@ -16,6 +16,8 @@ MAX_MESSAGE_BYTES = 64 << 20  # the server closes the connection of a larger one
 _LEASE_EVERY_S = 3.0
 _FORGOTTEN_AFTER_S = 8.0  # silent for so long, the server may have dropped our credit and our requests
 _RESUME_AGAIN_S = 1.0
+_MAX_ID_BYTES = 128  # of a request's name
+_MAX_DEADLINE_S = 1e9
 _MAX_SAMPLES = 64  # of a request; the server refuses more
 _SILENT_AFTER_S = 10.0  # half of it without an event, half without an answer to a question whether it lives
 
@@ -133,6 +135,14 @@ def _cancel(request_id: str, token: str):
                              cancel=api.Cancel(request_id=request_id, token=token))
 
 
+def _check_id(request_id: str) -> str:
+    """The server answers by the name, and cuts a longer one."""
+    size = len(request_id.encode(errors="surrogatepass"))
+    if not 1 <= size <= _MAX_ID_BYTES:
+        raise ValueError(f"request_id must have 1..{_MAX_ID_BYTES} bytes, found {size}")
+    return request_id
+
+
 class Client:
     """Connects in the background; use status() to see whether someone answers.
 
@@ -219,7 +229,7 @@ class Client:
             raise ValueError("give exactly one of prompt, messages and token_ids")
         message = api.ClientMessage(protocol_version=PROTOCOL_VERSION)
         submit = message.submit
-        submit.request_id = request_id or uuid.uuid4().hex
+        submit.request_id = _check_id(request_id or uuid.uuid4().hex)
         if prompt is not None:
             submit.text = prompt
         elif messages is not None:
@@ -239,6 +249,8 @@ class Client:
         submit.tenant = tenant
         submit.detach = detach
         if deadline_s is not None:
+            if not 0 <= deadline_s <= _MAX_DEADLINE_S:
+                raise ValueError(f"deadline_s must be in 0..{_MAX_DEADLINE_S:.0e}, found {deadline_s}")
             submit.deadline_us = int(deadline_s * 1e6)
         self._put_sampling(submit.sampling, sampling)
         self._say(message)
@@ -247,7 +259,7 @@ class Client:
 
     def cancel(self, request_id: str, token: str = "") -> None:
         """Answered by Finished or Rejected. `token` (of its Accepted) is needed for another client's request."""
-        known = self._open.get(request_id)
+        known = self._open.get(_check_id(request_id))
         token = token or (known.token if known else "")
         self._say(_cancel(request_id, token))
         if known is None and token:  # without, it is one of ours whose end has been heard, or is rejected
@@ -256,7 +268,7 @@ class Client:
     def resume(self, request_id: str, from_token=(), token: str = "") -> None:
         """Asks for a request's stream, from these token indices on (one per sample; none = from the start). `token` (of
         its Accepted) is needed for another client's request, which no longer reads it then."""
-        resume = api.Resume(request_id=request_id, from_token=from_token, token=token)
+        resume = api.Resume(request_id=_check_id(request_id), from_token=from_token, token=token)
         self._say(api.ClientMessage(protocol_version=PROTOCOL_VERSION, resume=resume))
         self._open[request_id] = _Open([_Sample(t, None if t else 0) for t in from_token] or [_Sample()], token)
 
@@ -363,7 +375,10 @@ class Client:
             elif name in ("stop", "stop_token_ids"):
                 getattr(out, name).extend([value] if isinstance(value, (str, int)) else value)
             else:
-                setattr(out, name, value)
+                try:
+                    setattr(out, name, value)
+                except (ValueError, TypeError) as error:  # it does not say of what
+                    raise type(error)(f"{name}: {error}") from None
 
     def _say(self, message) -> None:
         self._make_known()
