@@ -30,12 +30,13 @@ Result<void> token_in_range(const char* name, TokenId id, int64_t vocab_size) {
 
 Result<void> validate(const SamplingParams& p, int64_t vocab_size) {
   TAILOR_TRY(in_range("temperature", p.temperature, 0, 100));
-  TAILOR_TRY(in_range("top_p", p.top_p, 0, 1));
   TAILOR_TRY(in_range("min_p", p.min_p, 0, 1));
   TAILOR_TRY(in_range("repetition_penalty", p.repetition_penalty, 0.01f, 100));
   TAILOR_TRY(in_range("presence_penalty", p.presence_penalty, -100, 100));
   TAILOR_TRY(in_range("frequency_penalty", p.frequency_penalty, -100, 100));
-  if (p.top_p == 0) return bad("top_p must be above 0 (1 switches it off)");
+  if (p.top_p <= 0)  // -0 too
+    return bad("top_p must be above 0 (1 switches it off), found " + shortest(p.top_p));
+  TAILOR_TRY(in_range("top_p", p.top_p, 0, 1));
   if (p.top_k < 0)
     return bad("top_k must be at least 0 (0 switches it off), found " + std::to_string(p.top_k));
   if (p.n < 1 || p.n > kMaxSamples)

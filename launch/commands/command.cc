@@ -56,6 +56,9 @@ int run_tailor(int argc, char** argv) {
                                    add_score(app),  add_fit_report(app), add_restamp(app)};
   list_passed_on(app);
   check_number_options(app);
+  app.failure_message([](const CLI::App* failed, const CLI::Error& error) {
+    return sentence_of(*failed, error) + "\nRun with --help for more information.\n";
+  });
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -18,6 +18,7 @@
 #include "launch/commands/command.h"
 #include "launch/commands/sampling_options.h"
 #include "launch/commands/terminal.h"
+#include "launch/options/number_options.h"
 
 namespace tailor::launch {
 namespace {
@@ -285,9 +286,11 @@ Command add_generate(CLI::App& parent) {
   app->add_option("--logprobs", options->sampling.params.logprobs,
                   "0 = the chosen token's, k = and the k best; -1 = none");
   app->add_flag("--json", options->json, "Print one JSON object a line instead of text");
-  app->add_option("--timeout", options->timeout_s, "Seconds a request may take; 0 = no limit");
+  app->add_option("--timeout", options->timeout_s, "Seconds a request may take; 0 = no limit")
+      ->check(wait_seconds());
   app->add_option("--connect-timeout", options->connect_timeout_s,
-                  "Seconds to wait for the cluster's first word");
+                  "Seconds to wait for the cluster's first word")
+      ->check(wait_seconds());
   app->add_option("--parallel", options->parallel, "Lines of --prompts in work at once")
       ->check(CLI::Range(1, 65536));
   return {app, [options] { return run(*options); }};

@@ -11,6 +11,7 @@
 #include "launch/commands/command.h"
 #include "launch/commands/terminal.h"
 #include "launch/model_text.h"
+#include "launch/options/number_options.h"
 
 namespace tailor::launch {
 namespace {
@@ -164,8 +165,10 @@ Command add_status(CLI::App& parent) {
   app->add_option("--endpoint", options->endpoint, "The cluster's address");
   app->add_flag("--json", options->json, "Everything, as one JSON object");
   app->add_option("--wait", options->wait_s,
-                  "Wait up to that many seconds for ready; not ready then = exit code 1");
-  app->add_option("--timeout", options->timeout_s, "Seconds to wait for an answer");
+                  "Wait up to that many seconds for ready; not ready then = exit code 1")
+      ->check(wait_seconds());
+  app->add_option("--timeout", options->timeout_s, "Seconds to wait for an answer")
+      ->check(wait_seconds());
   app->add_flag("--quiet", options->quiet, "Print nothing; exit code 0 = ready");
   return {app, [options] { return run(*options); }};
 }

@@ -40,4 +40,38 @@ inline void check_number_options(CLI::App& app) {
   for (CLI::App* sub : app.get_subcommands({})) check_number_options(*sub);
 }
 
+/// Of an option that waits: seconds, of a length that a clock can count.
+inline CLI::Validator wait_seconds() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        const auto seconds = parse_number<double>(text);
+        return seconds && *seconds >= 0 && *seconds <= 1e9
+                   ? ""
+                   : "expected a number of seconds, 0..1e9, found " + text;
+      },
+      "");
+}
+
+/// `error` as one sentence. CLI11 does not say the range of a number that 64 bits hold and its
+/// option does not.
+inline std::string sentence_of(const CLI::App& app, const CLI::Error& error) {
+  const std::string what = error.what(), start = "Could not convert: ";
+  const size_t equals = what.find(" = ");
+  if (what.rfind(start, 0) != 0 || equals == std::string::npos) return what;
+  const std::string name = what.substr(start.size(), equals - start.size());
+  const CLI::App* last = &app;  // the command that was named
+  const CLI::Option* option = nullptr;
+  for (; last && !(option = last->get_option_no_throw(name));) {
+    const auto subs = last->get_subcommands();
+    last = subs.empty() ? nullptr : subs.front();
+  }
+  const std::string type = option ? option->get_type_name().substr(0, 4) : "";
+  const char* range = type == "UINT"               ? "a whole number of 0..4294967295"
+                      : type.rfind("INT", 0) == 0  ? "a whole number of -2147483648..2147483647"
+                      : type.rfind("FLOA", 0) == 0 ? "a number of -3.4e38..3.4e38"
+                                                   : nullptr;
+  if (!range) return what;
+  return name + ": expected " + range + ", found " + what.substr(equals + 3);
+}
+
 }  // namespace tailor::launch

@@ -7,6 +7,8 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "launch/options/number_options.h"
+
 namespace tailor::launch {
 
 /// Standard streams that the caller closed are /dev/null from now on: otherwise the next socket or
@@ -20,8 +22,8 @@ inline void open_standard_streams() {
 /// A bad option is said behind the program's name: by it the supervisor finds the sentence among
 /// what mpirun prints.
 inline void name_option_failures(CLI::App& app, const std::string& program) {
-  app.failure_message([program](const CLI::App*, const CLI::Error& error) {
-    return program + ": " + error.what() + "\n";
+  app.failure_message([program](const CLI::App* app, const CLI::Error& error) {
+    return program + ": " + sentence_of(*app, error) + "\n";
   });
 }
 

@@ -56,9 +56,9 @@ Result<void> write_link_key(const std::string& path) {
     return fail(ErrorCode::kUnavailable, "the system gives no random bytes");
   const std::string digits = to_hex(secret) + "\n";
   const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0600);
-  const bool written =
-      fd >= 0 && write(fd, digits.data(), digits.size()) == static_cast<ssize_t>(digits.size());
-  const int reason = errno;
+  const ssize_t got = fd >= 0 ? write(fd, digits.data(), digits.size()) : -1;
+  const bool written = got == static_cast<ssize_t>(digits.size());
+  const int reason = got < 0 ? errno : ENOSPC;  // the disk took a part of it
   if (fd >= 0) close(fd);
   if (written) return {};
   return fail(ErrorCode::kUnavailable, "cannot write " + path + ": " + std::strerror(reason));

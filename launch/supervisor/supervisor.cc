@@ -333,7 +333,8 @@ class Supervisor {
     if (std::chrono::steady_clock::now() - child.started >= options_.healthy_after) {
       child.backoff = options_.backoff_first;
     }
-    start_later(child, child.spec.name + " " + describe_exit(status));
+    start_later(child,
+                child.spec.name + " " + describe_exit(status) + last_sentence(child, status));
     if (ready_ && !child.spec.optional) {
       ready_ = false;
       probe_soon();
@@ -356,6 +357,16 @@ class Supervisor {
     if (!WIFEXITED(status)) return false;
     const int code = WEXITSTATUS(status);
     return code != 0 && code < 128 && !lists(options_.passing_codes, code);
+  }
+
+  /// " (PROGRAM: why)", where the child said why it ended; what it logged has been forwarded.
+  static std::string last_sentence(const Child& child, int status) {
+    if (!WIFEXITED(status)) return "";
+    const auto& tail = child.output.tail();
+    const auto said = std::find_if(tail.rbegin(), tail.rend(), [](const std::string& line) {
+      return line.rfind("tailor-", 0) == 0;
+    });
+    return said == tail.rend() ? "" : " (" + *said + ")";
   }
 
   /// What the child said of its end; where it said nothing itself, all that was printed (by

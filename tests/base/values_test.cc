@@ -113,6 +113,10 @@ TEST(SamplingParams, EveryBadFieldIsNamedInOneSentence) {
   for (float bad : {nan, inf, -1.0f})
     expect_bad("temperature", [&](auto& p) { p.temperature = bad; });
   for (float bad : {nan, 0.0f, 1.5f, -0.1f}) expect_bad("top_p", [&](auto& p) { p.top_p = bad; });
+  SamplingParams nothing;
+  nothing.top_p = 0;
+  EXPECT_EQ(validate(nothing, 100).error().message,
+            "top_p must be above 0 (1 switches it off), found 0");
   for (float bad : {nan, 2.0f}) expect_bad("min_p", [&](auto& p) { p.min_p = bad; });
   expect_bad("top_k", [](auto& p) { p.top_k = -1; });
   expect_bad("repetition_penalty", [](auto& p) { p.repetition_penalty = 0; });

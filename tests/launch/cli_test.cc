@@ -69,6 +69,19 @@ TEST_F(Cli, NumbersAreDecimalAndInRange) {
     EXPECT_EQ(least.code, 1);
     EXPECT_NE(least.out.find("not in range"), std::string::npos) << least.out;
   }
+  const std::pair<const char*, const char*> beyond[] = {
+      {"drain 4294967296", "replica: expected a whole number of 0..4294967295, found 4294967296"},
+      {"generate --max-tokens 99999999999 x",
+       "--max-tokens: expected a whole number of -2147483648..2147483647, found 99999999999"},
+      {"generate --timeout -1 x", "--timeout: expected a number of seconds, 0..1e9, found -1"},
+      {"generate --connect-timeout 1e300 x", "expected a number of seconds, 0..1e9, found 1e300"},
+      {"status --wait -1", "--wait: expected a number of seconds, 0..1e9, found -1"}};
+  for (const auto& [words, sentence] : beyond) {
+    const Ran refused_one = tailor(words);
+    EXPECT_EQ(refused_one.code, 1) << words;
+    EXPECT_NE(refused_one.out.find(sentence), std::string::npos)
+        << words << ": " << refused_one.out;
+  }
   // What the programs' own tables say holds here too: no process is started to refuse it.
   for (const char* option :
        {"--slots 0", "--queue-limit 0", "--prefill-budget 2049", "--kv-dtype bf16"})

@@ -162,6 +162,20 @@ TEST_F(SupervisorTest, BackOffDoublesWhileAChildKeepsDying) {
   EXPECT_EQ(wait_for_end(), 0);
 }
 
+TEST_F(SupervisorTest, WhyAChildEndsIsSaidWhereItIsStartedAgain) {
+  options_.probe = []() -> std::optional<CommandLine> { return CommandLine{{"/bin/true"}, {}}; };
+  add_child(
+      "while [ ! -e $DIR/ready ]; do sleep 0.02; done; echo 'tailor-worker: the disk is full'; "
+      "echo 'mpirun detected that one or more processes exited'; exit 1");
+  start();
+  ASSERT_TRUE(eventually([&] {
+    return text_of("said").find("exited with code 1 (tailor-worker: the disk is full); starting") !=
+           std::string::npos;
+  })) << text_of("said");
+  kill(pid_, SIGINT);
+  EXPECT_EQ(wait_for_end(), 0);
+}
+
 TEST_F(SupervisorTest, StopsEvenWhenAChildIgnoresSigterm) {
   options_.stop_grace = milliseconds(500);
   // The grandchild leaves the process group and the session, as ranks of Open MPI leave the group.
