@@ -163,6 +163,12 @@ struct ReplicaStatus {
   double tokens_per_s = 0;  ///< moving mean while busy
 };
 
+/// A replica's life that ended by draining.
+struct DrainedReplica {
+  ReplicaId replica;
+  Epoch epoch;
+};
+
 /// A token that ends an answer, and how it is written.
 struct EndToken {
   TokenId token = 0;
@@ -181,6 +187,7 @@ struct StatusReport {
   uint32_t expected_replicas = 0;
   double uptime_s = 0;
   std::vector<ReplicaStatus> replicas;
+  std::vector<DrainedReplica> drained;  ///< of each replica the last life that drained, if one did
   CounterSnapshot counters;
   std::vector<EndToken> end_tokens;
   std::string predictor;  ///< "ready", "lost" or "none", and what it is: one line for people

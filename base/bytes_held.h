@@ -91,6 +91,7 @@ inline size_t bytes_held(const ServerEvent& event) {
     bytes += rejected->request_id.size() + rejected->error.message.size();
   } else if (const auto* status = std::get_if<StatusReport>(&event)) {
     bytes += status->replicas.size() * sizeof(ReplicaStatus) + status->predictor.size();
+    bytes += status->drained.size() * sizeof(DrainedReplica);
     for (const auto& end : status->end_tokens) bytes += sizeof end + end.text.size();
     for (const auto& [name, value] : status->counters) bytes += sizeof name + name.size() + 8;
   }

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "base/utf8.h"
+
 namespace tailor {
 namespace {
 
@@ -37,15 +39,20 @@ std::string on_one_line(std::string_view text) {
   constexpr const char* kDigits = "0123456789abcdef";
   std::string out;
   unsigned char before = 0;
+  size_t invalid = find_invalid_utf8(text);  // the next byte that is
   for (size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
     const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0;
     const bool c1 = (byte == 0xC2 && next / 0x20 == 4) ||  // U+0080..U+009F in UTF-8
                     (before == 0xC2 && byte / 0x20 == 4);
-    if (byte < 0x20 || byte == 0x7F || byte == '\\' || c1)
+    if (byte < 0x20 || byte == 0x7F || byte == '\\' || c1 || i == invalid)
       (out += "\\x") += {kDigits[byte >> 4], kDigits[byte & 15]};
     else
       out += text[i];
+    if (i == invalid) {
+      const size_t next_one = find_invalid_utf8(text.substr(i + 1));
+      invalid = next_one == std::string_view::npos ? next_one : i + 1 + next_one;
+    }
     before = byte;
   }
   return out;

@@ -19,8 +19,8 @@ namespace tailor {
 /// "log-t mu 5.020 sigma 0.610 nu 3.5", "histogram 1..2048", "none"
 std::string describe(const LengthLaw& law);
 
-/// `text` with each byte of a control character, and each backslash, as \xNN. Different texts stay
-/// different.
+/// `text` with each byte of a control character, each that is not of valid UTF-8, and each
+/// backslash, as \xNN. Different texts stay different.
 std::string on_one_line(std::string_view text);
 
 template <Listed M>

@@ -428,6 +428,11 @@ void put(const api::StatusReport& in, v1::ServerEvent* event) {
     entry->set_forward_s(r.forward_s);
     entry->set_sample_s(r.sample_s);
   }
+  for (const auto& drained : in.drained) {
+    auto* entry = out->add_drained();
+    entry->set_replica(drained.replica.value);
+    entry->set_epoch(drained.epoch.value);
+  }
   for (const auto& [name, value] : in.counters) {
     auto* entry = out->add_counters();
     entry->set_name(to_utf8(name));
@@ -470,6 +475,8 @@ api::StatusReport take(v1::StatusReport& in) {
     entry.forward_s = r.forward_s();
     entry.sample_s = r.sample_s();
   }
+  for (const auto& drained : in.drained())
+    out.drained.push_back({ReplicaId{drained.replica()}, Epoch{drained.epoch()}});
   for (auto& c : *in.mutable_counters())
     out.counters.emplace_back(std::move(*c.mutable_name()), c.value());
   return out;

@@ -65,7 +65,8 @@ CoordinatorLoop::CoordinatorLoop(const CoordinatorOptions& options, comm::Coordi
                        clients_.set_max_context(
                            replicas_.links().max_context(options_.clients.max_context));
                      },
-                 .lost = options.on_lost}),
+                 .lost = options.on_lost,
+                 .drained = options.on_drained}),
       operator_(options.orders_fd, core_, [this](const CoreEvent& event) { tell(event); }),
       predictor_(options.predictor),
       now_(started_) {}
@@ -81,7 +82,7 @@ void CoordinatorLoop::run(int stop_fd) {
     heard_until_ = io_.clients_heard_until();
     for (auto& input : io_.inbox().drain()) std::visit([this](auto& value) { on(value); }, input);
     clients_.take_tokenized();
-    if (ordered) operator_.read();
+    if (ordered) operator_.read(now_);
     if (core_.next_deadline() <= now_) tell(Tick{});
     if (now_ >= next_house_) keep_house();
     clients_.send();

@@ -43,6 +43,8 @@ struct CoordinatorOptions {
   /// Told of each lost replica, so that whoever started it ends what may be left of it: a stopped
   /// process cannot read the Shutdown that it is sent. Must not block.
   std::function<void(const ReplicaInfo& info)> on_lost;
+  /// Told of each replica that has drained, for a coordinator that is started anew. Must not block.
+  std::function<void(ReplicaId)> on_drained;
   std::string model_name;
   std::string version;
   std::vector<api::EndToken> end_tokens;  ///< for the status

@@ -43,9 +43,11 @@ struct ReplicaLost {
   Epoch epoch;
 };
 
-/// From now on nothing new goes there (an operator asked, or its leader is leaving).
+/// From now on nothing new goes there: it finishes what runs and leaves for good (an operator
+/// asked). Once every replica does so, nobody will come for what waits: it ends.
 struct DrainReplica {
   ReplicaId replica;
+  bool spare_last = false;  ///< the last one that serves stays: then nothing happens
 };
 
 /// Time has passed: the driver sends one when next_deadline() is reached.
@@ -54,9 +56,10 @@ struct Tick {};
 struct Stop {};
 
 /// Of FromReplica: a Hello that fits the cluster (a replica that was joined before is lost by
-/// that), StepReport, Drained; heartbeats are the driver's. Predicted: kind none says nothing; late
-/// or for a request that has ended: counted, without effect. PredictorHello: its population law
-/// stands in for requests that nobody has predicted (kind none: the default).
+/// that), StepReport, Drained (of one that was not to drain: it is lost by that); heartbeats are
+/// the driver's. Predicted: kind none says nothing; late or for a request that has ended: counted,
+/// without effect. PredictorHello: its population law stands in for requests that nobody has
+/// predicted (kind none: the default).
 using CoreEvent = std::variant<Arrived, Abandoned, FromReplica, ReplicaLost, DrainReplica,
                                PredictorHello, Predicted, Tick, Stop>;
 
@@ -124,7 +127,7 @@ template <> struct Fields<coordinator::ReplicaLost> {
 };
 template <> struct Fields<coordinator::DrainReplica> {
   TAILOR_MESSAGE(DrainReplica, 103)
-  static constexpr auto list = std::tuple{F(1, replica)};
+  static constexpr auto list = std::tuple{F(1, replica), F(2, spare_last)};
 };
 template <> struct Fields<coordinator::Tick> {
   TAILOR_MESSAGE(Tick, 104)

@@ -32,6 +32,23 @@ uint32_t ReplicaBook::usable_slots() const {
   return slots;
 }
 
+uint32_t ReplicaBook::leaving() const {
+  return static_cast<uint32_t>(std::count_if(
+      replicas_.begin(), replicas_.end(), [](const Replica& r) { return r.draining || r.left; }));
+}
+
+bool ReplicaBook::nobody_comes(uint32_t expected) const {
+  const bool served = std::any_of(replicas_.begin(), replicas_.end(),
+                                  [](const Replica& r) { return r.usable() || r.lost(); });
+  return !served && leaving() >= expected;
+}
+
+bool ReplicaBook::is_last(ReplicaId id) const {
+  for (uint32_t other = 0; other < replicas_.size(); ++other)
+    if (other != id.value && replicas_[other].usable()) return false;
+  return true;
+}
+
 void ReplicaBook::join(ReplicaId id, const ReplicaInfo& info) {
   TAILOR_CHECK(id.value < kMaxReplicas && info.slots > 0,
                "the driver admits only sensible replicas");
@@ -40,7 +57,7 @@ void ReplicaBook::join(ReplicaId id, const ReplicaInfo& info) {
   TAILOR_CHECK(!r.joined && r.requests == 0, "a replica's life ends before the next begins");
   if (!r.known) r.epoch.value = epoch_base_;
   r.known = r.joined = true;
-  r.draining = false;
+  r.draining = r.left = false;
   ++r.epoch.value;
   r.commands = r.applied = 0;
   r.slots = info.slots;
@@ -49,9 +66,12 @@ void ReplicaBook::join(ReplicaId id, const ReplicaInfo& info) {
   r.ahead.reserve(ahead_limit_ + 1);
 }
 
-void ReplicaBook::leave(ReplicaId id) {
-  at(id).joined = at(id).draining = false;
-  at(id).running = 0;
+void ReplicaBook::leave(ReplicaId id, bool lost) {
+  Replica& r = at(id);
+  r.joined = r.draining = false;
+  r.left = !lost;
+  if (!lost) r.drained = r.epoch;
+  r.running = 0;
 }
 
 Envelope ReplicaBook::address(ReplicaId id) {

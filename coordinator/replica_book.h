@@ -28,7 +28,9 @@ struct Replica {
   bool known = false;  ///< has ever joined
   bool joined = false;
   bool draining = false;
+  bool left = false;  ///< it drained: nobody waits for it any more
   Epoch epoch;
+  Epoch drained;          ///< the last of its lives that ended by draining; 0 = none
   uint64_t commands = 0;  ///< said in this epoch
   uint64_t applied = 0;   ///< of which its reports know
   uint32_t slots = 0;
@@ -38,6 +40,7 @@ struct Replica {
   std::vector<Ahead> ahead;                               ///< oldest first
 
   bool usable() const { return joined && !draining; }
+  bool lost() const { return known && !joined && !left; }  ///< it is expected back
   /// More samples than slots have the replica to themselves and run in turns.
   bool has_room(uint32_t samples) const { return in_use == 0 || in_use + samples <= slots; }
   /// Nobody is in front of it, and it has room.
@@ -68,11 +71,16 @@ class ReplicaBook {
   uint32_t turn() const { return turn_; }
   uint32_t joined() const;        ///< Cost: O(replicas)
   uint32_t usable_slots() const;  ///< Cost: O(replicas)
+  uint32_t leaving() const;       ///< that drain or have drained. Cost: O(replicas)
+  /// All `expected` drain or have drained: none serves, none is lost and expected back. Cost:
+  /// O(replicas).
+  bool nobody_comes(uint32_t expected) const;
+  bool is_last(ReplicaId id) const;  ///< no other one is usable. Cost: O(replicas)
 
   /// A life begins: nothing is bound to it, its epoch is the next.
   void join(ReplicaId id, const ReplicaInfo& info);
-  /// It ends. What was bound is unbound by the owner, one by one.
-  void leave(ReplicaId id);
+  /// It ends: lost, or for good. What was bound is unbound by the owner, one by one.
+  void leave(ReplicaId id, bool lost);
   void drain(ReplicaId id) { at(id).draining = true; }
   /// The envelope of the next command to it: counted.
   Envelope address(ReplicaId id);

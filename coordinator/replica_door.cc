@@ -20,7 +20,11 @@ void ReplicaDoor::on(comm::FromWorker& input, Time now) {
   const bool current = links_.find(envelope.replica)->epoch == envelope.epoch;
   if (const auto* report = std::get_if<StepReport>(&from.report); report && current)
     links_.stepped(envelope.replica, *report, now);
-  if (current && std::holds_alternative<Drained>(from.report)) part(envelope);
+  if (current && std::holds_alternative<Drained>(from.report)) {
+    if (!core_.replica(envelope.replica).draining)
+      return lose(envelope.replica, "it says that it has drained, though nobody asked it to");
+    part(envelope);
+  }
   const CoreEvent event = std::move(from);
   report_ = std::get_if<StepReport>(&std::get<FromReplica>(event).report);
   payload_.emplace(input.frame.payload);
@@ -82,6 +86,7 @@ void ReplicaDoor::part(const Envelope& from) {
   LOG_INFO("replica {} has drained and leaves", from.replica.value);
   say({from, Shutdown{}});
   links_.drained(from.replica);
+  if (outside_.drained) outside_.drained(from.replica);
 }
 
 void ReplicaDoor::hear(comm::LinkId link, const Envelope& from, const Heartbeat& beat, Time now) {
@@ -91,17 +96,17 @@ void ReplicaDoor::hear(comm::LinkId link, const Envelope& from, const Heartbeat&
 }
 
 void ReplicaDoor::keep_house(Time now) {
-  for (const auto& silent : links_.silent(now)) lose(silent);
+  for (const auto& silent : links_.silent(now))
+    lose(silent.replica, "rank " + std::to_string(silent.rank) + " has been silent for " +
+                             std::to_string(to_us(silent.silence) / 1000) + " ms");
 }
 
 /// Its books are closed and, should it live after all, it is told to leave; its launcher ends what
 /// cannot hear that, and starts it anew.
-void ReplicaDoor::lose(const ReplicaLinks::Silent& silent) {
-  const ReplicaId replica = silent.replica;
+void ReplicaDoor::lose(ReplicaId replica, const std::string& why) {
   const auto* link = links_.find(replica);
   ++lost_;
-  LOG_WARN("replica {} is lost: rank {} has been silent for {} ms; its {} requests are queued anew",
-           replica.value, silent.rank, to_us(silent.silence) / 1000,
+  LOG_WARN("replica {} is lost: {}; its {} requests are queued anew", replica.value, why,
            core_.replica(replica).requests);
   const Epoch epoch = link->epoch;
   say({{replica, epoch}, Shutdown{}});

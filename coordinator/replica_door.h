@@ -28,6 +28,7 @@ class ReplicaDoor {
     /// Of a lost replica: whoever started it ends what may be left of it. Must not block; none:
     /// nobody is told.
     std::function<void(const ReplicaInfo&)> lost;
+    std::function<void(ReplicaId)> drained;  ///< the same of one that has drained
   };
   /// `core` (looked at only) and `io` outlive the door.
   ReplicaDoor(Duration heartbeat_timeout, const SchedulerCore& core, comm::CoordinatorIo& io,
@@ -66,7 +67,7 @@ class ReplicaDoor {
   void greet(comm::LinkId link, const Envelope& from, Hello& hello);
   void hear(comm::LinkId link, const Envelope& from, const Heartbeat& beat, Time now);
   void part(const Envelope& from);
-  void lose(const ReplicaLinks::Silent& silent);
+  void lose(ReplicaId replica, const std::string& why);
   void join(const Envelope& welcome, Time now);
   void say(const ToReplica& message, DispatchPayload payload = {});
 

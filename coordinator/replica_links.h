@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -62,8 +61,6 @@ class ReplicaLinks {
   };
   std::vector<Silent> silent(Time now) const;
   size_t size() const { return links_.size(); }
-  /// Replicas that drained and have not joined anew.
-  size_t left_for_good() const { return drained_.size(); }
   const std::map<ReplicaId, Link>& all() const { return links_; }
   /// The tokens that prompt and answer may have together on every replica that has joined, the lost
   /// ones included; at most `model_context`.
@@ -72,7 +69,6 @@ class ReplicaLinks {
  private:
   const Duration heartbeat_timeout_;
   std::map<ReplicaId, Link> links_;
-  std::set<ReplicaId> drained_;
   std::map<ReplicaId, uint32_t> contexts_;  // of those joined or lost, bounded by kMaxReplicas
 };
 

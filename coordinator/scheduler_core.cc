@@ -10,6 +10,9 @@
 namespace tailor::coordinator {
 namespace {
 
+constexpr const char* kNobodyComes =
+    "not ready: every replica drains or has drained, and none is expected back";
+
 int64_t ns(Time time) { return time.time_since_epoch().count(); }
 
 }  // namespace
@@ -19,6 +22,7 @@ SchedulerCore::SchedulerCore(const CoreOptions& options, PolicyTable table)
       waiting_(options.policy, table),
       replicas_(options.ahead_requests, options.epoch_base) {
   waiting_.take_population(options.population, requests_);
+  look_who_comes();
 }
 
 void SchedulerCore::handle(Time now, const CoreEvent& event, std::vector<CoreCommand>& out) {
@@ -27,6 +31,7 @@ void SchedulerCore::handle(Time now, const CoreEvent& event, std::vector<CoreCom
   out_ = &out;
   std::visit([this](const auto& e) { on(e); }, event);
   expire_deadlines();
+  if (nobody_comes_) end_waiting();
   counters_.rekeyed_all += waiting_.follow_beta(now_, replicas_.usable_slots(), requests_);
   dispatch_waiting();
   out_ = nullptr;
@@ -47,6 +52,7 @@ void SchedulerCore::on(const Arrived& event) {
     say(Reject{event.id, Error{code, std::move(message)}, retry});
   };
   if (stopping_) return refuse(ErrorCode::kUnavailable, "the coordinator is stopping", Duration{});
+  if (nobody_comes_) return refuse(ErrorCode::kUnavailable, kNobodyComes, Duration{});
   if (waiting() >= options_.queue_limit)
     return refuse(
         ErrorCode::kQueueFull,
@@ -99,6 +105,7 @@ void SchedulerCore::on(const Envelope& from, const Hello& hello) {
   const ReplicaId id = from.replica;
   if (replicas_.knows(id) && replicas_[id].joined) leave(id, true);
   replicas_.join(id, hello.info);
+  look_who_comes();
   say_to(id, Welcome{});
   if (stopping_) {
     say_to(id, Shutdown{.cluster_stops = true});
@@ -111,13 +118,17 @@ void SchedulerCore::on(const ReplicaLost& event) {
 }
 
 void SchedulerCore::on(const Envelope& from, const Drained&) {
-  if (replicas_.is_current(from.replica, from.epoch)) leave(from.replica, false);
+  // One that leaves though nobody asked is like one that ends by itself: started again.
+  if (replicas_.is_current(from.replica, from.epoch))
+    leave(from.replica, !replicas_[from.replica].draining);
 }
 
 void SchedulerCore::on(const DrainReplica& event) {
   const ReplicaId id = event.replica;
   if (!replicas_.knows(id) || !replicas_[id].usable()) return;
+  if (event.spare_last && replicas_.is_last(id)) return;
   replicas_.drain(id);
+  look_who_comes();
   say_to(id, Drain{});
   // What it has not begun is taken back; should it have begun after all, its reports carry an old
   // attempt.
@@ -184,12 +195,23 @@ void SchedulerCore::on_progress(ReplicaId from, const SequenceProgress& progress
 }
 
 void SchedulerCore::leave(ReplicaId id, bool lost) {
-  replicas_.leave(id);
+  replicas_.leave(id, lost);
+  look_who_comes();
   for (uint32_t slot = 0; slot < requests_.slots(); ++slot) {
     if (!requests_[slot].bound() || requests_[slot].replica != id) continue;
     unbind(slot);
     requeue(slot, lost);
   }
+}
+
+void SchedulerCore::look_who_comes() {
+  nobody_comes_ = !stopping_ && replicas_.nobody_comes(options_.expected_replicas);
+}
+
+void SchedulerCore::end_waiting() {
+  for (uint32_t slot = 0; waiting() > 0 && slot < requests_.slots(); ++slot)
+    if (requests_[slot].waiting())
+      finish(slot, FinishReason::kFailed, Error{ErrorCode::kUnavailable, kNobodyComes});
 }
 
 // ---- laws ----
@@ -338,6 +360,7 @@ SchedulerCore::ReplicaView SchedulerCore::replica(ReplicaId id) const {
   view.joined = r.joined;
   view.draining = r.draining;
   view.epoch = r.epoch;
+  view.drained = r.drained;
   view.slots = r.slots;
   view.slots_in_use = r.in_use;
   view.requests = r.requests;
@@ -385,6 +408,7 @@ void SchedulerCore::check_integrity() const {
   TAILOR_CHECK(
       counters_.accepted == live() + counters_.finished + counters_.cancelled + counters_.failed,
       "every accepted request is live or has ended once");
+  TAILOR_CHECK(!nobody_comes_ || waiting() == 0, "nothing waits where nobody comes");
   if (!stopping_ && waiting() > 0) {
     // Work conserving: the head of the strict order waits only because nobody has room for it.
     TAILOR_CHECK(!choose_replica(replicas_, requests_[waiting_.next()]),

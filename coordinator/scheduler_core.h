@@ -14,7 +14,7 @@
 //
 // Life of a request here:
 //
-//   Arrived ──► Reject (queue full, stopping)
+//   Arrived ──► Reject (queue full, stopping, every replica drained)
 //      │
 //      └─► Accept ─► waiting ──Dispatch──► bound to a replica ──StepReport─► Emit .. ─► Finish
 //                       ▲                        │
@@ -36,7 +36,9 @@
 //
 // Loss. A lost replica's requests wait again where they were, with the tokens they have; the next
 // attempt continues behind them. After `max_losses` lost attempts a request fails with ReplicaLost
-// (it may be what kills replicas).
+// (it may be what kills replicas). A lost replica is expected back, and what waits waits for it;
+// one that was drained is not: once all of them drain or have drained, nobody will come, so that
+// what waits ends with Unavailable and what arrives is rejected.
 //
 // Frugal: no allocation, string hash or virtual call per sequence and step once the tables have
 // grown (scheduler_core_frugal_test counts), and one look-up by id per entry of a report. Cost:
@@ -61,10 +63,11 @@ struct CoreOptions {
   Policy policy;
   /// For requests nobody has predicted; kind none: tie::default_population().
   LengthLaw population;
-  uint32_t queue_limit = 1024;     ///< requests waiting unbound; more are rejected with QueueFull
-  uint32_t ahead_requests = 2;     ///< per replica, dispatched beyond its slots
-  uint32_t max_losses = 4;         ///< lost attempts before a request fails
-  uint32_t expected_replicas = 1;  ///< the cluster is ready when so many have joined
+  uint32_t queue_limit = 1024;  ///< requests waiting unbound; more are rejected with QueueFull
+  uint32_t ahead_requests = 2;  ///< per replica, dispatched beyond its slots
+  uint32_t max_losses = 4;      ///< lost attempts before a request fails
+  /// the cluster is ready when so many have joined; 0: all had drained before this core began
+  uint32_t expected_replicas = 1;
   uint32_t epoch_base = 0;  ///< epochs begin above it: no two coordinators' epochs are the same
   Duration retry_after_min = milliseconds(100);
   Duration retry_after_max = seconds(30);
@@ -98,6 +101,7 @@ class SchedulerCore {
     bool joined = false;
     bool draining = false;
     Epoch epoch;
+    Epoch drained;  ///< its last life that ended by draining; 0 = none
     uint32_t slots = 0;
     uint32_t slots_in_use = 0;  ///< by samples that have not ended, those ahead not counted
     uint32_t requests = 0;      ///< dispatched and not ended, those ahead counted
@@ -107,6 +111,11 @@ class SchedulerCore {
   };
   ReplicaView replica(ReplicaId id) const;
   uint32_t joined_replicas() const { return replicas_.joined(); }
+  uint32_t leaving_replicas() const { return replicas_.leaving(); }
+  /// Replicas that have ever joined have lower numbers.
+  uint32_t known_replicas() const { return static_cast<uint32_t>(replicas_.all().size()); }
+  /// Whether no other replica serves.
+  bool is_last(ReplicaId id) const { return replicas_.is_last(id); }
   uint32_t waiting() const { return waiting_.size(); }  ///< requests, unbound
   uint32_t live() const { return requests_.live(); }    ///< requests, waiting or bound
   double beta() const { return waiting_.beta(); }
@@ -156,6 +165,8 @@ class SchedulerCore {
   void promote_ahead(ReplicaId replica);
   void unbind(uint32_t slot);
   void leave(ReplicaId replica, bool lost);
+  void look_who_comes();
+  void end_waiting();
   void requeue(uint32_t slot, bool lost);
   void cancel_on_replica(uint32_t slot);
   void abort(uint32_t slot, FinishReason reason, Error error);
@@ -181,6 +192,7 @@ class SchedulerCore {
   ReplicaBook replicas_;
   RequestId last_id_;
   bool stopping_ = false;
+  bool nobody_comes_ = false;  // all replicas drain or have drained
 
   Time last_completion_{};
   bool completion_seen_ = false;

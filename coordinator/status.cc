@@ -90,14 +90,16 @@ api::StatusReport status_of(const StatusView& view) {
   s.predictor = view.predictor.describe();
   s.queue_limit = view.core.options().queue_limit;
   s.uptime_s = to_seconds(view.uptime);
-  uint32_t ready = 0, leaving = static_cast<uint32_t>(view.replicas.links().left_for_good());
+  uint32_t ready = 0;
   for (const auto& [id, link] : view.replicas.links().all()) {
     s.replicas.push_back(status_of(id, link, view.core.replica(id)));
     ready += s.replicas.back().ready;
-    leaving += s.replicas.back().draining;
   }
+  for (uint32_t number = 0; number < view.core.known_replicas(); ++number)
+    if (const auto r = view.core.replica(ReplicaId{number}); r.drained != Epoch{})
+      s.drained.push_back({ReplicaId{number}, r.drained});
   const uint32_t configured = view.core.options().expected_replicas;
-  s.expected_replicas = configured - std::min(configured, leaving);
+  s.expected_replicas = configured - std::min(configured, view.core.leaving_replicas());
   s.ready = !view.stopping && ready >= std::max(s.expected_replicas, 1u);
 
   s.counters = counters_of(view);

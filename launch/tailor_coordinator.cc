@@ -19,6 +19,7 @@
 #include <exception>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -112,6 +113,27 @@ void tell_supervisor(const std::string& run_dir, const ReplicaInfo& lost) {
   close(fifo);
 }
 
+std::string drained_file(const std::string& run_dir) { return run_dir + "/drained"; }
+
+void remember_drained(const std::string& run_dir, ReplicaId replica) {
+  std::ofstream file(drained_file(run_dir), std::ios::app);
+  if (!(file << replica.value << std::endl))
+    LOG_WARN("cannot write {}: a coordinator that is started anew waits for replica {}",
+             drained_file(run_dir), replica.value);
+}
+
+/// Of `replicas`, those that have not drained under a coordinator before us.
+uint32_t expected(const std::string& run_dir, uint32_t replicas) {
+  std::set<uint32_t> drained;
+  if (!run_dir.empty()) {
+    std::ifstream file(drained_file(run_dir));
+    for (uint32_t number; file >> number;)
+      if (number < replicas) drained.insert(number);
+  }
+  if (!drained.empty()) LOG_INFO("{} of {} replicas have drained", drained.size(), replicas);
+  return replicas - static_cast<uint32_t>(drained.size());
+}
+
 /// The FIFO of an operator's orders, for our user only; -1 where there is none.
 int open_orders(const std::string& run_dir) {
   if (run_dir.empty()) return -1;
@@ -144,14 +166,16 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
 
   const auto since_1970 = static_cast<uint64_t>(wall_clock_ms()) / 1000;
   options.core.queue_limit = o.queue_limit;
-  options.core.expected_replicas = o.replicas;
+  options.core.expected_replicas = expected(o.run_dir, o.replicas);
   // 64 Hellos a second and replica
   options.core.epoch_base = static_cast<uint32_t>(since_1970 << 6) & 0x7FFFFFFF;
   options.clients.first_request_id = since_1970 << 20;
   options.heartbeat_timeout = milliseconds(o.heartbeat_timeout_ms);
   options.progress = &progress;
-  if (!o.run_dir.empty())
+  if (!o.run_dir.empty()) {
     options.on_lost = [&o](const ReplicaInfo& lost) { tell_supervisor(o.run_dir, lost); };
+    options.on_drained = [&o](ReplicaId replica) { remember_drained(o.run_dir, replica); };
+  }
   options.orders_fd = open_orders(o.run_dir);
   options.clients.tokenizer_threads =
       o.tokenizer_threads > 0 ? o.tokenizer_threads
@@ -169,7 +193,7 @@ Result<void> serve(const Options& o, int stop_fd, Progress& progress, Watchdog& 
                 coordinator::CoordinatorLoop::create(options, *io, std::move(text.prompt)));
   TAILOR_TRY(write_addresses(o.run_dir, *io));
   LOG_INFO("serving {} to clients at {}, waiting for {} replica(s) at {}", options.model_name,
-           io->api_endpoint(), o.replicas, io->control_endpoint());
+           io->api_endpoint(), options.core.expected_replicas, io->control_endpoint());
   watchdog.started();
   loop->run(stop_fd);
   return {};

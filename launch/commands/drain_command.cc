@@ -28,23 +28,33 @@ constexpr Duration kLookEvery = milliseconds(100);
 struct Options {
   uint32_t replica = 0;
   std::string endpoint = kDefaultEndpoint;
+  const CLI::Option* endpoint_option = nullptr;
   std::string run_dir;
+  bool last = false;
   bool no_wait = false;
+
+  std::string name() const { return "replica " + std::to_string(replica); }
 };
 
-/// What the status says of the replica.
-struct View {
-  const api::ReplicaStatus* replica = nullptr;  ///< null: it is not there
-  double drained = 0;                           ///< replicas that have drained so far
-};
-
-View look(const api::StatusReport& report, uint32_t number) {
-  View view;
+/// What the status says of the replica; null: it is not there.
+const api::ReplicaStatus* find(const api::StatusReport& report, uint32_t number) {
   for (const api::ReplicaStatus& replica : report.replicas)
-    if (replica.replica.value == number) view.replica = &replica;
-  for (const auto& [name, value] : report.counters)
-    if (name == "replicas_drained") view.drained = value;
-  return view;
+    if (replica.replica.value == number) return &replica;
+  return nullptr;
+}
+
+bool has_drained(const api::StatusReport& report, uint32_t number, Epoch epoch) {
+  return std::any_of(report.drained.begin(), report.drained.end(), [&](const auto& drained) {
+    return drained.replica.value == number && drained.epoch == epoch;
+  });
+}
+
+/// Nothing else serves.
+bool is_last(const api::StatusReport& report, uint32_t number) {
+  return std::none_of(report.replicas.begin(), report.replicas.end(),
+                      [&](const api::ReplicaStatus& replica) {
+                        return replica.replica.value != number && replica.ready;
+                      });
 }
 
 std::string numbers_of(const api::StatusReport& report) {
@@ -52,6 +62,25 @@ std::string numbers_of(const api::StatusReport& report) {
   for (const api::ReplicaStatus& replica : report.replicas)
     numbers += (numbers.empty() ? "" : ", ") + std::to_string(replica.replica.value);
   return numbers.empty() ? "none" : numbers;
+}
+
+/// The cluster of --run-dir is the one that is asked. Errors: NotFound, InvalidArgument.
+Result<void> agree(Options& options) {
+  if (options.run_dir.empty()) return {};
+  RunDir run;
+  run.path = options.run_dir;
+  const auto addresses = read_addresses(run);
+  if (!addresses)
+    return fail(ErrorCode::kNotFound, "no cluster runs in " + options.run_dir + ": there is no " +
+                                          run.coordinator_json());
+  const std::string own = local_address(addresses->api_endpoint);
+  if (options.endpoint_option->count() == 0)
+    options.endpoint = own;
+  else if (own != local_address(options.endpoint))
+    return fail(ErrorCode::kInvalidArgument, "the cluster in " + options.run_dir + " is at " + own +
+                                                 ", not at " + options.endpoint +
+                                                 ": name one of them, or both of one cluster");
+  return {};
 }
 
 /// Errors: NotFound (no coordinator of this user reads orders), Unavailable.
@@ -81,16 +110,16 @@ Result<void> give_order(const Options& options, const std::string& order) {
 }
 
 /// Follows the status until the replica is gone, or drains where nobody wants to wait for more.
-int follow(const Options& options, client::Client& client, Epoch epoch, double drained_before) {
+int follow(const Options& options, client::Client& client, Epoch epoch) {
   InterruptWatch interrupts;
   const Time start = now();
-  const std::string name = "replica " + std::to_string(options.replica);
+  const std::string name = options.name();
   for (bool begun = false;;) {
     auto report = client.status(kAnswerWithin);
     if (!report) return print_error(report.error());
-    const View view = look(*report, options.replica);
-    if (!view.replica || view.replica->epoch != epoch) {
-      if (view.drained > drained_before) {
+    const api::ReplicaStatus* replica = find(*report, options.replica);
+    if (!replica || replica->epoch != epoch) {
+      if (has_drained(*report, options.replica, epoch)) {
         std::printf("%s has drained after %.1f s\n", name.c_str(), to_seconds(now() - start));
         return 0;
       }
@@ -98,10 +127,11 @@ int follow(const Options& options, client::Client& client, Epoch epoch, double d
                           name + " was lost while it drained; its requests run elsewhere, and it "
                                  "is started again"});
     }
-    if (view.replica->draining && !begun) {
+    if (replica->draining && !begun) {
       begun = true;
-      std::printf("%s is draining: %u requests run on it\n", name.c_str(),
-                  view.replica->dispatched_requests);
+      std::printf("%s is draining: %u requests run on it%s\n", name.c_str(),
+                  replica->dispatched_requests,
+                  options.no_wait ? "; it leaves when they have ended" : "");
       std::fflush(stdout);
       if (options.no_wait) return 0;
     }
@@ -111,21 +141,29 @@ int follow(const Options& options, client::Client& client, Epoch epoch, double d
   }
 }
 
-int run(const Options& options) {
+int run(Options options) {
+  if (auto agreed = agree(options); !agreed) return print_error(agreed.error());
   auto client = client::connect_to_cluster(options.endpoint, kAnswerWithin);
   if (!client) return print_error(client.error());
   auto report = (*client)->status(kAnswerWithin);
   if (!report) return print_error(report.error());
-  const View before = look(*report, options.replica);
-  if (!before.replica)
-    return print_error({ErrorCode::kNotFound, "no replica " + std::to_string(options.replica) +
-                                                  " is in the cluster at " + options.endpoint +
+  const api::ReplicaStatus* before = find(*report, options.replica);
+  if (!before)
+    return print_error({ErrorCode::kNotFound, "no " + options.name() + " is in the cluster at " +
+                                                  options.endpoint +
                                                   "; its replicas: " + numbers_of(*report)});
-  if (!before.replica->draining) {
-    auto given = give_order(options, "drain " + std::to_string(options.replica) + "\n");
+  if (!before->draining) {
+    if (!options.last && is_last(*report, options.replica))
+      return print_error({ErrorCode::kInvalidArgument,
+                          options.name() + " is the last that serves: what waits would end, and "
+                                           "what arrives be rejected; --last drains it all the "
+                                           "same"});
+    // Another may have left a piece of a line: ours begins behind its end.
+    auto given = give_order(
+        options, "\ndrain " + std::to_string(options.replica) + (options.last ? " last\n" : "\n"));
     if (!given) return print_error(given.error());
   }
-  return follow(options, **client, before.replica->epoch, before.drained);
+  return follow(options, **client, before->epoch);
 }
 
 }  // namespace
@@ -136,10 +174,14 @@ Command add_drain(CLI::App& parent) {
       "drain", "Take a replica out of the cluster: it finishes what it runs, then leaves for good");
   app->add_option("replica", options->replica, "Its number, as `tailor status` shows it")
       ->required();
-  app->add_option("--endpoint", options->endpoint, "The cluster's address");
+  options->endpoint_option =
+      app->add_option("--endpoint", options->endpoint, "The cluster's address");
   app->add_option("--run-dir", options->run_dir,
                   "The cluster's folder, where `tailor serve` was given one");
-  app->add_flag("--no-wait", options->no_wait, "Return as soon as it drains");
+  app->add_flag(
+      "--last", options->last,
+      "Also the last replica that serves: what waits then ends, what arrives is rejected");
+  app->add_flag("--no-wait", options->no_wait, "Return as soon as it has begun to");
   return {app, [options] { return run(*options); }};
 }
 

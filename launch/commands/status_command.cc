@@ -67,6 +67,9 @@ json to_json(const api::StatusReport& report) {
   json end_tokens = json::array();
   for (const api::EndToken& end : report.end_tokens)
     end_tokens.push_back({{"token", end.token}, {"text", end.text}});
+  json drained = json::array();
+  for (const api::DrainedReplica& life : report.drained)
+    drained.push_back({{"replica", life.replica.value}, {"epoch", life.epoch.value}});
   return {{"ready", report.ready},
           {"version", report.version},
           {"protocol_version", report.protocol_version},
@@ -80,6 +83,7 @@ json to_json(const api::StatusReport& report) {
           {"expected_replicas", report.expected_replicas},
           {"uptime_s", report.uptime_s},
           {"replicas", std::move(replicas)},
+          {"drained", std::move(drained)},
           {"counters", std::move(counters)}};
 }
 
@@ -92,8 +96,9 @@ std::string table(const std::string& endpoint, const api::StatusReport& report) 
   };
   size_t ready = 0;
   for (const api::ReplicaStatus& replica : report.replicas) ready += replica.ready ? 1 : 0;
-  add("%s at %s, up %.0f s: %zu of %u replicas ready\n", report.ready ? "ready" : "NOT READY",
-      endpoint.c_str(), report.uptime_s, ready, report.expected_replicas);
+  add("%s at %s, up %.0f s: %zu of %u replicas ready%s\n", report.ready ? "ready" : "NOT READY",
+      endpoint.c_str(), report.uptime_s, ready, report.expected_replicas,
+      report.expected_replicas == 0 ? ": every one drains or has drained" : "");
   add("model %s, policy %s, tailor %s (protocol %u)\n", report.model.c_str(), report.policy.c_str(),
       report.version.c_str(), report.protocol_version);
   out += "an answer ends with " + end_tokens_text(report.end_tokens) +

@@ -82,8 +82,8 @@ std::string shared_for(const std::string& tag) {
 }  // namespace
 
 std::vector<std::string> RunDir::private_paths(int replicas) const {
-  std::vector<std::string> paths = {mpi,    shared,   link_key(),     coordinator_json(),
-                                    lost(), orders(), path + "/ready"};
+  std::vector<std::string> paths = {mpi,    shared,   link_key(), coordinator_json(),
+                                    lost(), orders(), drained(),  path + "/ready"};
   for (int i = 0; i < replicas; ++i) paths.push_back(progress(i));
   return paths;
 }

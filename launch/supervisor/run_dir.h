@@ -26,6 +26,9 @@ struct RunDir {
   std::string lost() const { return path + "/lost"; }
   /// A FIFO of the coordinator's: an operator's orders, one a line (coordinator/operator_door.h).
   std::string orders() const { return path + "/orders"; }
+  /// Replicas that have drained, a number a line: a coordinator that is started anew does not wait
+  /// for them.
+  std::string drained() const { return path + "/drained"; }
   std::string progress(int replica) const {
     return path + "/replica-" + std::to_string(replica) + ".progress";
   }

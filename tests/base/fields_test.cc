@@ -128,6 +128,7 @@ TEST(Fields, TextOfOtherProcessesStaysOnItsLine) {
   Hello hello;
   hello.info.host = "a\nb\r\x1b[2J\x7f\xc2\x9b c\\x0a";
   hello.info.engine = "caf\xc3\xa9";
+  EXPECT_EQ(on_one_line("\xff ä\xc3|\xe2\x82"), "\\xff ä\\xc3|\\xe2\\x82") << "no UTF-8";
   const std::string line = describe(hello);
   EXPECT_NE(line.find(" host='a\\x0ab\\x0d\\x1b[2J\\x7f\\xc2\\x9b c\\x5cx0a'"), std::string::npos)
       << line;

@@ -429,7 +429,7 @@ class DrainedReplica(unittest.TestCase):
                        "both replicas run requests")
             begun = self.drain(cluster, 1, "--no-wait")
             self.assertEqual((begun.returncode, begun.stderr), (0, ""))
-            self.assertRegex(begun.stdout, r"^replica 1 is draining: \d+ requests run on it\n$")
+            self.assertRegex(begun.stdout, r"^replica 1 is draining: \d+ requests run on it; it leaves when they have ended\n$")
             over = self.drain(cluster, 1)  # said again it only waits
             # It may have been quicker than us; then it is not there any more.
             self.assertRegex(over.stdout + over.stderr, "replica 1 has drained after|no replica 1 is in the cluster")
@@ -462,12 +462,57 @@ class DrainedReplica(unittest.TestCase):
         with Cluster() as cluster:
             orders = pathlib.Path(cluster.run_dir, "orders")
             self.assertEqual(orders.stat().st_mode & 0o777, 0o600)
-            done = run_tailor("drain", 0, "--endpoint", cluster.endpoint)  # its folder is not where ours are looked for
+            done = run_tailor("drain", 0, "--last", "--endpoint", cluster.endpoint)  # its folder is not where ours are looked for
             self.assertEqual(done.returncode, 1)
             self.assertIn("no cluster of yours", done.stderr)
+            with tempfile.TemporaryDirectory() as other:  # the folder of a cluster elsewhere
+                addresses = {"api_endpoint": "tcp://127.0.0.1:1", "control_endpoint": "tcp://127.0.0.1:2"}
+                pathlib.Path(other, "coordinator.json").write_text(json.dumps(addresses))
+                done = run_tailor("drain", 0, "--last", "--endpoint", cluster.endpoint, "--run-dir", other)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("is at tcp://127.0.0.1:1, not at " + cluster.endpoint, done.stderr)
+            done = run_tailor("drain", 0, "--last", "--endpoint", cluster.endpoint, "--run-dir", "/nowhere")
+            self.assertIn("no cluster runs in /nowhere", done.stderr)
             self.assertTrue(cluster.status()["ready"])
             cluster.stop()
             self.assertFalse(orders.exists())
+
+    def test_the_last_one_leaves_only_where_that_is_said_and_nobody_waits_for_ever(self):
+        with Cluster("--slots", 1) as cluster:
+            refused = self.drain(cluster, 0)
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("replica 0 is the last that serves", refused.stderr)
+            self.assertIn("--last", refused.stderr)
+            self.assertTrue(cluster.status()["ready"])
+
+            with tempfile.NamedTemporaryFile("w+", suffix=".jsonl") as prompts:
+                for i in range(6):
+                    prompts.write(json.dumps({"prompt": f"{i} and", "max_tokens": 400, "ignore_eos": True}) + "\n")
+                prompts.flush()
+                ask = subprocess.Popen([BIN / "tailor", "generate", "--endpoint", cluster.endpoint, "--json",
+                                        "--prompts", prompts.name], stdout=subprocess.PIPE, text=True)
+                wait_until(lambda: cluster.status()["waiting_requests"] == 3, PATIENCE_S, "one runs, two are ahead")
+                # Piece of a line that somebody left.
+                with open(pathlib.Path(cluster.run_dir, "orders"), "w") as orders:
+                    orders.write("dra")
+                done = run_tailor("drain", 0, "--last", "--run-dir", cluster.run_dir, timeout=PATIENCE_S)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn("replica 0 has drained", done.stdout)
+                answers = [json.loads(line) for line in ask.communicate(timeout=PATIENCE_S)[0].splitlines()]
+            self.assertEqual([len(a["token_ids"]) for a in answers if "error" not in a], [400])
+            self.assertEqual([a["error"]["code"] for a in answers if "error" in a], ["Unavailable"] * 5)
+            late = run_tailor("generate", "--endpoint", cluster.endpoint, "hello", timeout=PATIENCE_S)
+            self.assertEqual(late.returncode, 1)
+            self.assertIn("every replica drains or has drained", late.stderr)
+            status = cluster.status()
+            self.assertEqual((status["ready"], status["expected_replicas"], status["waiting_requests"]), (False, 0, 0))
+            self.assertEqual([life["replica"] for life in status["drained"]], [0])
+            (coordinator,) = cluster.coordinators()  # one that is started anew waits for nobody either
+            os.kill(coordinator, signal.SIGKILL)
+            wait_until(lambda: cluster.coordinators() not in ([], [coordinator]) and cluster.status(), PATIENCE_S,
+                       cluster.output())
+            late = run_tailor("generate", "--endpoint", cluster.endpoint, "hello", timeout=PATIENCE_S)
+            self.assertIn("every replica drains or has drained", late.stderr)
 
     def test_one_of_a_single_launch_stays_idle_and_takes_nobody_down(self):
         with Cluster("--single", replicas=2) as cluster:

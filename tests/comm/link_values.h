@@ -125,6 +125,7 @@ class RandomValues : public tailor::test::RandomMessages {
                                     wide(),
                                     wide()};
         });
+        s.drained = list([&] { return api::DrainedReplica{ReplicaId{u32()}, Epoch{u32()}}; });
         s.counters = list([&] { return std::pair<std::string, double>(text(), wide()); });
         s.end_tokens = list([&] { return api::EndToken{i32(), text()}; });
         s.predictor = text();
@@ -286,9 +287,13 @@ void dump_fields(const EndToken& v, All all) {
   all(v.token, v.text);
 }
 template <class All>
+void dump_fields(const DrainedReplica& v, All all) {
+  all(v.replica, v.epoch);
+}
+template <class All>
 void dump_fields(const StatusReport& v, All all) {
-  const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = v;
-  all(a, b, c, d, e, f, g, h, i, j, k, l, m, n);
+  const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = v;
+  all(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o);
 }
 }  // namespace api
 

@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "comm/codec_api.h"
 #include "comm/zmq_socket.h"
@@ -251,6 +252,8 @@ TEST(CoordinatorLoop, AnOperatorsOrderDrainsAReplica) {
   CoordinatorOptions options;
   options.core.expected_replicas = 2;
   options.orders_fd = orders[0];
+  std::set<uint32_t> drained;
+  options.on_drained = [&](ReplicaId replica) { drained.insert(replica.value); };
   {
     LiveCluster cluster(options);
     ScriptedLeader::Options other;
@@ -275,7 +278,22 @@ TEST(CoordinatorLoop, AnOperatorsOrderDrainsAReplica) {
     const auto status = caller.status();
     EXPECT_TRUE(status.ready);  // nobody waits for who leaves
     EXPECT_EQ(status.expected_replicas, 1u);
+
+    // The last one: not by the same words.
+    ASSERT_EQ(write(orders[1], "\ndrain 0\n", 9), 9);
+    caller.submit(Caller::ask("served", "hello", 20));
+    ASSERT_TRUE(caller.listen_until_over({"served"}));
+    expect_answer(caller.answers["served"], 20);
+    ASSERT_EQ(write(orders[1], "\ndrain 0 last\n", 14), 14);
+    ASSERT_TRUE(
+        caller.wait_status([](const auto& status) { return status.expected_replicas == 0; }));
+    caller.submit(Caller::ask("late", "hello", 20));
+    ASSERT_TRUE(caller.listen_until_over({"late"}));
+    ASSERT_EQ(caller.answers["late"].rejected.size(), 1u);
+    EXPECT_EQ(caller.answers["late"].rejected[0].error.code, ErrorCode::kUnavailable);
+    ASSERT_TRUE(caller.wait_status([](const auto& status) { return status.drained.size() == 2; }));
   }
+  EXPECT_EQ(drained, (std::set<uint32_t>{0, 1}));
   close(orders[0]);
   close(orders[1]);
 }

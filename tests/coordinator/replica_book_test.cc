@@ -29,7 +29,7 @@ TEST(ReplicaBook, EachLifeHasAnEpochOfItsOwnAboveTheBase) {
   book.drain(kTwo);
   EXPECT_EQ(book.usable_slots(), 0u);
   EXPECT_EQ(book.joined(), 1u);
-  book.leave(kTwo);
+  book.leave(kTwo, true);
   EXPECT_FALSE(book.is_current(kTwo, Epoch{1001}));
   book.join(kTwo, info(8));
   EXPECT_EQ(book[kTwo].epoch, Epoch{1002});
@@ -53,7 +53,7 @@ TEST(ReplicaBook, CountsTheCommandsSaidAndThoseThatReportsKnowOf) {
   EXPECT_EQ(book[kZero].free_blocks, 7u);
   in_flight_after(5, 1000);
   EXPECT_EQ(book[kZero].free_blocks, 100u) << "more than all is all";
-  book.leave(kZero);
+  book.leave(kZero, true);
   book.join(kZero, info(4));
   EXPECT_EQ(book.address(kZero), (Envelope{kZero, Epoch{2}, 1})) << "a new life counts anew";
 }
@@ -174,6 +174,28 @@ TEST(ReplicaBookDeathTest, RefusesALifeInsideALife) {
   book.join(kZero, info(4));
   EXPECT_DEATH(book.join(kZero, info(4)), "before the next begins");
   EXPECT_DEATH(book.join(kTwo, info(0)), "sensible");
+}
+
+TEST(ReplicaBook, NobodyComesOnceAllDrainOrHaveDrained) {
+  ReplicaBook book(2, 0);
+  EXPECT_FALSE(book.nobody_comes(2)) << "none has joined yet";
+  book.join(kZero, info(4));
+  book.drain(kZero);
+  EXPECT_FALSE(book.nobody_comes(2)) << "one is still to join";
+  EXPECT_TRUE(book.nobody_comes(1));
+  EXPECT_TRUE(ReplicaBook(2, 0).nobody_comes(0)) << "all had drained before";
+  book.join(kTwo, info(4));
+  EXPECT_TRUE(book.is_last(kTwo));
+  EXPECT_FALSE(book.is_last(kZero));
+  book.drain(kTwo);
+  EXPECT_TRUE(book.nobody_comes(2));
+  book.leave(kZero, false);
+  EXPECT_TRUE(book.nobody_comes(2));
+  EXPECT_EQ(book.leaving(), 2u);
+  book.leave(kTwo, true);
+  EXPECT_FALSE(book.nobody_comes(1)) << "a lost one is expected back";
+  EXPECT_EQ(book[kZero].drained, Epoch{1});
+  EXPECT_EQ(book[kTwo].drained, Epoch{0});
 }
 
 }  // namespace

@@ -68,11 +68,23 @@ TEST_F(Doorway, AFarewellOfAnEarlierEpochPartsNobody) {
   hello(1, 7);  // its link was cut; its backlog comes behind its Hello
   const Epoch second = core.replica(ReplicaId{0}).epoch;
   ASSERT_GT(second, first);
+  tell(DrainReplica{ReplicaId{0}});
   say(1, first, Drained{});
   expect_joined(true);
   say(1, second, Drained{});
   expect_joined(false);
   EXPECT_TRUE(std::holds_alternative<Shutdown>(io.commands.back().command));
+}
+
+TEST_F(Doorway, WhoDrainsUnaskedIsLost) {
+  hello(1, 7);
+  const Epoch epoch = core.replica(ReplicaId{0}).epoch;
+  say(1, epoch, Drained{});
+  expect_joined(false);
+  EXPECT_EQ(std::pair(door.lost(), door.drained()), std::pair(uint64_t{1}, uint64_t{0}));
+  EXPECT_TRUE(std::holds_alternative<Shutdown>(io.commands.back().command));
+  hello(1, 7);  // started again
+  expect_joined(true);
 }
 
 TEST_F(Doorway, StepsOfAnEarlierEpochAreNotCountedForTheNewOne) {

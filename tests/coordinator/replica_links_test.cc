@@ -131,9 +131,7 @@ TEST(ReplicaLinks, CountsStepsAndLimitsTheContextToWhatAllCanHold) {
   links.drained(ReplicaId{0});
   links.drained(ReplicaId{1});
   EXPECT_EQ(links.max_context(2048), 2048u);
-  EXPECT_EQ(links.left_for_good(), 2u);
   links.joined(ReplicaId{1}, Epoch{2}, comm::LinkId{8}, larger, kStart);
-  EXPECT_EQ(links.left_for_good(), 1u);
 }
 
 }  // namespace

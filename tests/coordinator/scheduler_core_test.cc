@@ -280,8 +280,67 @@ TEST(SchedulerCore, SampleThatEndedBeforeTheLossIsNotRunToItsEndAgain) {
                    "finish request=1 reason=none"}));
 }
 
-TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
+TEST(SchedulerCore, OnceAllDrainNobodyComesForWhatWaits) {
+  CoreOptions options;
+  options.expected_replicas = 2;
+  Core c(options);
+  c.join(0, 1);
+  c.join(1, 1);
+  for (uint64_t id = 1; id <= 7; ++id) c.arrive(id);  // each runs one and has two ahead
+  EXPECT_EQ(c.core.waiting(), 1u);
+  c.tell(DrainReplica{ReplicaId{0}, true});
+  EXPECT_EQ(c.core.waiting(), 3u);
+  EXPECT_EQ(c.tell(DrainReplica{ReplicaId{1}, true}), Lines()) << "the last one is spared";
+  EXPECT_FALSE(c.core.replica(ReplicaId{1}).draining);
+
+  const auto lines = c.tell(DrainReplica{ReplicaId{1}});
+  ASSERT_EQ(lines.size(), 8u) << "drain, 2 cancelled, 5 that wait ended";
+  for (size_t i = 3; i < lines.size(); ++i)
+    EXPECT_NE(lines[i].find("reason=failed Unavailable: not ready: every replica drains"),
+              std::string::npos)
+        << lines[i];
+  EXPECT_EQ(c.core.live(), 2u) << "what runs ends by itself";
+  c.arrive(8);
+  EXPECT_EQ(std::get<Reject>(c.commands.at(0)).error.code, ErrorCode::kUnavailable);
+  EXPECT_EQ(std::get<Reject>(c.commands.at(0)).retry_after, Duration{});
+  EXPECT_EQ(c.report(0, 1, {entry(1, 1, 0, 1, true)}).back(), "finish request=1 reason=none");
+  EXPECT_EQ(c.tell(FromReplica{{ReplicaId{0}, Epoch{1}}, Drained{}}), Lines());
+
+  // One that is lost while it drains is expected back: what it ran waits for it.
+  EXPECT_EQ(c.tell(ReplicaLost{ReplicaId{1}, Epoch{1}}), Lines());
+  EXPECT_EQ(c.core.waiting(), 1u);
+  EXPECT_EQ(c.arrive(9), Lines({"accept request=9"}));
+  EXPECT_EQ(c.join(1, 1),
+            Lines({"welcome replica=1 epoch=2", "dispatch replica=1 epoch=2 request=2 attempt=2",
+                   "dispatch replica=1 epoch=2 request=9 attempt=1"}));
+  EXPECT_EQ(c.core.replica(ReplicaId{0}).drained, Epoch{1});
+  EXPECT_EQ(c.core.replica(ReplicaId{1}).drained, Epoch{0}) << "it was lost";
+}
+
+TEST(SchedulerCore, WhoHasNotJoinedYetIsWaitedFor) {
+  CoreOptions options;
+  options.expected_replicas = 2;
+  Core c(options);
+  c.join(0, 1);
+  c.tell(DrainReplica{ReplicaId{0}});
+  c.tell(FromReplica{{ReplicaId{0}, Epoch{1}}, Drained{}});
+  EXPECT_EQ(c.arrive(1), Lines({"accept request=1"}));
+  EXPECT_EQ(c.join(0, 1).back(), "dispatch replica=0 epoch=2 request=1 attempt=1") << "or anew";
+}
+
+TEST(SchedulerCore, OneThatDrainsUnaskedIsLost) {
   Core c;
+  c.join(0, 1);
+  c.arrive(1);
+  EXPECT_EQ(c.tell(FromReplica{{ReplicaId{0}, Epoch{1}}, Drained{}}), Lines());
+  EXPECT_EQ(c.core.replica(ReplicaId{0}).drained, Epoch{0});
+  EXPECT_EQ(c.arrive(2), Lines({"accept request=2"})) << "it is expected back";
+}
+
+TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
+  CoreOptions options;
+  options.expected_replicas = 2;
+  Core c(options);
   c.join(0, 1);
   c.arrive(1);
   c.arrive(2);

@@ -66,6 +66,7 @@ class World {
     CoreOptions o;
     o.queue_limit = 60;
     o.max_losses = 1000;
+    o.expected_replicas = kReplicas;
     return o;
   }
   uint32_t below(uint32_t n) { return static_cast<uint32_t>(random_() % n); }
@@ -221,7 +222,7 @@ class World {
 
 TEST(TwoCores, EveryRequestEndsOnceAndNothingStaysBehind) {
   uint64_t whole = 0, preempted = 0, unfit = 0;
-  for (uint32_t seed = 0; seed < 20; ++seed) {
+  for (uint32_t seed = 0; seed < 25; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     World world(seed);
     world.run();
