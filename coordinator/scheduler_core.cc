@@ -34,6 +34,7 @@ void SchedulerCore::handle(Time now, const CoreEvent& event, std::vector<CoreCom
   if (nobody_comes_) end_waiting();
   counters_.rekeyed_all += waiting_.follow_beta(now_, replicas_.usable_slots(), requests_);
   dispatch_waiting();
+  if (waiting() == 0) completion_seen_ = false;
   out_ = nullptr;
 }
 
@@ -328,7 +329,8 @@ void SchedulerCore::finish(uint32_t slot, FinishReason reason, Error error) {
 }
 
 void SchedulerCore::note_completion() {
-  // Only while others wait does the time between completions say how fast the cluster can be.
+  // Only while others wait, all the time from one to the next, do completions say how fast the
+  // cluster can be.
   if (completion_seen_ && waiting() > 0) {
     const Duration interval = now_ - last_completion_;
     completion_interval_ =

@@ -337,6 +337,25 @@ TEST(SchedulerCore, OneThatDrainsUnaskedIsLost) {
   EXPECT_EQ(c.arrive(2), Lines({"accept request=2"})) << "it is expected back";
 }
 
+TEST(SchedulerCore, TheTimeToComeBackCountsNoTimeInWhichNobodyWaited) {
+  CoreOptions options;
+  options.queue_limit = 4;
+  Core c(options);
+  c.join(0, 1);
+  c.arrive(1);
+  c.report(0, 1, {entry(1, 1, 0, 1, true)});
+  c.now += seconds(40);
+  for (uint64_t id = 2; id <= 8; ++id) c.arrive(id);  // 1 runs, 2 ahead, 4 wait
+  uint64_t next = 9;
+  for (uint64_t id = 2; id <= 4; ++id) {
+    c.now += milliseconds(300);
+    c.report(0, 1, {entry(id, 1, 0, 1, true)});
+    c.arrive(next++);
+  }
+  c.arrive(next);
+  EXPECT_EQ(std::get<Reject>(c.commands.at(0)).retry_after, milliseconds(300));
+}
+
 TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
   CoreOptions options;
   options.expected_replicas = 2;
