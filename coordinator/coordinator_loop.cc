@@ -210,7 +210,7 @@ void CoordinatorLoop::tell(const CoreEvent& event) {
   }
   const auto* from = std::get_if<FromReplica>(&event);
   const auto* report = from ? std::get_if<StepReport>(&from->report) : nullptr;
-  if (report) note_events(*report);  // before the ends that it may bring
+  if (report) note_events(from->envelope, *report);  // before the ends that it may bring
   commands_.clear();
   core_.handle(now_, event, commands_);
   for (const auto& command : commands_) std::visit([this](const auto& c) { execute(c); }, command);
@@ -247,15 +247,18 @@ DispatchPayload CoordinatorLoop::payload_of(const Envelope& to, const Dispatch& 
   return {request.request, request.generated()};
 }
 
-void CoordinatorLoop::note_events(const StepReport& report) {
+void CoordinatorLoop::note_events(const Envelope& from, const StepReport& report) {
+  const auto live = [&](const auto& message) -> StoredRequest* {
+    const uint32_t slot = core_.slot_of(from, message.request, message.attempt);
+    return slot == SchedulerCore::kNoSlot ? nullptr : &store_.live(slot);
+  };
   for (const SequencePreempted& preempted : report.preempted)
-    if (const uint32_t slot = core_.slot_of(preempted.request); slot != SchedulerCore::kNoSlot)
-      ++store_.live(slot).timings.preemptions;
+    if (StoredRequest* request = live(preempted)) ++request->timings.preemptions;
   for (const PrefillDone& done : report.prefills)
-    if (const uint32_t slot = core_.slot_of(done.request); slot != SchedulerCore::kNoSlot) {
-      StoredRequest& request = store_.live(slot);  // computed again, it may find its own blocks
-      if (!request.cached_tokens) request.cached_tokens = done.cached_tokens;
-    }
+    if (StoredRequest* request = live(done);
+        request && !request->cached_tokens)  // computed again, it may find its own blocks
+      request->cached_tokens =
+          std::min(done.cached_tokens, static_cast<uint32_t>(request->request->prompt.size()));
 }
 
 void CoordinatorLoop::log_probed(const StepReport& report) const {

@@ -90,7 +90,7 @@ class CoordinatorLoop {
   void execute(const Emit& command);
   void execute(const Finish& command);
   DispatchPayload payload_of(const Envelope& to, const Dispatch& dispatch);
-  void note_events(const StepReport& report);
+  void note_events(const Envelope& from, const StepReport& report);
   void log_probed(const StepReport& report) const;
   api::StatusReport status() const;
 

@@ -81,7 +81,7 @@ Envelope ReplicaBook::address(ReplicaId id) {
 
 void ReplicaBook::take(ReplicaId id, const StepReport& report) {
   Replica& r = at(id);
-  r.running = report.running_sequences;
+  r.running = std::min(report.running_sequences, r.slots);
   r.free_blocks = std::min(report.free_blocks, r.num_blocks);
   r.applied = std::min(std::max(report.applied_seq, r.applied), r.commands);
 }

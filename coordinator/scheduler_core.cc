@@ -147,17 +147,20 @@ void SchedulerCore::on(const Envelope& from, const StepReport& report) {
     return;
   }
   replicas_.take(from.replica, report);
-  counters_.preemptions += report.preempted.size();
   for (uint32_t i = 0; i < report.progress.size(); ++i)
     on_progress(from.replica, report.progress[i], i);
   const auto take_all = [&](const auto& messages) {
+    uint64_t current = 0;
     for (const auto& message : messages) {
       const uint32_t slot = requests_.find(from.replica, message.request, message.attempt);
-      if (slot != RequestBook::kNone) requests_.take(slot, message);
+      if (slot == RequestBook::kNone) continue;
+      requests_.take(slot, message);
+      ++current;
     }
+    return current;
   };
   take_all(report.prefills);
-  take_all(report.preempted);
+  counters_.preemptions += take_all(report.preempted);
   for (const LawProbed& probed : report.laws) on_probed(from.replica, probed);
 }
 

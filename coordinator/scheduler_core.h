@@ -122,6 +122,12 @@ class SchedulerCore {
   /// The slot of a live request, as its Accept named it; kNoSlot when there is none such.
   static constexpr uint32_t kNoSlot = RequestBook::kNone;
   uint32_t slot_of(RequestId id) const { return requests_.find(id); }
+  /// The same, for a replica's word: kNoSlot too when it is not of this life and attempt.
+  uint32_t slot_of(const Envelope& from, RequestId id, Attempt attempt) const {
+    return replicas_.is_current(from.replica, from.epoch)
+               ? requests_.find(from.replica, id, attempt)
+               : kNoSlot;
+  }
   /// How a live request stands, for people. Cost: O(1).
   struct Standing {
     bool live = false, waiting = false;

@@ -356,6 +356,31 @@ TEST(SchedulerCore, TheTimeToComeBackCountsNoTimeInWhichNobodyWaited) {
   EXPECT_EQ(std::get<Reject>(c.commands.at(0)).retry_after, milliseconds(300));
 }
 
+TEST(SchedulerCore, WhatIsSaidOfARequestCountsFromWhoRunsIt) {
+  Core c;
+  c.join(0, 1);
+  c.join(1, 1);
+  c.arrive(1);
+  const auto preempted = [&](uint32_t replica, uint32_t epoch, uint32_t attempt) {
+    StepReport report;
+    report.running_sequences = 77;
+    report.preempted.push_back({RequestId{1}, 0, Attempt{attempt}, 3});
+    c.tell(FromReplica{{ReplicaId{replica}, Epoch{epoch}}, std::move(report)});
+    return c.core.counters().preemptions;
+  };
+  EXPECT_EQ(preempted(1, 1, 1), 0u) << "another replica";
+  EXPECT_EQ(preempted(0, 2, 1), 0u) << "another epoch";
+  EXPECT_EQ(preempted(0, 1, 2), 0u) << "another attempt";
+  EXPECT_EQ(preempted(0, 1, 1), 1u);
+  EXPECT_EQ(c.core.replica(ReplicaId{0}).running_sequences, 1u) << "at most its slots";
+  const auto slot = [&](uint32_t replica, uint32_t epoch, uint32_t attempt) {
+    return c.core.slot_of({ReplicaId{replica}, Epoch{epoch}}, RequestId{1}, Attempt{attempt});
+  };
+  EXPECT_EQ(slot(0, 1, 1), c.core.slot_of(RequestId{1}));
+  for (const auto other : {slot(1, 1, 1), slot(0, 2, 1), slot(0, 1, 2), slot(9, 1, 1)})
+    EXPECT_EQ(other, SchedulerCore::kNoSlot);
+}
+
 TEST(SchedulerCore, DrainTakesBackWhatHasNotBegunAndSendsNothingNew) {
   CoreOptions options;
   options.expected_replicas = 2;
