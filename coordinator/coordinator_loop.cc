@@ -42,7 +42,14 @@ Result<std::unique_ptr<CoordinatorLoop>> CoordinatorLoop::create(const Coordinat
     return fail(ErrorCode::kInvalidArgument, "the coordinator needs at least one tokenizer thread");
   std::unique_ptr<CoordinatorLoop> loop(new CoordinatorLoop(options, io, std::move(text)));
   if (!options.record_path.empty()) {
-    TAILOR_ASSIGN(loop->log_, EventLogWriter::create(options.record_path, options.core));
+    auto log = EventLogWriter::create(options.record_path, options.core);
+    // A disk that is full ends no cluster, nor keeps a coordinator from starting again.
+    if (!log && log.error().code == ErrorCode::kDataLoss)
+      LOG_ERROR("{}; serving without recording", log.error().message);
+    else if (!log)
+      return fail(log.error());
+    else
+      loop->log_.emplace(std::move(*log));
   }
   return loop;
 }
@@ -123,7 +130,8 @@ void CoordinatorLoop::keep_house() {
   if (predictor_.fell_mute(now_)) predictor_lost("it lives, but answers no question");
   clients_.keep_house(heard_until_, now_);
   sessions_.forgotten(store_.expire(now_));
-  if (log_) (void)log_->flush();
+  if (log_)
+    if (auto written = log_->flush(); !written) end_recording(written.error());
 }
 
 void CoordinatorLoop::stop() {
@@ -133,7 +141,13 @@ void CoordinatorLoop::stop() {
   tell(Stop{});
   clients_.stop();
   clients_.send();
-  if (log_) (void)log_->flush();
+  if (log_)
+    if (auto written = log_->flush(); !written) end_recording(written.error());
+}
+
+void CoordinatorLoop::end_recording(const Error& why) {
+  LOG_ERROR("{}; recording ends here, serving goes on", to_string(why));
+  log_.reset();
 }
 
 // ---- the predictor ----
@@ -202,12 +216,8 @@ void CoordinatorLoop::log_standing(RequestId id, const char* whose) const {
 // ---- the core ----
 
 void CoordinatorLoop::tell(const CoreEvent& event) {
-  if (log_) {
-    if (auto written = log_->append(now_, event); !written) {
-      LOG_ERROR("{}; recording ends here", to_string(written.error()));
-      log_.reset();
-    }
-  }
+  if (log_)
+    if (auto written = log_->append(now_, event); !written) end_recording(written.error());
   const auto* from = std::get_if<FromReplica>(&event);
   const auto* report = from ? std::get_if<StepReport>(&from->report) : nullptr;
   if (report) note_events(from->envelope, *report);  // before the ends that it may bring

@@ -91,6 +91,7 @@ class CoordinatorLoop {
   void execute(const Finish& command);
   DispatchPayload payload_of(const Envelope& to, const Dispatch& dispatch);
   void note_events(const Envelope& from, const StepReport& report);
+  void end_recording(const Error& why);
   void log_probed(const StepReport& report) const;
   api::StatusReport status() const;
 

@@ -1,11 +1,15 @@
 #include "coordinator/event_log.h"
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
+#include "base/request.h"
 #include "base/wire_reader.h"
 #include "base/wire_writer.h"
 
@@ -124,6 +128,39 @@ std::string take_event(WireReader& in, Time& now, CoreEvent& event) {
   return {};
 }
 
+// A checksum says that a record is as it was written, not that a coordinator wrote it. What follows
+// is what the doors of a live one ensure, and the core relies on.
+constexpr uint32_t kMostAhead = 4096;
+
+/// What makes no sense in it, or nothing.
+std::string senseless(const CoreOptions& o) {
+  const PolicyParameters& p = o.policy.parameters;
+  if (!std::isfinite(p.tau_seconds) || p.tau_seconds <= 0)
+    return "tau is " + std::to_string(p.tau_seconds) + " s";
+  if (!std::isfinite(p.gamma) || p.gamma <= 0 || p.gamma > 1)
+    return "gamma is " + std::to_string(p.gamma);
+  if (o.ahead_requests > kMostAhead)
+    return std::to_string(o.ahead_requests) + " requests are ahead of a replica's slots";
+  if (o.retry_after_min < Duration{} || o.retry_after_max < o.retry_after_min)
+    return "its least and longest time to come back do not fit";
+  return {};
+}
+std::string senseless(const CoreEvent& event, Time now) {
+  if (const auto* arrived = std::get_if<Arrived>(&event)) {
+    if (arrived->samples == 0 || arrived->samples > uint32_t{kMaxSamples})
+      return "a request has " + std::to_string(arrived->samples) + " samples";
+    if (arrived->arrival < Time{} || arrived->arrival > now)
+      return "a request arrives at another time than it is told of";
+  }
+  const auto* from = std::get_if<FromReplica>(&event);
+  const auto* hello = from ? std::get_if<Hello>(&from->report) : nullptr;
+  if (hello && from->envelope.replica.value >= ReplicaBook::kMaxReplicas)
+    return "replica " + std::to_string(from->envelope.replica.value) + " joins";
+  if (hello && (hello->info.slots == 0 || hello->info.slots > ReplicaBook::kMaxSlots))
+    return "a replica of " + std::to_string(hello->info.slots) + " slots joins";
+  return {};
+}
+
 bool put_u32(std::FILE* file, uint32_t value) {
   const uint8_t bytes[4] = {static_cast<uint8_t>(value), static_cast<uint8_t>(value >> 8),
                             static_cast<uint8_t>(value >> 16), static_cast<uint8_t>(value >> 24)};
@@ -154,41 +191,64 @@ std::string take_record(std::FILE* file, std::string& record) {
   return {};
 }
 
-/// An event log cannot be had again: what is at `path` gets the first free name. Not so a pipe or a
-/// device.
-Result<void> keep_older(const std::string& path) {
+/// Whether an event stands behind the head: what does not is not worth a name.
+bool holds_events(const std::string& path) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) return {};
+  const auto size = std::filesystem::file_size(path, error);
+  File file(std::fopen(path.c_str(), "rb"));
+  char magic[sizeof kMagic] = {};
+  uint32_t head = 0;
+  if (error || !file || std::fread(magic, 1, sizeof magic, file.get()) != sizeof magic ||
+      std::memcmp(magic, kMagic, sizeof magic) != 0)
+    return error || size > 0;  // somebody else's file
+  return take_u32(file.get(), head) == 4 && size > sizeof kMagic + 8 + uint64_t{head};
+}
+
+/// An event log cannot be had again: what is at `path` gets the first free name.
+std::error_code keep_older(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error) || !holds_events(path)) return error;
   int number = 1;
   const auto kept = [&] { return path + "." + std::to_string(number); };
   while (number < kMaxKeptEventLogs && std::filesystem::exists(kept(), error)) ++number;
-  if (!std::filesystem::exists(kept(), error))
-    std::filesystem::rename(path, kept(), error);
-  else
-    error = std::make_error_code(std::errc::file_exists);
-  if (!error) return {};
-  return fail(ErrorCode::kUnavailable,
-              "cannot keep the older event log " + path + ": " + error.message());
+  if (std::filesystem::exists(kept(), error)) return std::make_error_code(std::errc::file_exists);
+  std::filesystem::rename(path, kept(), error);
+  return error;
 }
+
+Error cannot_write(const std::string& path, const std::error_code& why) {
+  using std::errc;
+  const bool disk = why == errc::no_space_on_device || why == errc::io_error ||
+                    why == errc::file_too_large || why == errc::read_only_file_system ||
+                    why == std::error_code(EDQUOT, std::generic_category());
+  return {disk ? ErrorCode::kDataLoss : ErrorCode::kUnavailable,
+          "cannot write the event log " + path + ": " + why.message()};
+}
+std::error_code last_error() { return {errno, std::generic_category()}; }
 
 }  // namespace
 
 Result<EventLogWriter> EventLogWriter::create(const std::string& path, const CoreOptions& options) {
-  TAILOR_TRY(keep_older(path));
-  File file(std::fopen(path.c_str(), "wb"));
-  if (!file)
-    return fail(ErrorCode::kUnavailable,
-                "cannot write the event log " + path + ": " + std::strerror(errno));
+  std::error_code error;
+  const auto kind = std::filesystem::status(path, error).type();
+  const bool is_file = kind == std::filesystem::file_type::regular ||
+                       kind == std::filesystem::file_type::not_found;  // else a pipe or a device
+  const std::string begun = is_file ? path + ".new" : path;
+  File file(std::fopen(begun.c_str(), "wb"));
+  if (!file) return fail(cannot_write(path, last_error()));
   EventLogWriter writer(path, std::move(file));
   WireWriter out(writer.record_);
   out.number(kVersionField, kEventLogVersion);
   out.message(kOptionsField, options);
-  if (std::fwrite(kMagic, 1, sizeof kMagic, writer.file_.get()) != sizeof kMagic ||
-      !put_record(writer.file_.get(), writer.record_))
-    return fail(ErrorCode::kUnavailable,
-                "cannot write the event log " + path + ": " + std::strerror(errno));
-  TAILOR_TRY(writer.flush());
-  return writer;
+  const bool written = std::fwrite(kMagic, 1, sizeof kMagic, writer.file_.get()) == sizeof kMagic &&
+                       put_record(writer.file_.get(), writer.record_) &&
+                       std::fflush(writer.file_.get()) == 0;
+  error = written ? std::error_code{} : last_error();
+  if (is_file && !error) error = keep_older(path);
+  if (is_file && !error) std::filesystem::rename(begun, path, error);
+  if (!error) return writer;
+  if (is_file) std::remove(begun.c_str());
+  return fail(cannot_write(path, error));
 }
 
 Result<void> EventLogWriter::append(Time now, const CoreEvent& event) {
@@ -236,6 +296,10 @@ Result<EventLogReader> EventLogReader::open(const std::string& path) {
       in.skip(type);
     }
   }
+  // Its number stood without a field's tag.
+  if (const std::string_view head = reader.record_;
+      version == 0 && head.substr(0, 4) == std::string_view("\2\0\0\0", 4))
+    version = 2;
   if (version != kEventLogVersion)
     return fail(ErrorCode::kProtocol,
                 path + " is an event log of " +
@@ -244,6 +308,8 @@ Result<EventLogReader> EventLogReader::open(const std::string& path) {
   if (!in.good()) return fail(ErrorCode::kDataLoss, "the head of " + path + " is no message");
   if (reader.options_.policy.row >= policies().size())
     return fail(ErrorCode::kProtocol, path + " is of a policy that this program does not know");
+  if (const std::string why = senseless(reader.options_); !why.empty())
+    return fail(ErrorCode::kDataLoss, "the head of " + path + " makes no sense: " + why);
   return reader;
 }
 
@@ -259,6 +325,15 @@ bool EventLogReader::next(Time& now, CoreEvent& event) {
   if (!wrong.empty()) return stop(wrong);
   WireReader in(record_);
   if (const std::string why = take_event(in, now, event); !why.empty()) return stop(why);
+  if (now < last_) return stop("time runs backwards");
+  if (const auto* arrived = std::get_if<Arrived>(&event)) {
+    if (arrived->id <= last_id_)
+      return stop("request " + std::to_string(arrived->id.value) + " arrives behind request " +
+                  std::to_string(last_id_.value));
+    last_id_ = arrived->id;
+  }
+  if (const std::string why = senseless(event, now); !why.empty()) return stop(why);
+  last_ = now;
   ++records_;
   return true;
 }

@@ -32,9 +32,10 @@ using File = std::unique_ptr<std::FILE, FileCloser>;
 
 class EventLogWriter {
  public:
-  /// Begins a new file. One of this name that is there (an earlier run's, or a coordinator's before
-  /// its restart) is kept: as PATH.1, PATH.2, ..., the first that is free. Errors: Unavailable
-  /// (names the file and why).
+  /// Begins a new file, as PATH.new until it can be written. One of this name that holds events (an
+  /// earlier run's, or a coordinator's before its restart) is kept then: as PATH.1, PATH.2, ...,
+  /// the first that is free. Errors, where the older one stays as it was: DataLoss (the disk is
+  /// full or broken), Unavailable (anything else); both name the file and why.
   static Result<EventLogWriter> create(const std::string& path, const CoreOptions& options);
 
   /// Appends one record to the buffer. Cost: O(entries), no allocation once the buffer has grown.
@@ -56,7 +57,8 @@ class EventLogReader {
   static Result<EventLogReader> open(const std::string& path);
 
   const CoreOptions& options() const { return options_; }
-  /// Reads the next record; false at the end.
+  /// Reads the next record; false at the end, or where the rest makes no sense: what it gives can
+  /// be told to a core of these options.
   bool next(Time& now, CoreEvent& event);
   /// After the end: empty, or one sentence on why the rest of the file could not be read.
   const std::string& damage() const { return damage_; }
@@ -68,6 +70,8 @@ class EventLogReader {
   File file_;
   CoreOptions options_;
   uint64_t records_ = 0;
+  Time last_{};        // when the last event was,
+  RequestId last_id_;  // and which request arrived last
   std::string damage_;
   std::string record_;
 };

@@ -50,7 +50,7 @@ bool ReplicaBook::is_last(ReplicaId id) const {
 }
 
 void ReplicaBook::join(ReplicaId id, const ReplicaInfo& info) {
-  TAILOR_CHECK(id.value < kMaxReplicas && info.slots > 0,
+  TAILOR_CHECK(id.value < kMaxReplicas && info.slots > 0 && info.slots <= kMaxSlots,
                "the driver admits only sensible replicas");
   if (id.value >= replicas_.size()) replicas_.resize(id.value + 1);
   Replica& r = at(id);

@@ -55,6 +55,7 @@ struct Replica {
 class ReplicaBook {
  public:
   static constexpr uint32_t kMaxReplicas = 4096;
+  static constexpr uint32_t kMaxSlots = 1u << 16;  ///< of one replica
 
   /// Epochs begin above `epoch_base`.
   ReplicaBook(uint32_t ahead_limit, uint32_t epoch_base)

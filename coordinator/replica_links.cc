@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
+#include "coordinator/replica_book.h"
+
 namespace tailor::coordinator {
 namespace {
 
-constexpr uint32_t kMaxReplicas = 4096;
 constexpr double kMeanWeight = 0.1;
 
 void mean(double& value, double sample, bool first) {
@@ -23,10 +24,13 @@ std::optional<std::string> ReplicaLinks::objection(ReplicaId own, const Hello& h
   if (info.protocol_version != kControlProtocolVersion)
     return "it speaks protocol version " + std::to_string(info.protocol_version) +
            ", this coordinator " + std::to_string(kControlProtocolVersion);
-  if (own.value >= kMaxReplicas)
-    return "its number is beyond the limit of " + std::to_string(kMaxReplicas);
+  if (own.value >= ReplicaBook::kMaxReplicas)
+    return "its number is beyond the limit of " + std::to_string(ReplicaBook::kMaxReplicas);
   if (info.slots == 0 || info.num_blocks == 0 || info.max_context == 0 || info.tp_size == 0)
     return "it has no slots, no KV blocks, no context or no ranks";
+  if (info.slots > ReplicaBook::kMaxSlots)
+    return "it has " + std::to_string(info.slots) + " slots, the limit is " +
+           std::to_string(ReplicaBook::kMaxSlots);
   for (const auto& [replica, link] : links_) {
     if (replica == own) continue;  // its successor may differ where it is alone
     if (info.model_fingerprint != link.info.model_fingerprint)
@@ -51,7 +55,6 @@ void ReplicaLinks::joined(ReplicaId replica, Epoch epoch, comm::LinkId link,
   l.epoch = epoch;
   l.info = info;
   l.heard.assign(std::clamp(info.tp_size, 1u, 1024u), now);
-  drained_.erase(replica);
   const uint64_t in_blocks = uint64_t{info.num_blocks} * info.block_tokens;
   contexts_[replica] = in_blocks > 0
                            ? static_cast<uint32_t>(std::min<uint64_t>(info.max_context, in_blocks))
@@ -61,7 +64,6 @@ void ReplicaLinks::joined(ReplicaId replica, Epoch epoch, comm::LinkId link,
 void ReplicaLinks::drained(ReplicaId replica) {
   links_.erase(replica);
   contexts_.erase(replica);
-  drained_.insert(replica);
 }
 
 void ReplicaLinks::heard(const Envelope& from, const Heartbeat& heartbeat, comm::LinkId link,

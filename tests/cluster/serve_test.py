@@ -412,6 +412,18 @@ class Idle(unittest.TestCase):
             self.assertLess(used, 0.03)
 
 
+class FullDisk(unittest.TestCase):
+    def test_a_log_that_cannot_be_written_ends_no_cluster(self):
+        with Cluster("--record", "/dev/full") as cluster:
+            wait_until(lambda: "serving without recording" in cluster.output(), PATIENCE_S, cluster.output())
+            (coordinator,) = cluster.coordinators()
+            os.kill(coordinator, signal.SIGKILL)
+            wait_until(lambda: cluster.coordinators() not in ([], [coordinator]), PATIENCE_S, cluster.output())
+            cluster.wait_ready()
+            (answer,) = cluster.generate("--prompt", "1 and one makes", "--max-tokens", 8)
+            self.assertNotIn("error", answer)
+
+
 class DrainedReplica(unittest.TestCase):
     def drain(self, cluster, *args):
         return run_tailor("drain", *args, "--endpoint", cluster.endpoint, "--run-dir", cluster.run_dir, timeout=PATIENCE_S)

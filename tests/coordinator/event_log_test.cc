@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "tests/coordinator/random_world.h"
 
@@ -141,6 +142,103 @@ TEST_F(EventLog, AnEarlierOneOfItsNameIsKept) {
   EXPECT_EQ(time_in(path_ + ".1"), 1);
   EXPECT_EQ(time_in(path_ + ".2"), 2);
   EXPECT_FALSE(std::filesystem::exists(path_ + ".3"));
+}
+
+TEST_F(EventLog, WhatHoldsNoEventIsNotKept) {
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(EventLogWriter::create(path_, {}));
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".1"));
+  std::ofstream(path_) << "a shopping list";
+  ASSERT_TRUE(EventLogWriter::create(path_, {}));
+  EXPECT_TRUE(std::filesystem::exists(path_ + ".1")) << "what is not ours is";
+}
+
+TEST_F(EventLog, OneThatCannotBeBegunLeavesTheOlderAsItWas) {
+  record(1);
+  const auto size = std::filesystem::file_size(path_);
+  std::filesystem::create_directory(path_ + ".new");  // in the way
+  const auto failed = EventLogWriter::create(path_, {});
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(std::filesystem::file_size(path_), size);
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".1"));
+}
+
+TEST_F(EventLog, AFullDiskIsNamedSo) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  const auto full = EventLogWriter::create("/dev/full", {});
+  ASSERT_FALSE(full);
+  EXPECT_EQ(full.error().code, ErrorCode::kDataLoss);
+  EXPECT_NE(full.error().message.find("No space left"), std::string::npos) << full.error().message;
+}
+
+// Well checksummed, but of no coordinator: each is read up to the record before, and told no core.
+TEST_F(EventLog, WhatNoCoordinatorRecordsIsReadUpToThere) {
+  const auto read_to = [&](const std::vector<std::pair<Time, CoreEvent>>& events,
+                           const std::string& why) {
+    {
+      auto writer = EventLogWriter::create(path_, {});
+      ASSERT_TRUE(writer);
+      for (const auto& [time, event] : events) ASSERT_TRUE(writer->append(time, event));
+    }
+    ReplaySummary summary;
+    replay(summary);
+    EXPECT_EQ(summary.events, events.size() - 1) << why;
+    EXPECT_NE(summary.damage.find("is read up to record " + std::to_string(events.size() - 1) +
+                                  ": " + why),
+              std::string::npos)
+        << summary.damage;
+  };
+  const auto arrived = [](uint64_t id, uint32_t samples = 1, Time arrival = Time(seconds(1))) {
+    return Arrived{RequestId{id}, PriorityClass::kStandard, samples, 8, 64, arrival};
+  };
+  const auto joins = [](uint32_t replica, uint32_t slots) {
+    Hello hello;
+    hello.info.slots = slots;
+    return FromReplica{{ReplicaId{replica}}, hello};
+  };
+  const Time one(seconds(1)), two(seconds(2));
+  read_to({{two, Tick{}}, {one, Tick{}}}, "time runs backwards");
+  read_to({{Time(seconds(-5)), Tick{}}}, "time runs backwards");
+  read_to({{one, arrived(2)}, {one, arrived(2)}}, "request 2 arrives behind request 2");
+  read_to({{one, arrived(0)}}, "request 0 arrives");
+  read_to({{one, arrived(1, 0)}}, "a request has 0 samples");
+  read_to({{one, arrived(1, 4'000'000'000)}}, "a request has 4000000000 samples");
+  read_to({{one, arrived(1, 1, two)}}, "a request arrives at another time");
+  read_to({{one, arrived(1, 1, Time::min())}}, "a request arrives at another time");
+  read_to({{one, joins(0, 4)}, {one, joins(4096, 4)}}, "replica 4096 joins");
+  read_to({{one, joins(UINT32_MAX, 4)}}, "replica 4294967295 joins");
+  read_to({{one, joins(0, 0)}}, "a replica of 0 slots joins");
+  read_to({{one, joins(0, UINT32_MAX)}}, "a replica of 4294967295 slots joins");
+}
+
+TEST_F(EventLog, AHeadThatMakesNoSenseIsRefused) {
+  const auto refused = [&](const std::string& why, auto change) {
+    CoreOptions options;
+    change(options);
+    ASSERT_TRUE(EventLogWriter::create(path_, options));
+    const auto opened = EventLogReader::open(path_);
+    ASSERT_FALSE(opened) << why;
+    EXPECT_EQ(opened.error().code, ErrorCode::kDataLoss);
+    EXPECT_NE(opened.error().message.find("makes no sense: " + why), std::string::npos)
+        << opened.error().message;
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const double bad : {nan, 0.0, -1.0}) {
+    refused("tau is ", [&](CoreOptions& o) { o.policy.parameters.tau_seconds = bad; });
+    refused("gamma is ", [&](CoreOptions& o) { o.policy.parameters.gamma = bad; });
+  }
+  refused("4294967295 requests are ahead", [](CoreOptions& o) { o.ahead_requests = UINT32_MAX; });
+  refused("its least and longest", [](CoreOptions& o) { o.retry_after_max = Duration{}; });
+}
+
+TEST_F(EventLog, AnEarlyVersionIsNamed) {
+  const auto opened =
+      EventLogReader::open(TAILOR_SOURCE_DIR "/tests/fixtures/old_logs/world-tie.log");
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, ErrorCode::kProtocol);
+  EXPECT_NE(opened.error().message.find("of version 2; this program reads version 3"),
+            std::string::npos)
+      << opened.error().message;
 }
 
 TEST_F(EventLog, SaysWhatIsWrongWithAFile) {
