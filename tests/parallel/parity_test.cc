@@ -4,7 +4,8 @@
 //
 // Tokens must be equal. A first difference counts as equal only where the reference's two best
 // logits lie closer than kTieGap, and only for the runner-up; the rest of that answer is then not
-// compared. Logits, as far as the tokens before them agree, must lie within kLogitTolerance.
+// compared. Logits, as far as the tokens before them agree, must lie within kLogitTolerance. In
+// BF16 both are wider, and a first difference may be any token within the gap.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -24,8 +25,8 @@
 namespace tailor::parallel::testing {
 namespace {
 
-constexpr double kTieGap = 0.01;
-constexpr double kLogitTolerance = 0.001;
+const double kTieGap = parity_in_bf16() ? 0.25 : 0.01;
+const double kLogitTolerance = parity_in_bf16() ? 0.25 : 0.001;
 
 /// Set once in main, before any test: the replica this process is a rank of.
 std::unique_ptr<comm::MpiEnvironment> mpi;
@@ -118,7 +119,9 @@ class Model {
         EXPECT_LT(fixture.gaps[same], kTieGap)
             << fixture.id << ": token " << same << " is " << tokens[same] << ", reference "
             << fixture.tokens[same];
-        EXPECT_EQ(tokens[same], fixture.seconds[same]) << fixture.id << ": token " << same;
+        if (!parity_in_bf16()) {
+          EXPECT_EQ(tokens[same], fixture.seconds[same]) << fixture.id << ": token " << same;
+        }
       }
       ASSERT_EQ(seen[i].size(), fixture.logits.size()) << fixture.id;
       for (size_t row = 0; row < fixture.logits.size(); ++row) {
@@ -143,7 +146,8 @@ class Model {
 };
 
 /// TAILOR_PARITY_ALONE limits the prompts of the slow one-by-one pass of the default model,
-/// TAILOR_PARITY_SMALL_ALONE those of the small ones; the nightly tests leave both unset.
+/// TAILOR_PARITY_SMALL_ALONE those of the small ones; the nightly tests leave both unset. With
+/// TAILOR_PARITY_IF_THERE the default model may be missing.
 size_t alone_limit(const char* name) {
   const char* limit = std::getenv(name);
   return limit != nullptr ? static_cast<size_t>(std::atoi(limit)) : SIZE_MAX;
@@ -153,6 +157,8 @@ TEST(Parity, DefaultModelAloneAndInABatchOf16) {
   std::vector<Fixture> fixtures = read_fixtures("default");
   ASSERT_GE(fixtures.size(), 40u) << "tests/fixtures/parity/default.jsonl";
   auto path = weights::resolve_model("default");
+  if (!path && std::getenv("TAILOR_PARITY_IF_THERE") != nullptr)
+    GTEST_SKIP() << path.error().message;
   ASSERT_TRUE(path.has_value()) << to_string(path.error());
   auto model = Model::open(*path);
   ASSERT_NE(model, nullptr);

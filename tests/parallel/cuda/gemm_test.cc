@@ -10,6 +10,8 @@
 #include <random>
 #include <vector>
 
+#include "tests/parallel/cuda/test_device.h"
+
 namespace tailor::parallel::gpu {
 namespace {
 
@@ -45,11 +47,7 @@ class GemmTest : public testing::TestWithParam<std::pair<ValueType, ValueType>> 
   void SetUp() override {
     // Choices that were measured are a test's own.
     setenv("TAILOR_CACHE", testing::TempDir().c_str(), 1);
-    auto opened = Device::open("cuda");
-    if (!opened && opened.error().code == ErrorCode::kUnavailable)
-      GTEST_SKIP() << opened.error().message;
-    ASSERT_TRUE(opened) << to_string(opened.error());
-    device_ = std::move(*opened);
+    device_ = open_test_device();
   }
 
   /// Device memory with these bytes.

@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "parallel/cuda/device.h"
+#include "tests/parallel/cuda/test_device.h"
 
 namespace tailor::parallel::gpu {
 
@@ -67,7 +67,7 @@ class KernelRig {
   }
 
  private:
-  KernelRig() : device_(std::move(Device::open("cuda")).value()) {}
+  KernelRig() : device_(open_test_device()) {}
 
   std::unique_ptr<Device> device_;
   std::deque<Memory> held_;

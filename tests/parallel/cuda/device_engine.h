@@ -1,4 +1,4 @@
-// The cuda engine over a fake device of its own, with what it stands on: for tests.
+// The cuda engine over a device of its own, with what it stands on: for tests.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -8,20 +8,19 @@
 
 #include "parallel/cuda/block_store_cuda.h"
 #include "parallel/cuda/collective_staged.h"
-#include "parallel/cuda/device_fake.h"
 #include "parallel/cuda/engine_cuda.h"
 
 namespace tailor::parallel::testing {
 
-class FakeDeviceEngine final : public Engine {
+class DeviceEngine final : public Engine {
  public:
   /// `tp.collective` is one on host memory.
-  static Result<std::unique_ptr<FakeDeviceEngine>> make(const weights::WeightFiles& files,
-                                                        TpContext tp, EngineOptions options,
-                                                        const gpu::FakeDeviceOptions& device = {},
-                                                        int32_t host_blocks = 0) {
-    auto out = std::unique_ptr<FakeDeviceEngine>(new FakeDeviceEngine);
-    out->device_ = gpu::open_fake_device(device);
+  static Result<std::unique_ptr<DeviceEngine>> make(std::unique_ptr<gpu::Device> device,
+                                                    const weights::WeightFiles& files, TpContext tp,
+                                                    EngineOptions options,
+                                                    int32_t host_blocks = 0) {
+    auto out = std::unique_ptr<DeviceEngine>(new DeviceEngine);
+    out->device_ = std::move(device);
     if (tp.collective != nullptr && tp.size > 1) {
       out->collective_ =
           gpu::make_staged_collective(*out->device_, *tp.collective, options.device_deadline);
@@ -50,7 +49,7 @@ class FakeDeviceEngine final : public Engine {
   Result<StepOutcome> collect() override { return engine_->collect(); }
 
  private:
-  FakeDeviceEngine() = default;
+  DeviceEngine() = default;
 
   std::unique_ptr<gpu::Device> device_;
   std::unique_ptr<comm::Collective> collective_;
