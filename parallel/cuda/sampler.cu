@@ -95,15 +95,16 @@ __global__ void __launch_bounds__(kPenalizeThreads) penalize_kernel(Sampling a) 
   __syncthreads();
   const int32_t* bias_ids = a.state.bias_ids + slot_id * kMaxBiases;
   const float* bias_values = a.state.bias_values + slot_id * kMaxBiases;
-  for (int64_t i = threadIdx.x; i < slot.num_biases; i += blockDim.x) {
+  const auto first = static_cast<int32_t>(threadIdx.x), stride = static_cast<int32_t>(blockDim.x);
+  for (int32_t i = first; i < slot.num_biases; i += stride) {
     const int64_t id = bias_ids[i];
     if (id >= begin && id < end) out[id] = adjusted(id, logits[id] + bias_values[i]);
   }
 
   __syncthreads();
   if (slot.emitted >= slot.min_tokens) return;
-  const auto forbid = [&](const int32_t* ids, int64_t count) {
-    for (int64_t i = threadIdx.x; i < count; i += blockDim.x)
+  const auto forbid = [&](const int32_t* ids, int32_t count) {
+    for (int32_t i = first; i < count; i += stride)
       if (ids[i] >= begin && ids[i] < end) out[ids[i]] = -INFINITY;
   };
   if (slot.ignore_eos == 0) forbid(a.state.end_tokens, a.state.num_end_tokens);
