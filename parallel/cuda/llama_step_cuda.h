@@ -103,7 +103,7 @@ class LlamaStep {
   float* x_ = nullptr;
   float* mine_ = nullptr;      // F32 [rows, hidden]: this rank's partial; tp 1: the only one
   float* partials_ = nullptr;  // F32 [tp, rows, hidden]
-  float* angles_ = nullptr;    // F32 [rows, head_dim / 2, 2]
+  float* angles_ = nullptr;    // F32 [rows, 2, head_dim / 2]
   float* frequencies_ = nullptr;
   void* h_ = nullptr;              // T [rows, hidden]: normalized
   void* qkv_ = nullptr;            // T [rows, (heads + 2 groups) * head_dim]

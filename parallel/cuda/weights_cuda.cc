@@ -150,11 +150,15 @@ class ShardReader {
   /// Values [range) of a stored vector, as `type`.
   Result<void> read_vector(const std::string& name, Range range, ValueType type, std::byte*& to) {
     if (uploader_ == nullptr) return {};
-    const size_t bytes = static_cast<size_t>(range.size()) * value_bytes(type);
-    TAILOR_ASSIGN(std::byte * room, uploader_->room());
-    TAILOR_TRY(convert(name, {0, 1}, range, type, room));
-    TAILOR_TRY(uploader_->send(to, bytes));
-    to += bytes;
+    const auto step = static_cast<int64_t>(kStagedBytes / value_bytes(type));
+    for (int64_t begin = range.begin; begin < range.end; begin += step) {
+      const Range piece{begin, std::min(range.end, begin + step)};
+      const size_t bytes = static_cast<size_t>(piece.size()) * value_bytes(type);
+      TAILOR_ASSIGN(std::byte * room, uploader_->room());
+      TAILOR_TRY(convert(name, {0, 1}, piece, type, room));
+      TAILOR_TRY(uploader_->send(to, bytes));
+      to += bytes;
+    }
     return {};
   }
   /// A whole F32 vector in a place of its own.

@@ -153,7 +153,7 @@ class Judges(unittest.TestCase):
         self.assertEqual(steps.judge_sanitizer(self.said(tests + "========= ERROR SUMMARY: 0 errors")).figures["findings"], 0)
         with self.assertRaisesRegex(StepFailed, "2 findings, the first: Invalid __global__ read"):
             steps.judge_sanitizer(self.said("========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4\n" + tests +
-                                            "========= ERROR SUMMARY: 2 errors"))
+                                            "========= ERROR SUMMARY: 2 errors", code=9))  # --error-exitcode
         with self.assertRaisesRegex(StepFailed, "no summary"):
             steps.judge_sanitizer(self.said(tests))
 

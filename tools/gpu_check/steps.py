@@ -167,10 +167,10 @@ def judge_sanitizer(said):
     if not found:
         raise StepFailed(f"no summary, code {said.code}")
     count = int(found[1] or found[2] or 0)
-    tests = judge_test(said)
-    if count:
+    if count:  # the code is the tool's own then
         first = re.search(r"^========= (?!COMPUTE|Program|ERROR|RACE)(\S.*)", said.text, re.M)
         raise StepFailed(f"{count} findings, the first: {first[1] if first else '?'}")
+    tests = judge_test(said)
     return Verdict(f"no finding; {tests.sentence}", {"findings": 0, **tests.figures})
 
 
