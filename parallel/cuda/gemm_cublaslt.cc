@@ -114,7 +114,12 @@ struct Gemm::State {
   Result<void> multiply(const Prepared& p, const Plan& plan, const GemmCall& call);
   Result<Duration> time(const Prepared& p, const Plan& plan, const GemmCall& call);
   Result<Plan> choose(Prepared& p, int64_t rows);
+  /// Room to measure `shape` in, made when it is first asked for. False: the time for measuring is
+  /// over, or there is no memory.
+  Result<bool> can_measure(const GemmShape& shape);
   Result<void> make_scratch(const GemmShape& shape);
+  /// Waits for what uses it.
+  Result<void> drop_scratch();
   Result<void> fill_with_noise(std::byte* to, size_t bytes);
   bool may_measure() const { return measured < kMeasuringBudget; }
 
@@ -130,6 +135,7 @@ struct Gemm::State {
   struct Scratch {
     Memory weights, input, output, flush, noise;
     OwnedEvent begin, end;
+    bool tried = false;
   } scratch;
 };
 
@@ -210,6 +216,28 @@ Result<void> Gemm::State::fill_with_noise(std::byte* to, size_t bytes) {
   return {};
 }
 
+Result<bool> Gemm::State::can_measure(const GemmShape& shape) {
+  if (!may_measure()) return false;
+  if (!scratch.tried) {
+    if (auto made = make_scratch(shape); !made) {
+      if (made.error().code != ErrorCode::kLimitExceeded) return fail(made.error());
+      LOG_WARN("GEMM {} x {}: not measured, {}", shape.n, shape.k, made.error().message);
+      scratch = {};
+    }
+    scratch.tried = true;
+  }
+  return scratch.weights.data() != nullptr;
+}
+
+Result<void> Gemm::State::drop_scratch() {
+  if (scratch.end.get() != nullptr) {
+    TAILOR_TRY(device.record(scratch.end.get(), stream));
+    TAILOR_TRY(device.wait_until(scratch.end.get(), kPatience, "the end of measuring"));
+  }
+  scratch = {};
+  return {};
+}
+
 Result<void> Gemm::State::make_scratch(const GemmShape& shape) {
   const auto size = [](int64_t rows, int64_t columns, ValueType type) {
     return static_cast<size_t>(rows * columns * bytes_of(type));
@@ -261,7 +289,9 @@ Result<Plan> Gemm::State::choose(Prepared& p, int64_t rows) {
                                                  " rows with " + std::to_string(p.shape.n) + " x " +
                                                  std::to_string(p.shape.k));
   Plan best{rows, found[0].algo, found[0].workspaceSize};
-  if (!may_measure() || !scratch.weights.data()) return best;
+  // Where there is no room to measure in, the heuristic decides.
+  TAILOR_ASSIGN(const bool measures, can_measure(p.shape));
+  if (!measures) return best;
 
   const Time began = now();
   Duration best_time = Duration::max(), first_time{};
@@ -322,14 +352,6 @@ Result<int> Gemm::prepare(const GemmShape& shape) {
   State& state = *state_;
   Prepared prepared;
   TAILOR_TRY(state.describe(shape, prepared));
-  // Where there is no room to measure in, the heuristic decides.
-  if (state.may_measure()) {
-    if (auto made = state.make_scratch(shape); !made) {
-      state.scratch = {};
-      if (made.error().code != ErrorCode::kLimitExceeded) return fail(made.error());
-      LOG_WARN("GEMM {} x {}: not measured, {}", shape.n, shape.k, made.error().message);
-    }
-  }
   for (const int64_t rows : kRows) {
     if (!prepared.plans.empty() && prepared.plans.back().rows >= shape.rows_max) break;
     TAILOR_ASSIGN(Plan plan, state.choose(prepared, std::min(rows, shape.rows_max)));
@@ -339,7 +361,7 @@ Result<int> Gemm::prepare(const GemmShape& shape) {
     TAILOR_ASSIGN(Plan plan, state.choose(prepared, shape.rows_max));
     prepared.plans.push_back(plan);
   }
-  state.scratch = {};
+  TAILOR_TRY(state.drop_scratch());
   if (auto saved = state.choices->save(); !saved)
     LOG_WARN("GEMM choices are not kept: {}", saved.error().message);
   state.shapes.push_back(std::move(prepared));
