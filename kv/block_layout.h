@@ -16,6 +16,7 @@ namespace tailor::kv {
 inline constexpr int32_t kBlockTokens = 16;
 
 enum class ValueType : uint8_t { kF32, kF16, kBF16 };
+constexpr size_t value_bytes(ValueType type) { return type == ValueType::kF32 ? 4 : 2; }
 
 /// How a K plane lies; a V plane is [slot][head_dim] everywhere. Engines differ in it.
 enum class KeyPlane : uint8_t {
@@ -32,7 +33,9 @@ struct BlockLayout {
   ValueType value_type = ValueType::kF32;
   KeyPlane key_plane = KeyPlane::kBySlot;
 
-  constexpr int64_t value_bytes() const { return value_type == ValueType::kF32 ? 4 : 2; }
+  constexpr int64_t value_bytes() const {
+    return static_cast<int64_t>(kv::value_bytes(value_type));
+  }
   /// K or V of one layer and group.
   constexpr int64_t plane_values() const { return block_tokens * head_dim; }
   constexpr int64_t slab_values() const { return num_layers * 2 * plane_values(); }

@@ -25,6 +25,9 @@ struct GemmShape {
   int64_t rows_max = 0;
 };
 
+/// What every backend refuses. Errors: InvalidArgument.
+Result<void> check(const GemmShape& shape);
+
 /// Device pointers, aligned to 16 bytes.
 struct GemmCall {
   const void* x = nullptr;  ///< [m, k]

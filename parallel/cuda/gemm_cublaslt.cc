@@ -50,7 +50,6 @@ Result<void> check(const char* what, cublasStatus_t code) {
 cudaDataType_t type_of(ValueType type) {
   return type == ValueType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
 }
-int64_t bytes_of(ValueType type) { return type == ValueType::kF32 ? 4 : 2; }
 
 /// What its clock and width allow.
 double memory_bytes_per_second(int device) {
@@ -240,7 +239,7 @@ Result<void> Gemm::State::drop_scratch() {
 
 Result<void> Gemm::State::make_scratch(const GemmShape& shape) {
   const auto size = [](int64_t rows, int64_t columns, ValueType type) {
-    return static_cast<size_t>(rows * columns * bytes_of(type));
+    return static_cast<size_t>(rows * columns) * kv::value_bytes(type);
   };
   TAILOR_ASSIGN(scratch.weights, device.allocate(size(shape.n, shape.k, shape.type)));
   TAILOR_ASSIGN(scratch.input, device.allocate(size(shape.rows_max, shape.k, shape.type)));
@@ -314,7 +313,8 @@ Result<Plan> Gemm::State::choose(Prepared& p, int64_t rows) {
   GemmChoice choice{{}, best.workspace_bytes, to_seconds(best_time) * 1e6};
   std::memcpy(choice.algorithm.data(), &best.algorithm, sizeof best.algorithm);
   choices->put(key, choice);
-  const double bytes = static_cast<double>(p.shape.n * p.shape.k * bytes_of(p.shape.type));
+  const double bytes = static_cast<double>(static_cast<size_t>(p.shape.n * p.shape.k) *
+                                           kv::value_bytes(p.shape.type));
   const double per_second = bytes / to_seconds(best_time);
   LOG_INFO(
       "GEMM {} x {} x {}: candidate {} of {}, {:.1f} us: weights at {:.0f} GB/s, {:.0f} % of what "
@@ -341,14 +341,7 @@ Result<std::unique_ptr<Gemm>> Gemm::make(Device& device, Stream stream) {
 }
 
 Result<int> Gemm::prepare(const GemmShape& shape) {
-  const auto known = [](ValueType type) {
-    return type == ValueType::kF32 || type == ValueType::kBF16;
-  };
-  if (shape.n < 1 || shape.k < 1 || shape.rows_max < 1 || !known(shape.type) ||
-      (shape.out != shape.type && shape.out != ValueType::kF32))
-    return fail(ErrorCode::kInvalidArgument, "no product of " + std::to_string(shape.rows_max) +
-                                                 " rows with " + std::to_string(shape.n) + " x " +
-                                                 std::to_string(shape.k) + " of this type");
+  TAILOR_TRY(check(shape));
   State& state = *state_;
   Prepared prepared;
   TAILOR_TRY(state.describe(shape, prepared));

@@ -68,14 +68,7 @@ Result<std::unique_ptr<Gemm>> Gemm::make(Device&, Stream stream) {
 }
 
 Result<int> Gemm::prepare(const GemmShape& shape) {
-  const auto known = [](ValueType type) {
-    return type == ValueType::kF32 || type == ValueType::kBF16;
-  };
-  if (shape.n < 1 || shape.k < 1 || shape.rows_max < 1 || !known(shape.type) ||
-      (shape.out != shape.type && shape.out != ValueType::kF32))
-    return fail(ErrorCode::kInvalidArgument, "no product of " + std::to_string(shape.rows_max) +
-                                                 " rows with " + std::to_string(shape.n) + " x " +
-                                                 std::to_string(shape.k) + " of this type");
+  TAILOR_TRY(check(shape));
   state_->shapes.push_back(shape);
   return static_cast<int>(state_->shapes.size()) - 1;
 }

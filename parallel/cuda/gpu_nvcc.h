@@ -34,7 +34,6 @@ __device__ T shuffle_up(T value, int delta) {
   return __shfl_up_sync(0xFFFFFFFF, value, delta);
 }
 inline __device__ uint32_t ballot(bool predicate) { return __ballot_sync(0xFFFFFFFF, predicate); }
-inline __device__ int first_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
 inline __device__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 

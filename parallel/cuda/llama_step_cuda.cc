@@ -7,12 +7,13 @@
 #include <string>
 #include <utility>
 
+#include "base/check.h"
+#include "parallel/cuda/places.h"
+
 namespace tailor::parallel::gpu {
 namespace {
 
-constexpr size_t kAlignment = 256;
-
-size_t value_bytes(ValueType type) { return type == ValueType::kF32 ? 4 : 2; }
+using kv::value_bytes;
 
 std::span<const std::byte> bytes_of(const float* data, int64_t count) {
   return {reinterpret_cast<const std::byte*>(data), static_cast<size_t>(count) * sizeof(float)};
@@ -60,7 +61,7 @@ uint64_t LlamaStep::bytes(const LlamaStepParts& parts, kv::ValueType type) {
   const int64_t values = sizes.hidden + sizes.qkv + 2 * sizes.q + sizes.gate_up + sizes.columns;
   // 16 buffers, each rounded up.
   return static_cast<uint64_t>(floats) * 4 + static_cast<uint64_t>(values) * value_bytes(type) +
-         static_cast<uint64_t>(tp + 1) * 8 + 16 * kAlignment;
+         static_cast<uint64_t>(tp + 1) * 8 + 16 * Places::kAlignment;
 }
 
 LlamaStep::LlamaStep(Device& device, LlamaStepParts parts)
@@ -90,14 +91,11 @@ Result<void> LlamaStep::reserve() {
   const int64_t tp = parts_.tp.size;
   const bool leads = parts_.tp.rank == 0;
   TAILOR_ASSIGN(memory_, device_.allocate(bytes(parts_, type_)));
-  size_t used = 0;
-  const auto take = [&](int64_t count, size_t width) {
-    std::byte* at = memory_.data() + used;
-    used += (static_cast<size_t>(count) * width + kAlignment - 1) / kAlignment * kAlignment;
-    return at;
+  Places places(memory_.data());
+  const auto floats = [&](int64_t count) { return places.take<float>(static_cast<size_t>(count)); };
+  const auto values = [&](int64_t count) -> void* {
+    return places.take_bytes(static_cast<size_t>(count) * value_bytes(type_));
   };
-  const auto floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count, 4)); };
-  const auto values = [&](int64_t count) -> void* { return take(count, value_bytes(type_)); };
   x_ = floats(sizes.hidden);
   mine_ = floats(sizes.hidden);
   partials_ = tp == 1 ? mine_ : floats(sizes.hidden * tp);
@@ -112,7 +110,8 @@ Result<void> LlamaStep::reserve() {
   if (leads) logits_ = floats(parts_.logit_rows * parts_.config.vocab_size);
   shard_logits_ = tp == 1 ? logits_ : floats(sizes.logits);
   if (tp > 1 && leads) all_logits_ = floats(tp * sizes.logits);
-  vocab_begins_ = reinterpret_cast<int64_t*>(take(tp + 1, sizeof(int64_t)));
+  vocab_begins_ = places.take<int64_t>(static_cast<size_t>(tp + 1));
+  TAILOR_CHECK(places.used() <= memory_.bytes(), "a step's buffers lie in its memory");
 
   // What never changes goes there once.
   const std::vector<float> frequencies = weights::rope_inverse_frequencies(parts_.config);

@@ -6,29 +6,11 @@
 #include <utility>
 
 #include "base/check.h"
+#include "parallel/cuda/places.h"
 #include "parallel/cuda/slot_state.h"
 
 namespace tailor::parallel::gpu {
 namespace {
-
-constexpr size_t kAlignment = 256;
-
-/// Where things lie in one allocation; without memory it counts.
-class Places {
- public:
-  explicit Places(std::byte* data) : data_(data) {}
-  template <class T>
-  T* take(size_t count) {
-    const size_t at = used_;
-    used_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    return data_ == nullptr ? nullptr : reinterpret_cast<T*>(data_ + at);
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* const data_;
-  size_t used_ = 0;
-};
 
 /// What is the slots' on the device.
 struct DevicePlaces {

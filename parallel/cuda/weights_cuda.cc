@@ -9,19 +9,18 @@
 #include <thread>
 
 #include "base/check.h"
+#include "parallel/cuda/places.h"
 
 namespace tailor::parallel::gpu {
 namespace {
 
+using kv::value_bytes;
 using kv::ValueType;
 
 /// Of each of the two pinned buffers: a copy of this size runs at the bus's full speed.
 constexpr size_t kStagedBytes = size_t{8} << 20;
-constexpr size_t kAlignment = 256;
 /// Fewer are not worth a thread.
 constexpr int64_t kValuesForThreads = 1 << 17;
-
-size_t value_bytes(ValueType type) { return type == ValueType::kF32 ? 4 : 2; }
 
 /// To nearest even.
 uint16_t to_bf16(float value) {
@@ -29,22 +28,6 @@ uint16_t to_bf16(float value) {
   if (value != value) return 0x7fc0;
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-
-/// Places in one allocation, handed out in order; without memory it counts what they need.
-class Places {
- public:
-  explicit Places(std::byte* data) : data_(data) {}
-  std::byte* take(size_t bytes) {
-    const size_t at = used_;
-    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    return data_ == nullptr ? nullptr : data_ + at;
-  }
-  size_t used() const { return used_; }
-
- private:
-  std::byte* const data_;
-  size_t used_ = 0;
-};
 
 /// Sends what it is given to the device, piece by piece through two buffers.
 class Uploader {
@@ -112,7 +95,7 @@ class ShardReader {
   size_t used() const { return places_.used(); }
 
   std::byte* matrix(int64_t rows, int64_t columns, ValueType type) {
-    return places_.take(static_cast<size_t>(rows * columns) * value_bytes(type));
+    return places_.take_bytes(static_cast<size_t>(rows * columns) * value_bytes(type));
   }
 
   /// Rows x columns of a stored [out, in] matrix, to `to` on; `to` moves behind them.

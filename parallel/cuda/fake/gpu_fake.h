@@ -58,7 +58,6 @@ T shuffle_up(T value, int delta) {
   return shuffle(value, from < 0 ? fake::lane() : from);
 }
 inline uint32_t ballot(bool predicate) { return fake::ballot(predicate); }
-inline int first_bit(uint32_t bits) { return std::countr_zero(bits); }
 
 template <class T>
 T atomicAdd(T* at, T value) {
